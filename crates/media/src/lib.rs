@@ -1,0 +1,13 @@
+//! The cluster's currency: [`Frame`], its tracks, FLV bodies, timestamps, and the log's GOP tail.
+//!
+//! Pure: no socket, no clock, no executor. Bytes from the internet cannot make it panic.
+
+#![deny(clippy::indexing_slicing)]
+#![deny(missing_docs)]
+
+pub mod flv;
+pub mod frame;
+pub mod log;
+pub mod timestamp;
+
+pub use frame::{FourCc, Frame, FrameKind, Part, PartType};

@@ -1,0 +1,1 @@
+//! One log per stream; its tail is the GOP cache.

@@ -1,0 +1,1 @@
+//! Wire timestamps (u32 milliseconds) unwrapped to 64 bits.

@@ -1,0 +1,24 @@
+//! Compiles `proto/` without an installed `protoc`.
+
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let files = [
+        "headwater/v1/media.proto",
+        "headwater/v1/playback.proto",
+        "headwater/v1/sessions.proto",
+        "headwater/v1/stream_keys.proto",
+        "headwater/internal/v1/admission.proto",
+        "headwater/internal/v1/relay.proto",
+    ];
+    for file in files {
+        println!("cargo::rerun-if-changed={}", root.join(file).display());
+    }
+    let descriptors = protox::compile(files, [&root])?;
+    tonic_prost_build::configure()
+        // Bodies cross every hop as shared buffers.
+        .bytes(".headwater.v1.Frame")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! What is asked of the registry and what it answers. Plain values.
+
+use std::time::Duration;
+
+use crate::id::{EdgeName, OriginName, SessionId, Slot, StreamId};
+
+/// A request to publish a stream.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// What is to be published.
+    pub stream: StreamId,
+    /// In which slot.
+    pub slot: Slot,
+    /// By which session.
+    pub session: SessionId,
+    /// On which edge.
+    pub edge: EdgeName,
+    /// The origin that the edge would choose.
+    pub candidate: OriginName,
+    /// Origins that the edge knows to be there and not draining: a home outside of them is given up.
+    pub announced: Vec<OriginName>,
+    /// The broadcast id for a stream that has no home (32 hex digits, random).
+    pub broadcast_id: String,
+    /// What happens to a live owner.
+    pub policy: Policy,
+    /// The epoch granted is above this: an origin has already seen it. 0: no floor.
+    pub floor: u64,
+    /// How long the home is kept behind the lease.
+    pub home_ttl: Duration,
+    /// What `sessions list` shows of the session.
+    pub stats: LeaseStats,
+}
+
+/// What a second publisher does to the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Nothing: the second is refused.
+    Reject,
+    /// Replaces it.
+    Takeover,
+    /// Replaces it where it has sent no media for this long.
+    TakeoverIfStale(Duration),
+}
+
+/// The answer to a [`Claim`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// The floor, or the stored epoch, is more than [`EPOCH_AHEAD_MS_MAX`](crate::EPOCH_AHEAD_MS_MAX) ahead of the
+    /// registry's clock.
+    EpochInFuture,
+    /// The session owns the stream.
+    Granted {
+        /// Above every epoch granted before.
+        epoch: u64,
+        /// Where the stream lives: the home's origin where that is announced, else the candidate.
+        home: Home,
+        /// Whom it replaced.
+        previous: Option<(SessionId, EdgeName)>,
+    },
+    /// Another session owns it.
+    Refused {
+        /// That session.
+        owner: SessionId,
+        /// Its edge.
+        edge: EdgeName,
+        /// Since its last media.
+        media_age: Duration,
+    },
+}
+
+/// Where a stream's broadcast lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// The origin that holds the log.
+    pub origin: OriginName,
+    /// The broadcast: what one audience sees as one.
+    pub broadcast_id: String,
+}
+
+/// One lease to extend.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// The lease's stream.
+    pub stream: StreamId,
+    /// The lease's slot.
+    pub slot: Slot,
+    /// The holder.
+    pub session: SessionId,
+    /// The holder's edge.
+    pub edge: EdgeName,
+    /// The holder's epoch.
+    pub epoch: u64,
+    /// The holder's latest attempt.
+    pub attempt: u32,
+    /// Where the session publishes now.
+    pub origin: OriginName,
+    /// The broadcast.
+    pub broadcast_id: String,
+    /// Since the last media came from the encoder.
+    pub media_age: Duration,
+    /// How long the home is kept behind the lease.
+    pub home_ttl: Duration,
+    /// What `sessions list` shows.
+    pub stats: LeaseStats,
+}
+
+/// The answer to a [`Renewal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewalOutcome {
+    /// A higher epoch was granted: the session is over.
+    Fenced {
+        /// The highest epoch known.
+        epoch: u64,
+    },
+    /// The lease had vanished and nobody newer came: it is back.
+    Healed,
+    /// The lease goes on.
+    Renewed,
+    /// An older lease had come back (a failover lost a write): the higher epoch won.
+    WonBack,
+}
+
+/// Who owns a stream, as stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The last epoch granted; 0 where none is known.
+    pub epoch: u64,
+    /// The live lease.
+    pub lease: Option<Lease>,
+    /// The home, also for a while behind the lease.
+    pub home: Option<Home>,
+}
+
+/// A live lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// What is published.
+    pub stream: StreamId,
+    /// In which slot.
+    pub slot: Slot,
+    /// By which session.
+    pub session: SessionId,
+    /// On which edge.
+    pub edge: EdgeName,
+    /// At which origin.
+    pub origin: OriginName,
+    /// The holder's epoch.
+    pub epoch: u64,
+    /// The holder's latest attempt.
+    pub attempt: u32,
+    /// When the session began, in milliseconds since the Unix epoch (the registry's clock).
+    pub since_ms: u64,
+    /// Since the last media, at the time of reading.
+    pub media_age: Duration,
+    /// What `sessions list` shows.
+    pub stats: LeaseStats,
+}
+
+/// A small blob beside the lease: what `sessions list` shows. No secret is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseStats {
+    /// Names of the stream.
+    pub tenant: String,
+    /// Names of the stream.
+    pub app: String,
+    /// Names of the stream.
+    pub name: String,
+    /// The public part of the stream key.
+    pub stream_key_id: String,
+    /// The encoder's address.
+    pub client_address: String,
+    /// What the encoder calls itself.
+    pub encoder: String,
+    /// Over the last renewal period, in bits per second.
+    pub bitrate_bps: u64,
+    /// Since the session began.
+    pub received_bytes: u64,
+    /// FourCC of video track 0; empty while unknown.
+    pub video_codec: String,
+    /// FourCC of audio track 0; empty while unknown.
+    pub audio_codec: String,
+}
+
+/// What an origin says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its name.
+    pub name: OriginName,
+    /// `host:port` of its RelayService. A hint: the peer proves its role by certificate.
+    pub relay_address: String,
+    /// Where it stands; empty where zones are not known.
+    pub zone: String,
+    /// New sessions go elsewhere.
+    pub draining: bool,
+    /// How many streams it holds.
+    pub streams: u32,
+    /// The share of its memory budget in use, 0 to 100.
+    pub budget_percent: u8,
+}

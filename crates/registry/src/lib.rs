@@ -1,0 +1,145 @@
+//! Session ownership: who publishes which stream, on which edge, at which origin.
+//!
+//! A lease cache, not the judge: the judge is the origin, which takes the highest [`FencingToken`] it has seen.
+//! One [`Registry`], two homes for the leases: Redis, and process memory for the standalone process. Both pass one
+//! test suite.
+
+#![deny(missing_docs)]
+
+mod id;
+mod lease;
+mod memory;
+mod redis;
+
+pub use id::{EdgeName, FencingToken, InvalidId, OriginName, SessionId, Slot, StreamId};
+pub use lease::{
+    Claim, ClaimOutcome, Home, Lease, LeaseStats, Origin, Owner, Policy, Renewal, RenewalOutcome,
+};
+pub use memory::MemoryRegistry;
+pub use redis::{RedisConfig, RedisRegistry};
+
+/// Where the leases live. A cheap handle.
+#[derive(Clone)]
+pub enum Registry {
+    /// In this process: the standalone default.
+    Memory(MemoryRegistry),
+    /// In Redis.
+    Redis(RedisRegistry),
+}
+
+/// The registry could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// What is stored is not what we write: somebody else writes under our prefix.
+    #[error("the registry holds a malformed {what}")]
+    Malformed {
+        /// Which value.
+        what: &'static str,
+    },
+    /// No answer in time, no connection, or not a primary. Try again.
+    #[error("the registry is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Registry {
+    /// Asks for the right to publish. Idempotent per session: a retry after a timeout gets the same answer.
+    pub async fn claim(&self, claim: &Claim) -> Result<ClaimOutcome, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.claim(claim)),
+            Self::Redis(redis) => redis.claim(claim).await,
+        }
+    }
+
+    /// Extends leases; one outcome per renewal, in order. Pipelined.
+    pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewalOutcome>, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.renew(renewals)),
+            Self::Redis(redis) => redis.renew(renewals).await,
+        }
+    }
+
+    /// Gives a lease back, if it is still this session's with this epoch. Whether it was.
+    pub async fn release(
+        &self,
+        stream: StreamId,
+        slot: Slot,
+        session: &SessionId,
+        epoch: u64,
+    ) -> Result<bool, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.release(stream, slot, session, epoch)),
+            Self::Redis(redis) => redis.release(stream, slot, session, epoch).await,
+        }
+    }
+
+    /// Ends a lease (of `session` alone, where given) and fences its holder. The edge that held it.
+    pub async fn kick(
+        &self,
+        stream: StreamId,
+        slot: Slot,
+        session: Option<&SessionId>,
+    ) -> Result<Option<EdgeName>, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.kick(stream, slot, session)),
+            Self::Redis(redis) => redis.kick(stream, slot, session).await,
+        }
+    }
+
+    /// Ownership of many streams as stored: `None` where no lease is live. In order. Pipelined.
+    pub async fn owners(&self, streams: &[(StreamId, Slot)]) -> Result<Vec<Owner>, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.owners(streams)),
+            Self::Redis(redis) => redis.owners(streams).await,
+        }
+    }
+
+    /// Every live lease.
+    pub async fn leases(&self) -> Result<Vec<Lease>, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.leases()),
+            Self::Redis(redis) => redis.leases().await,
+        }
+    }
+
+    /// Tells edges that an origin is there; to be repeated every [`ANNOUNCE_PERIOD`].
+    pub async fn announce(&self, origin: &Origin) -> Result<(), RegistryError> {
+        match self {
+            Self::Memory(memory) => {
+                memory.announce(origin);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.announce(origin).await,
+        }
+    }
+
+    /// Takes an announcement back.
+    pub async fn withdraw(&self, origin: &OriginName) -> Result<(), RegistryError> {
+        match self {
+            Self::Memory(memory) => {
+                memory.withdraw(origin);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.withdraw(origin).await,
+        }
+    }
+
+    /// Origins with a live announcement, by name.
+    pub async fn origins(&self) -> Result<Vec<Origin>, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.origins()),
+            Self::Redis(redis) => redis.origins().await,
+        }
+    }
+}
+
+/// How long a lease or an announcement lives without renewal.
+pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// How often an edge renews a lease.
+pub const RENEW_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How often an origin announces itself.
+pub const ANNOUNCE_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// An epoch further ahead of the clock than this is refused, in milliseconds.
+pub const EPOCH_AHEAD_MS_MAX: u64 = 60_000;

@@ -1,0 +1,1 @@
+//! The chunk stream: reader and writer.

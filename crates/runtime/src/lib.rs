@@ -1,0 +1,13 @@
+//! What every process needs and no role decides: telemetry, the admin port, signals and drain, certificates that
+//! reload, and the gRPC transport between roles.
+
+#![deny(missing_docs)]
+
+pub mod admin;
+pub mod bearer;
+pub mod grpc;
+pub mod identity;
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;
