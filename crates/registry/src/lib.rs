@@ -11,7 +11,9 @@ mod lease;
 mod memory;
 mod redis;
 
-pub use id::{EdgeName, FencingToken, InvalidId, OriginName, SessionId, Slot, StreamId};
+pub use id::{
+    EdgeName, FencingToken, ID_BYTES_MAX, InvalidId, OriginName, SessionId, Slot, StreamId,
+};
 pub use lease::{
     Claim, ClaimOutcome, Home, Lease, LeaseStats, Origin, Owner, Policy, Renewal, RenewalOutcome,
 };
@@ -143,3 +145,11 @@ pub const ANNOUNCE_PERIOD: std::time::Duration = std::time::Duration::from_secs(
 
 /// An epoch further ahead of the clock than this is refused, in milliseconds.
 pub const EPOCH_AHEAD_MS_MAX: u64 = 60_000;
+
+/// How long the last epoch of a stream is remembered behind its last lease.
+const EPOCH_TTL: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Whole milliseconds, as the registry counts.
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
