@@ -1,0 +1,160 @@
+//! What a deployment may change. Finished values: nothing here is read from a file or the environment.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Everything an edge can be told. `Default` is what production starts from.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Where this edge stands: origins of the same zone come first. Empty where zones are not known.
+    pub zone: String,
+    /// Origins that are known without an announcement; an announcement of the same name replaces the entry.
+    pub static_origins: Vec<StaticOrigin>,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
+    /// What happens to new publishes while the registry is down.
+    pub outage_policy: OutagePolicy,
+    /// Limits of connections.
+    pub connections: ConnectionLimits,
+    /// Limits of the way to the origin.
+    pub relay: RelayLimits,
+    /// Limits of the protocol.
+    pub rtmp: rtmp::limits::Limits,
+}
+
+/// An origin from the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticOrigin {
+    /// Its name, as it announces itself.
+    pub name: registry::OriginName,
+    /// `host:port` of its relay port.
+    pub relay_address: String,
+    /// Where it stands; empty where zones are not known.
+    pub zone: String,
+}
+
+/// Whether a load balancer tells the encoder's address. Never guessed: the header's bytes are as forgeable as any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// Connections are the encoders' own.
+    #[default]
+    Off,
+    /// Every connection comes from one of these networks and begins with a PROXY header, version 1 or 2.
+    Require {
+        /// The load balancers.
+        trusted: Vec<IpNet>,
+    },
+}
+
+/// What happens to new publishes while the registry is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutagePolicy {
+    /// Refused, retryably.
+    FailClosed,
+    /// The origin grants the epoch; the lease heals once the registry is back.
+    #[default]
+    Keep,
+}
+
+/// Limits of connections, before and beside RTMP's own ([`rtmp::limits`]).
+#[derive(Clone, Debug)]
+pub struct ConnectionLimits {
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// Connections at a time of one IPv4 address or one IPv6 /64.
+    pub connections_per_address_max: usize,
+    /// To receive a whole PROXY header.
+    pub proxy_header_timeout: Duration,
+    /// From accept to the end of the TLS handshake, the PROXY header apart.
+    pub tls_handshake_timeout: Duration,
+    /// For one write: a peer that does not read must not hold a task.
+    pub write_timeout: Duration,
+    /// Reading on after our last word, so that it reaches the encoder instead of a reset.
+    pub linger: Duration,
+    /// TCP keepalive: silence before the first probe.
+    pub keepalive_idle: Duration,
+    /// TCP keepalive: between probes.
+    pub keepalive_interval: Duration,
+    /// TCP keepalive: unanswered probes that end the connection.
+    pub keepalive_probes: u32,
+    /// TCP_USER_TIMEOUT: sent bytes may stay unacknowledged for this long.
+    pub tcp_user_timeout: Duration,
+    /// Chunk size that is announced to encoders, in bytes. FFmpeg adopts it for sending.
+    pub chunk_bytes_out: u32,
+    /// Window acknowledgement size that is announced, in bytes.
+    pub window_bytes: u32,
+}
+
+/// Limits of a publish and of its way to the origin.
+#[derive(Clone, Debug)]
+pub struct RelayLimits {
+    /// For control's decision, retries included. HaishinKit gives up on a publish after 3 s.
+    pub authorize_timeout: Duration,
+    /// For one Publish RPC to be accepted.
+    pub open_timeout: Duration,
+    /// Until a new publish has an origin, whatever number of origins was tried.
+    pub start_timeout: Duration,
+    /// A publisher without media for this long can be replaced (takeover_if_stale).
+    pub stale_after: Duration,
+    /// Acknowledged frames are kept at least this long, for subscribers of an origin that is lost.
+    pub replay_window: Duration,
+    /// Unacknowledged bytes of one session that stop reading from its encoder.
+    pub unacknowledged_bytes_max: usize,
+    /// Bytes of one session's ring, acknowledged history included.
+    pub ring_bytes_max: usize,
+    /// Bytes of all rings. At 90 % new publishes are refused.
+    pub process_bytes_max: usize,
+    /// Bodies of one batch, in bytes; a larger frame travels alone.
+    pub batch_bytes: usize,
+    /// Without a new acknowledgement while frames are outstanding: the origin is given up.
+    pub stall_timeout: Duration,
+    /// Without any origin that takes the session: it ends.
+    pub reopen_timeout: Duration,
+    /// For the last frames of an ended session to be acknowledged.
+    pub finish_timeout: Duration,
+    /// How often origins are asked for in the registry.
+    pub origins_poll_period: Duration,
+    /// A lease is renewed this often.
+    pub renew_period: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            connections_per_address_max: 1_000,
+            proxy_header_timeout: Duration::from_secs(3),
+            tls_handshake_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            linger: Duration::from_secs(1),
+            keepalive_idle: Duration::from_secs(15),
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_probes: 3,
+            tcp_user_timeout: Duration::from_secs(20),
+            chunk_bytes_out: 65_536,
+            window_bytes: 2_500_000,
+        }
+    }
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            authorize_timeout: Duration::from_millis(2_500),
+            open_timeout: Duration::from_secs(2),
+            start_timeout: Duration::from_secs(8),
+            stale_after: Duration::from_secs(3),
+            replay_window: Duration::from_secs(3),
+            unacknowledged_bytes_max: 16 * 1024 * 1024,
+            ring_bytes_max: 48 * 1024 * 1024,
+            process_bytes_max: 2 * 1024 * 1024 * 1024,
+            batch_bytes: 64 * 1024,
+            stall_timeout: Duration::from_secs(2),
+            reopen_timeout: Duration::from_secs(30),
+            finish_timeout: Duration::from_secs(5),
+            origins_poll_period: Duration::from_secs(2),
+            renew_period: registry::RENEW_PERIOD,
+        }
+    }
+}
