@@ -1,11 +1,16 @@
 //! Bearer credentials of the public API and of playback URLs.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest::{SHA256, SHA256_OUTPUT_LEN, digest},
+};
 
 /// Accepted credentials, as SHA-256 hashes; compared in constant time. A cheap handle; prints nothing of them.
 #[derive(Clone)]
 pub struct BearerCredentials {
-    hashes: Arc<[[u8; 32]]>,
+    hashes: Arc<[[u8; SHA256_OUTPUT_LEN]]>,
 }
 
 /// Why a request was not let in.
@@ -20,23 +25,47 @@ pub enum BearerError {
 }
 
 impl BearerCredentials {
-    /// Accepts each of these; surrounding white space does not count.
-    pub fn new<'a>(_credentials: impl IntoIterator<Item = &'a str>) -> Self {
-        let _ = &Self {
-            hashes: Arc::new([]),
+    /// Accepts each of these; surrounding white space does not count, and an empty one admits nobody.
+    pub fn new<'a>(credentials: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            hashes: credentials
+                .into_iter()
+                .map(str::trim)
+                .filter(|credential| !credential.is_empty())
+                .map(hash)
+                .collect(),
         }
-        .hashes;
-        todo!()
     }
 
     /// Checks a bare credential.
-    pub fn check(&self, _credential: &str) -> Result<(), BearerError> {
-        todo!()
+    pub fn check(&self, credential: &str) -> Result<(), BearerError> {
+        let credential = credential.trim();
+        if credential.is_empty() {
+            return Err(BearerError::Missing);
+        }
+        let hash = hash(credential);
+        // All of them, so that the time does not tell which one it was.
+        let matches = self
+            .hashes
+            .iter()
+            .filter(|accepted| verify_slices_are_equal(*accepted, &hash).is_ok())
+            .count();
+        if matches == 0 {
+            return Err(BearerError::Invalid);
+        }
+        Ok(())
     }
 
-    /// Checks an `authorization` header's value (`Bearer …`).
-    pub fn check_header(&self, _authorization: Option<&[u8]>) -> Result<(), BearerError> {
-        todo!()
+    /// Checks an `authorization` header's value (`Bearer …`, the scheme in any case).
+    pub fn check_header(&self, authorization: Option<&[u8]>) -> Result<(), BearerError> {
+        let header = authorization.ok_or(BearerError::Missing)?;
+        let header = std::str::from_utf8(header).map_err(|_| BearerError::Invalid)?;
+        match header.trim().split_once(' ') {
+            Some((scheme, credential)) if scheme.eq_ignore_ascii_case("bearer") => {
+                self.check(credential)
+            }
+            Some(_) | None => Err(BearerError::Invalid),
+        }
     }
 
     /// Checks a gRPC request. The status carries no reason detail: `proto` is not known here.
@@ -45,5 +74,70 @@ impl BearerCredentials {
         metadata: &tonic::metadata::MetadataMap,
     ) -> Result<(), BearerError> {
         self.check_header(metadata.get("authorization").map(|value| value.as_bytes()))
+    }
+}
+
+impl fmt::Debug for BearerCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BearerCredentials({})", self.hashes.len())
+    }
+}
+
+fn hash(credential: &str) -> [u8; SHA256_OUTPUT_LEN] {
+    let mut hash = [0; SHA256_OUTPUT_LEN];
+    hash.copy_from_slice(digest(&SHA256, credential.as_bytes()).as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_accepted_credential_is_let_in_and_no_other() {
+        let credentials = BearerCredentials::new(["one\n", " two "]);
+        assert_eq!(credentials.check("one"), Ok(()));
+        assert_eq!(credentials.check("two"), Ok(()));
+        assert_eq!(credentials.check("three"), Err(BearerError::Invalid));
+        assert_eq!(credentials.check("on"), Err(BearerError::Invalid));
+        assert_eq!(credentials.check(""), Err(BearerError::Missing));
+    }
+
+    #[test]
+    fn an_empty_file_admits_nobody() {
+        let credentials = BearerCredentials::new(["", "\n"]);
+        assert_eq!(credentials.check("\n"), Err(BearerError::Missing));
+        assert_eq!(credentials.check("x"), Err(BearerError::Invalid));
+        assert_eq!(
+            credentials.check_header(Some(b"Bearer ")),
+            Err(BearerError::Invalid)
+        );
+    }
+
+    #[test]
+    fn a_header_needs_the_bearer_scheme() {
+        let credentials = BearerCredentials::new(["secret"]);
+        assert_eq!(credentials.check_header(Some(b"Bearer secret")), Ok(()));
+        assert_eq!(credentials.check_header(Some(b"bearer secret")), Ok(()));
+        for wrong in [
+            &b"secret"[..],
+            b"Basic secret",
+            b"Bearer",
+            b"Bearer other",
+            b"Bearer \xff",
+        ] {
+            assert_eq!(
+                credentials.check_header(Some(wrong)),
+                Err(BearerError::Invalid),
+                "{wrong:?}"
+            );
+        }
+        assert_eq!(credentials.check_header(None), Err(BearerError::Missing));
+    }
+
+    #[test]
+    fn nothing_of_a_credential_is_printed() {
+        let credentials = BearerCredentials::new(["secret"]);
+        assert_eq!(format!("{credentials:?}"), "BearerCredentials(1)");
     }
 }

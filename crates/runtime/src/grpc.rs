@@ -1,13 +1,25 @@
 //! The gRPC transport between processes: accept with certificates that reload, connect to peers that prove their role,
 //! HTTP/2 windows that fit media, and the plaintext in-process form of the standalone process.
 
-use std::{net::SocketAddr, time::Duration};
+mod accept;
+mod endpoints;
 
-use tokio::net::TcpListener;
-use tonic::transport::{Channel, Server};
+use std::{io, net::SocketAddr, time::Duration};
 
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Server};
+
+pub use self::endpoints::{ATTEMPT_TIMEOUT, Endpoints};
 use crate::{
     identity::Role,
+    shutdown::Shutdown,
     tls::{InternalTls, ReloadingCertificate},
 };
 
@@ -21,6 +33,19 @@ pub const HTTP2_FRAME_BYTES: u32 = 256 * 1024;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Sessions (long-lived RPCs) on one HTTP/2 connection; hyper's own limit of 200 would hang the 201st.
 pub const SESSIONS_PER_CONNECTION: usize = 64;
+/// RPCs that a server takes on one connection at a time: far more than [`SESSIONS_PER_CONNECTION`], so that no client
+/// of ours ever queues behind the limit.
+pub const STREAMS_PER_CONNECTION: u32 = 1024;
+/// Both sides ask a silent peer this often whether it lives …
+pub const KEEPALIVE_PERIOD: Duration = Duration::from_secs(10);
+/// … and give it up when it has not answered for this long.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What one peer may send as headers, in bytes.
+const HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// Buffer of each direction of an in-process connection, in bytes.
+const IN_PROCESS_BUFFER_BYTES: usize = 256 * 1024;
+/// In-process connections that wait to be accepted.
+const IN_PROCESS_BACKLOG: usize = 16;
 
 /// Where a gRPC server accepts.
 pub enum Listener {
@@ -44,11 +69,16 @@ pub enum Target {
 }
 
 /// The accepting end of an in-process transport.
-pub struct InProcessListener {}
+pub struct InProcessListener {
+    connections: mpsc::Receiver<DuplexStream>,
+    role: Role,
+}
 
 /// The connecting end of an in-process transport. A cheap handle.
 #[derive(Clone)]
-pub struct InProcessTarget {}
+pub struct InProcessTarget {
+    connections: mpsc::Sender<DuplexStream>,
+}
 
 /// An accepted connection, as request extension (`tonic::Request::extensions().get::<Peer>()`).
 #[derive(Clone, Debug)]
@@ -60,50 +90,95 @@ pub struct Peer {
 }
 
 /// An in-process transport; `role` is what the connecting side counts as.
-pub fn in_process(_role: Role) -> (InProcessListener, InProcessTarget) {
-    todo!()
+pub fn in_process(role: Role) -> (InProcessListener, InProcessTarget) {
+    let (sender, receiver) = mpsc::channel(IN_PROCESS_BACKLOG);
+    (
+        InProcessListener {
+            connections: receiver,
+            role,
+        },
+        InProcessTarget {
+            connections: sender,
+        },
+    )
 }
 
 /// A server with windows and limits for media; add services with `.add_service(…)`, then [`serve`].
 pub fn server() -> Server {
-    todo!()
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_max_header_list_size(HEADER_LIST_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_PERIOD))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
-/// Serves a router on a listener until `shutdown` resolves; TLS handshakes run aside and are bounded in time.
-/// `open RPCs` get until `shutdown`'s stop to finish.
+/// Serves a router on a listener until `shutdown` drains: then no connection is accepted any more, and open RPCs get
+/// until `shutdown`'s stop to finish. TLS handshakes run aside and are bounded in number and time.
 pub async fn serve(
-    _router: tonic::transport::server::Router,
-    _listener: Listener,
-    _shutdown: crate::shutdown::Shutdown,
+    router: tonic::transport::server::Router,
+    listener: Listener,
+    shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    todo!()
+    let incoming = accept::incoming(listener, &shutdown);
+    let (drain, stop) = (shutdown.clone(), shutdown);
+    let serving =
+        router.serve_with_incoming_shutdown(incoming, async move { drain.draining().await });
+    tokio::select! {
+        ended = serving => ended,
+        // Every connection ends by itself at this moment: see `accept::Connection`.
+        () = stop.stopping() => Ok(()),
+    }
 }
 
 /// A channel (one HTTP/2 connection, connected at first use and again after a loss).
-pub fn channel(_target: &Target) -> Channel {
-    todo!()
+pub fn channel(target: &Target) -> Channel {
+    let target = target.clone();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let target = target.clone();
+        async move { connect(target).await.map(TokioIo::new) }
+    });
+    // The connector knows the peer, and the peer's certificate is its name; the authority is a formality.
+    Endpoint::from_static("http://headwater.internal")
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .http2_max_header_list_size(HEADER_LIST_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE_PERIOD)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_with_connector_lazy(connector)
 }
 
-/// Several equal endpoints of one service: resolved every 10 s and on failure, tried in turn.
-#[derive(Clone)]
-pub struct Endpoints {}
+/// What HTTP/2 runs over.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl Endpoints {
-    /// From `host:port` entries, each of which may resolve to many addresses. Must be called inside a tokio runtime.
-    pub fn new(_targets: Vec<Target>) -> Self {
-        todo!()
-    }
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-    /// Calls with a channel; once more at another endpoint where the first answers UNAVAILABLE or cannot be reached.
-    pub async fn call<T, F>(&self, _call: impl Fn(Channel) -> F) -> Result<T, tonic::Status>
-    where
-        F: Future<Output = Result<T, tonic::Status>>,
-    {
-        todo!()
-    }
-
-    /// One channel for a long-lived RPC; another one each time where there are several.
-    pub fn pick(&self) -> Channel {
-        todo!()
+async fn connect(target: Target) -> io::Result<Box<dyn Transport>> {
+    match target {
+        Target::InProcess(InProcessTarget { connections }) => {
+            let (ours, theirs) = tokio::io::duplex(IN_PROCESS_BUFFER_BYTES);
+            connections
+                .send(theirs)
+                .await
+                .map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            Ok(Box::new(ours))
+        }
+        Target::Internal(address, tls, role) => {
+            let stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            let connector = TlsConnector::from(tls.client_config(role));
+            // Only sent as SNI: who the peer is stands in its certificate.
+            let name = ServerName::try_from(role.as_str()).map_err(io::Error::other)?;
+            let stream = connector
+                .connect(name, stream)
+                .await
+                .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+            Ok(Box::new(stream))
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Who a process is inside its cluster: `spiffe://<trust-domain>/ns/<ns>/cluster/<name>/role/<role>` in its certificate.
 
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -27,8 +29,8 @@ pub struct Cluster {
 /// The peer's certificate does not name a role of this cluster.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdentityError {
-    /// Another cluster's certificate.
-    #[error("the certificate is of another cluster: {uri}")]
+    /// Another cluster's certificate, or a role that does not exist.
+    #[error("the certificate is not of this cluster: {uri}")]
     ForeignCluster {
         /// Its URI SAN.
         uri: String,
@@ -45,6 +47,9 @@ pub enum IdentityError {
 }
 
 impl Role {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Control, Self::Edge, Self::Operator, Self::Origin];
+
     /// As in the URI and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,8 +76,29 @@ impl Cluster {
         )
     }
 
-    /// The role that a certificate (DER) names.
-    pub fn role_of(&self, _certificate: &[u8]) -> Result<Role, IdentityError> {
-        todo!()
+    /// The role that a certificate (DER) names. Exactly one URI SAN, as SPIFFE has it.
+    pub fn role_of(&self, certificate: &[u8]) -> Result<Role, IdentityError> {
+        let (_, certificate) =
+            X509Certificate::from_der(certificate).map_err(|_| IdentityError::Missing)?;
+        let names = match certificate.subject_alternative_name() {
+            Ok(Some(extension)) => &extension.value.general_names,
+            Ok(None) | Err(_) => return Err(IdentityError::Missing),
+        };
+        let mut uris = names.iter().filter_map(|name| {
+            if let GeneralName::URI(uri) = name {
+                Some(*uri)
+            } else {
+                None
+            }
+        });
+        let (Some(uri), None) = (uris.next(), uris.next()) else {
+            return Err(IdentityError::Missing);
+        };
+        Role::ALL
+            .into_iter()
+            .find(|role| self.uri(*role) == uri)
+            .ok_or_else(|| IdentityError::ForeignCluster {
+                uri: uri.to_owned(),
+            })
     }
 }

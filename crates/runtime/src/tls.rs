@@ -1,10 +1,26 @@
-//! Certificates from files that reload when they change.
+//! Certificates from files that reload when they change: the one that encoders and API clients see, and the mutual TLS
+//! between the roles of a cluster.
+//!
+//! Everything here names its crypto provider (aws-lc-rs), so that nothing depends on the process default.
 
-use std::{path::PathBuf, sync::Arc};
+mod generate;
+mod internal;
+mod reload;
 
-use rustls::{ClientConfig, ServerConfig};
+use std::{fmt, path::PathBuf, sync::Arc};
 
-use crate::identity::{Cluster, Role};
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    crypto::CryptoProvider,
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+pub use self::{
+    generate::{ensure_internal_ca, ensure_self_signed},
+    internal::{InternalTls, InternalTlsFiles},
+};
 
 /// A PEM certificate chain and its private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +34,9 @@ pub struct CertificateFiles {
 /// A certificate that follows its files: looked at every few seconds, and a broken pair of files leaves the last good
 /// one in service (with a warning). A cheap handle.
 #[derive(Clone)]
-pub struct ReloadingCertificate {}
+pub struct ReloadingCertificate {
+    current: Arc<ArcSwap<reload::Identity>>,
+}
 
 /// Certificates could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,71 +50,67 @@ pub enum TlsError {
         reason: String,
     },
     /// rustls refused.
-    #[error("TLS configuration")]
+    #[error("TLS configuration: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
 impl ReloadingCertificate {
     /// Loads the files now and watches them for as long as the handle lives. Must be called inside a tokio runtime.
-    pub fn load(_files: &CertificateFiles) -> Result<Self, TlsError> {
-        todo!()
+    pub fn load(files: &CertificateFiles) -> Result<Self, TlsError> {
+        let paths = vec![files.certificate.clone(), files.private_key.clone()];
+        let current = reload::watch(paths, |contents| match contents {
+            [certificate, private_key] => reload::Identity::parse(certificate, private_key),
+            _ => unreachable!("two files were named"),
+        })?;
+        Ok(Self { current })
     }
 
     /// For a listener that faces encoders or API clients: TLS 1.2 and 1.3, no client certificates, **no TLS 1.3
-    /// tickets** (librtmp-family clients die on them), no session storage.
+    /// tickets** (librtmp-family clients die on them), no session storage. The certificate is the same for every
+    /// server name and for none: librtmp and clients of an IP literal send none.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        todo!()
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(self.clone()));
+        refuse_resumption(&mut config);
+        Ok(Arc::new(config))
     }
 
     /// `notAfter` of the leaf in service, in seconds since the Unix epoch.
     pub fn not_after(&self) -> i64 {
-        todo!()
+        self.current.load().not_after
     }
 }
 
-/// Mutual TLS between the roles of one cluster: TLS 1.3 only, one CA, both sides check the other's role. Certificate,
-/// key and CA reload. A cheap handle.
-#[derive(Clone)]
-pub struct InternalTls {}
-
-/// Where a role's internal identity is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InternalTlsFiles {
-    /// This process's certificate; its URI SAN names its role.
-    pub identity: CertificateFiles,
-    /// The cluster's CA.
-    pub ca: PathBuf,
-}
-
-impl InternalTls {
-    /// Loads the files now and watches them. Must be called inside a tokio runtime.
-    pub fn load(_files: &InternalTlsFiles, _cluster: Cluster) -> Result<Self, TlsError> {
-        todo!()
-    }
-
-    /// Admits peers with one of these roles. The config is to be asked for per connection: it changes with the files.
-    pub fn server_config(&self, _admit: &[Role]) -> Arc<ServerConfig> {
-        todo!()
-    }
-
-    /// Talks to a peer that proves this role; its address and host name do not count.
-    pub fn client_config(&self, _peer: Role) -> Arc<ClientConfig> {
-        todo!()
+impl fmt::Debug for ReloadingCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReloadingCertificate")
+            .field("not_after", &self.not_after())
+            .finish_non_exhaustive()
     }
 }
 
-/// Writes a self-signed certificate for these names (DNS names or addresses) where the files do not exist yet; the key
-/// gets mode 0600. For the standalone process and for development.
-pub fn ensure_self_signed(_files: &CertificateFiles, _names: &[String]) -> Result<(), TlsError> {
-    todo!()
+impl ResolvesServerCert for ReloadingCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load().certified_key.clone())
+    }
 }
 
-/// Writes a CA and one certificate per role into a directory (`ca.pem`, `ca.key`, `<role>.pem`, `<role>.key`) where they
-/// do not exist yet. For development and tests; on Kubernetes the operator does this.
-pub fn ensure_internal_ca(
-    _directory: &std::path::Path,
-    _cluster: &Cluster,
-    _roles: &[Role],
-) -> Result<(), TlsError> {
-    todo!()
+/// Makes aws-lc-rs the process default, for libraries that ask for one (redis, sqlx). Call once, at the start of `main`.
+pub fn install_crypto_provider() {
+    // An error says that somebody installed one before; there is only one in this binary.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok();
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Connections live for hours: resumption saves nothing, and tickets break librtmp on TLS 1.3.
+fn refuse_resumption(config: &mut ServerConfig) {
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
 }

@@ -1,0 +1,255 @@
+//! Several equal endpoints of one service. tonic's own balancer neither resolves names again nor avoids dead endpoints.
+
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::{
+    net::lookup_host,
+    sync::Notify,
+    time::{Instant, timeout},
+};
+use tonic::{Code, Status, transport::Channel};
+use tracing::{debug, warn};
+
+use super::{Target, channel};
+
+/// One attempt of a call; two of them fit into an encoder's patience (Authorize has 2.5 s).
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1200);
+/// Between two looks at DNS while all is well.
+const RESOLVE_PERIOD: Duration = Duration::from_secs(10);
+/// A name is not looked up more often than this.
+const RESOLVE_PAUSE: Duration = Duration::from_secs(1);
+/// How long an endpoint that failed is tried last.
+const PENALTY: Duration = Duration::from_secs(5);
+/// Addresses of one name that are used.
+const ADDRESSES_LIMIT: usize = 64;
+
+/// Several equal endpoints of one service: resolved every 10 s and on failure, tried in turn. A cheap handle; the
+/// resolving ends with the last one.
+#[derive(Clone)]
+pub struct Endpoints {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    targets: Vec<Target>,
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    turn: AtomicUsize,
+    failed: Arc<Notify>,
+}
+
+/// One address (or a name that is not resolved yet) and its connection.
+struct Endpoint {
+    address: Option<SocketAddr>,
+    target: usize,
+    channel: Channel,
+    penalty_until: Mutex<Option<Instant>>,
+}
+
+impl Endpoints {
+    /// From `host:port` entries, each of which may resolve to many addresses. Must be called inside a tokio runtime.
+    pub fn new(targets: Vec<Target>) -> Self {
+        // Names connect too, so that the first call need not wait for the first resolution.
+        let endpoints = targets
+            .iter()
+            .enumerate()
+            .map(|(index, target)| Endpoint::new(index, None, channel(target)))
+            .collect();
+        let shared = Arc::new(Shared {
+            targets,
+            endpoints: ArcSwap::from_pointee(endpoints),
+            turn: AtomicUsize::new(0),
+            failed: Arc::new(Notify::new()),
+        });
+        if shared
+            .targets
+            .iter()
+            .any(|t| matches!(t, Target::Internal(..)))
+        {
+            tokio::spawn(keep_resolved(
+                Arc::downgrade(&shared),
+                shared.failed.clone(),
+            ));
+        }
+        Self { shared }
+    }
+
+    /// Calls with a channel; once more, at another endpoint where there is one, when the first answers UNAVAILABLE,
+    /// cannot be reached or does not answer within [`ATTEMPT_TIMEOUT`]. For calls that may be made twice.
+    pub async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let first = self.next(None)?;
+        match first.attempt(&call).await {
+            Err(status) if is_unreachable(&status) => {
+                first.fail(&status);
+                self.shared.failed.notify_one();
+                let second = self.next(Some(&first))?;
+                let outcome = second.attempt(&call).await;
+                if let Err(status) = &outcome
+                    && is_unreachable(status)
+                {
+                    second.fail(status);
+                }
+                outcome
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// One channel for a long-lived RPC; another one each time where there are several. Without any target, a channel
+    /// that never connects.
+    pub fn pick(&self) -> Channel {
+        self.next(None).map_or_else(
+            |_| tonic::transport::Endpoint::from_static("http://0.0.0.0:0").connect_lazy(),
+            |endpoint| endpoint.channel.clone(),
+        )
+    }
+
+    /// The next one in turn: rather one without a fresh failure, rather not `except`.
+    fn next(&self, except: Option<&Arc<Endpoint>>) -> Result<Arc<Endpoint>, Status> {
+        let endpoints = self.shared.endpoints.load();
+        let now = Instant::now();
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        let start = turn.checked_rem(endpoints.len()).unwrap_or(0);
+        endpoints
+            .iter()
+            .cycle()
+            .skip(start)
+            .take(endpoints.len())
+            .min_by_key(|endpoint| {
+                let excepted = except.is_some_and(|other| Arc::ptr_eq(endpoint, other));
+                (excepted, endpoint.is_penalized(now))
+            })
+            .cloned()
+            .ok_or_else(|| Status::unavailable("no endpoint is configured"))
+    }
+}
+
+impl Endpoint {
+    fn new(target: usize, address: Option<SocketAddr>, channel: Channel) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            target,
+            channel,
+            penalty_until: Mutex::new(None),
+        })
+    }
+
+    async fn attempt<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        timeout(ATTEMPT_TIMEOUT, call(self.channel.clone()))
+            .await
+            .unwrap_or_else(|_| Err(Status::unavailable("no answer in time")))
+    }
+
+    fn fail(&self, status: &Status) {
+        debug!(address = ?self.address, reason = %chain(status), "endpoint does not answer");
+        *self.penalty_until.lock() = Some(Instant::now() + PENALTY);
+    }
+
+    fn is_penalized(&self, now: Instant) -> bool {
+        self.penalty_until.lock().is_some_and(|until| now < until)
+    }
+}
+
+/// A status with a source was made on this side: the connection failed, the peer said nothing.
+fn is_unreachable(status: &Status) -> bool {
+    status.code() == Code::Unavailable || status.source().is_some()
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    text
+}
+
+async fn keep_resolved(shared: std::sync::Weak<Shared>, failed: Arc<Notify>) {
+    let mut unresolved = BTreeSet::new();
+    loop {
+        let Some(strong) = shared.upgrade() else {
+            return;
+        };
+        for (index, target) in strong.targets.iter().enumerate() {
+            let Target::Internal(name, tls, role) = target else {
+                continue;
+            };
+            match timeout(RESOLVE_PERIOD, lookup_host(name)).await {
+                Ok(Ok(addresses)) => {
+                    unresolved.remove(&index);
+                    let addresses = addresses.take(ADDRESSES_LIMIT).collect();
+                    strong.replace(index, addresses, |address| {
+                        Target::Internal(address.to_string(), tls.clone(), *role)
+                    });
+                }
+                outcome => {
+                    // The old addresses stay; said once per outage.
+                    if unresolved.insert(index) {
+                        let reason = match outcome {
+                            Ok(Err(error)) => error.to_string(),
+                            Ok(Ok(_)) | Err(_) => "no answer in time".to_owned(),
+                        };
+                        warn!(name, reason, "name does not resolve");
+                    }
+                }
+            }
+        }
+        drop(strong);
+        tokio::time::sleep(RESOLVE_PAUSE).await;
+        // An error says that the period is over.
+        timeout(RESOLVE_PERIOD, failed.notified()).await.ok();
+    }
+}
+
+impl Shared {
+    /// Sets one target's addresses; those that stay keep their connections.
+    fn replace(
+        &self,
+        index: usize,
+        addresses: BTreeSet<SocketAddr>,
+        resolved: impl Fn(SocketAddr) -> Target,
+    ) {
+        let old = self.endpoints.load();
+        let known: BTreeSet<SocketAddr> = old
+            .iter()
+            .filter(|endpoint| endpoint.target == index)
+            .filter_map(|endpoint| endpoint.address)
+            .collect();
+        if addresses.is_empty() || addresses == known {
+            return;
+        }
+        let mut new: Vec<_> = old
+            .iter()
+            .filter(|endpoint| {
+                endpoint.target != index
+                    || endpoint
+                        .address
+                        .is_some_and(|address| addresses.contains(&address))
+            })
+            .cloned()
+            .collect();
+        new.extend(
+            addresses
+                .difference(&known)
+                .map(|address| Endpoint::new(index, Some(*address), channel(&resolved(*address)))),
+        );
+        self.endpoints.store(Arc::new(new));
+    }
+}
