@@ -1,1 +1,69 @@
-//! stub
+//! The harness of the integration tests: Headwater as its users meet it. Real processes of the real binary on free
+//! loopback ports, a real Redis and PostgreSQL, real encoders; and readers of our own for what comes out, so that a
+//! mistake of the product is not repeated by its judge.
+//!
+//! - [`process`]: children that are ended by their id and whose output is kept.
+//! - [`cluster`], [`standalone`]: Headwater itself, with [`redis`] and [`postgres`] beside it; [`deployment`]: what its
+//!   users see of either.
+//! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
+//! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
+//! - [`api`]: the public gRPC API. [`secrets`]: looks for a secret in what the processes leave behind.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "in a test a panic is the report"
+)]
+
+pub mod amf;
+pub mod api;
+pub mod bench;
+pub mod binary;
+pub mod cluster;
+pub mod deployment;
+pub mod encoder;
+pub mod ffmpeg;
+pub mod flv;
+pub mod http;
+pub mod postgres;
+pub mod process;
+pub mod redis;
+pub mod secrets;
+pub mod standalone;
+pub mod subscriber;
+pub mod synthetic;
+pub mod tls;
+pub mod wait;
+
+use std::path::PathBuf;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Tests that start processes share two processor cores: this many at a time.
+static SLOTS: Semaphore = Semaphore::const_new(2);
+
+/// Waits for a turn beside another test.
+pub async fn turn() -> SemaphorePermit<'static> {
+    SLOTS.acquire().await.unwrap()
+}
+
+/// Waits for a turn alone: for tests that load the machine or measure time.
+pub async fn turn_alone() -> SemaphorePermit<'static> {
+    SLOTS.acquire_many(2).await.unwrap()
+}
+
+/// A loopback port that is free now. The system hands ports out in turn: another process hardly gets the same one soon.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A committed test file.
+pub fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(name)
+}

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg (Debian
+# packages) and a Python environment with grpcio under the target directory. Installs what is missing where it can,
+# says exactly what is missing where it can't, and then fails: a test that is skipped proves nothing.
+#
+# Usage: tests/setup.sh TARGET_DIRECTORY
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+target="$1"
+
+main() {
+  check_build_tools
+  install_debian_packages
+  install_python
+  report
+}
+
+missing=()
+
+check_build_tools() {
+  command -v cargo >/dev/null || missing+=("cargo: install Rust (rust-toolchain.toml names the version)")
+  command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
+    missing+=("a C compiler (cc): the TLS library and SQLite are compiled from source")
+  if command -v cargo >/dev/null; then
+    cargo fmt --version >/dev/null 2>&1 || missing+=("rustfmt: rustup component add rustfmt")
+    cargo clippy --version >/dev/null 2>&1 || missing+=("clippy: rustup component add clippy")
+  fi
+}
+
+# Also finds the server programs that Debian keeps out of PATH.
+has() {
+  command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null
+}
+
+python_with_venv() {
+  command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' >/dev/null 2>&1
+}
+
+install_debian_packages() {
+  local packages=()
+  { has redis-server && has redis-cli; } || packages+=(redis-server)
+  { has postgres && has initdb && has psql && has pg_dump; } || packages+=(postgresql)
+  { has ffmpeg && has ffprobe; } || packages+=(ffmpeg)
+  has setpriv || packages+=(util-linux)
+  python_with_venv || packages+=(python3 python3-venv)
+  ((${#packages[@]})) || return 0
+
+  local as_root=()
+  if ((EUID != 0)); then
+    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+      as_root=(sudo -n)
+    else
+      missing+=("Debian packages: ${packages[*]} (not root and no password-free sudo to install them)")
+      return 0
+    fi
+  fi
+  if ! command -v apt-get >/dev/null; then
+    missing+=("the programs of the Debian packages: ${packages[*]} (no apt-get here; install them your system's way)")
+    return 0
+  fi
+  echo "tests: installing ${packages[*]}"
+  # The packaged servers are not to start by themselves: the tests start their own on free ports.
+  # shellcheck disable=SC2016
+  if ! { "${as_root[@]}" apt-get update -q &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+      apt-get install -q -y --no-install-recommends "${packages[@]}"; }; then
+    missing+=("Debian packages: ${packages[*]} (apt-get could not install them: see above)")
+  fi
+}
+
+# grpcio is the client that most product backends use; its limits (4 MiB a message) are part of the contract.
+install_python() {
+  local environment="$target/python" stamp="$target/python/.complete"
+  if ! python_with_venv; then
+    missing+=("python3 with the modules venv and ensurepip")
+    return 0
+  fi
+  if ! cmp -s tests/python/requirements.txt "$stamp" || ! "$environment/bin/python" -c 'import grpc' 2>/dev/null; then
+    echo "tests: making a Python environment in $environment"
+    rm -rf "$environment"
+    if ! { python3 -m venv "$environment" &&
+      "$environment/bin/python" -m pip install -q --disable-pip-version-check -r tests/python/requirements.txt; }; then
+      missing+=("Python packages of tests/python/requirements.txt (pip could not install them: see above)")
+      return 0
+    fi
+    cp tests/python/requirements.txt "$stamp"
+  fi
+  # Generated afresh each time: the contract may have changed.
+  mkdir -p "$environment/generated"
+  "$environment/bin/python" -m grpc_tools.protoc -I proto \
+    --python_out="$environment/generated" --grpc_python_out="$environment/generated" \
+    proto/headwater/v1/media.proto proto/headwater/v1/playback.proto ||
+    missing+=("Python stubs of proto/headwater/v1 (grpc_tools.protoc failed: see above)")
+}
+
+report() {
+  ((${#missing[@]})) || return 0
+  {
+    echo
+    echo "The tests cannot run. Missing:"
+    printf '  - %s\n' "${missing[@]}"
+  } >&2
+  exit 1
+}
+
+main

@@ -1,0 +1,151 @@
+//! A PostgreSQL server of its own for a test: a fresh database directory, a free loopback port, nothing kept.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    process::{self, Process},
+    wait::wait_until,
+};
+
+const DATABASE: &str = "headwater";
+const USER: &str = "headwater";
+const START: Duration = Duration::from_secs(30);
+
+/// A running server with one empty database.
+pub struct Postgres {
+    _process: Process,
+    // Not inside the test's own directory: the server's user must be able to reach it.
+    directory: TempDir,
+    port: u16,
+}
+
+impl Postgres {
+    pub async fn start(logs: &Path) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("headwater-postgres-")
+            .tempdir()
+            .unwrap();
+        let data = directory.path().join("data");
+        if is_root() {
+            run(Command::new("chown").arg("postgres").arg(directory.path()));
+        }
+        run(as_server_user(&program("initdb"))
+            .arg("--pgdata")
+            .arg(&data)
+            .args([
+                "--username",
+                USER,
+                "--auth",
+                "trust",
+                "--no-sync",
+                "--encoding",
+                "UTF8",
+            ]));
+        let port = crate::free_port();
+        let mut server = as_server_user(&program("postgres"));
+        server.arg("-D").arg(&data).arg("-k").arg(directory.path());
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            // What a crash of the machine would lose does not matter to a test.
+            "fsync=off",
+            "synchronous_commit=off",
+            "full_page_writes=off",
+            "max_connections=40",
+            "shared_buffers=16MB",
+        ] {
+            server.args(["-c", setting]);
+        }
+        server.args(["-p", &port.to_string()]);
+        let process = Process::spawn("postgres", &mut server, logs);
+        let this = Self {
+            _process: process,
+            directory,
+            port,
+        };
+        wait_until("PostgreSQL to accept connections", START, || {
+            this.client("pg_isready", &["-q"]).status.success()
+        })
+        .await;
+        let created = this.client("createdb", &[DATABASE]);
+        assert!(created.status.success(), "{}", text(&created.stderr));
+        this
+    }
+
+    /// For control's configuration.
+    pub fn url(&self) -> String {
+        format!("postgres://{USER}@127.0.0.1:{}/{DATABASE}", self.port)
+    }
+
+    /// The whole database as SQL.
+    pub fn dump(&self) -> String {
+        let dump = self.client("pg_dump", &["--inserts", DATABASE]);
+        assert!(dump.status.success(), "{}", text(&dump.stderr));
+        text(&dump.stdout)
+    }
+
+    fn client(&self, name: &str, arguments: &[&str]) -> Output {
+        Command::new(program(name))
+            .args(["-h", "127.0.0.1", "-U", USER, "-p", &self.port.to_string()])
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .output()
+            .unwrap()
+    }
+}
+
+/// Debian keeps the server's programs out of PATH, one directory for each version: the newest counts.
+fn program(name: &str) -> PathBuf {
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin").join(name)))
+        .filter(|path| path.exists())
+        .collect();
+    versions.sort();
+    versions.pop().unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// PostgreSQL refuses to run as root.
+fn as_server_user(program: &Path) -> Command {
+    if !is_root() {
+        return process::command(program);
+    }
+    let mut command = process::command("setpriv");
+    command
+        .args([
+            "--reuid=postgres",
+            "--regid=postgres",
+            "--clear-groups",
+            "--pdeathsig",
+            "QUIT",
+        ])
+        .arg("--")
+        .arg(program)
+        .current_dir("/");
+    command
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        text(&output.stderr)
+    );
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,145 @@
+//! Children of a test: ended by their process id when dropped, and with the test itself if that is killed; what they
+//! print is kept, and shown when the test fails.
+
+use std::{
+    fs::{self, OpenOptions},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use crate::wait::wait_for;
+
+/// Lines of a process's output that a failed test shows.
+const TAIL_LINES: usize = 40;
+
+/// A running program.
+pub struct Process {
+    name: String,
+    child: Child,
+    output: PathBuf,
+}
+
+/// A command whose process dies with the test that started it.
+pub fn command(program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new("setpriv");
+    // setpriv replaces itself by the program: the child's id is the program's own.
+    command.args(["--pdeathsig", "KILL", "--"]);
+    command.arg(program.as_ref());
+    command
+}
+
+impl Process {
+    /// Starts a command of [`command`]; both of its outputs are appended to `<directory>/<name>.log`.
+    pub fn spawn(name: &str, command: &mut Command, directory: &Path) -> Self {
+        let output = directory.join(format!("{name}.log"));
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&output)
+            .unwrap_or_else(|error| panic!("{}: {error}", output.display()));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            output,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything printed so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.output).unwrap_or_default()).into_owned()
+    }
+
+    /// Where the output is kept.
+    pub fn log_path(&self) -> &Path {
+        &self.output
+    }
+
+    /// The exit status, where it ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        // Fails where it ended already.
+        self.child.kill().ok();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal by its name, `TERM` or `STOP`.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.id().to_string())
+            .status();
+        assert!(sent.unwrap().success(), "{}: no process", self.name);
+    }
+
+    /// Waits for the end.
+    pub async fn exit(&mut self, deadline: Duration) -> ExitStatus {
+        let what = format!("{} to exit", self.name);
+        wait_for(&what, deadline, async || self.ended()).await
+    }
+
+    /// Waits for a line that contains all of these and returns it.
+    pub async fn log_line(&self, parts: &[&str], deadline: Duration) -> String {
+        self.log_line_behind(0, parts, deadline).await
+    }
+
+    /// As [`log_line`](Self::log_line), in what was printed behind this many bytes.
+    pub async fn log_line_behind(
+        &self,
+        position: usize,
+        parts: &[&str],
+        deadline: Duration,
+    ) -> String {
+        let what = format!("{} to log {parts:?}", self.name);
+        wait_for(&what, deadline, async || {
+            let log = self.log();
+            let new = log.get(position..).unwrap_or_default();
+            let found = new
+                .lines()
+                .find(|line| parts.iter().all(|part| line.contains(part)));
+            found.map(str::to_owned)
+        })
+        .await
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let kilobytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.trim().strip_suffix(" kB"))
+            .and_then(|number| number.parse::<u64>().ok());
+        kilobytes.unwrap_or_default() * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.len().saturating_sub(TAIL_LINES);
+            eprintln!("--- {} said last:\n{}", self.name, lines[tail..].join("\n"));
+        }
+    }
+}
