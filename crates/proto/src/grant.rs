@@ -96,7 +96,7 @@ impl GrantVerifier {
         let public_key = self
             .public_keys
             .iter()
-            .find(|public_key| key_id(*public_key) == signed.key_id)
+            .find(|public_key| key_id(public_key) == signed.key_id)
             .ok_or(GrantError::Signature)?;
         UnparsedPublicKey::new(&ED25519, public_key)
             .verify(&signed_bytes(&signed.grant), &signed.signature)
