@@ -62,13 +62,33 @@ pub enum PartType {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FourCc(pub [u8; 4]);
 
+/// Longest body, in bytes: an RTMP message's and an FLV tag's length field has 24 bits.
+pub const BODY_BYTES_MAX: usize = 0xff_ffff;
+
 impl Frame {
+    /// A frame whose body is passed through unread.
+    pub fn opaque(kind: FrameKind, timestamp_ms: i64, body: Bytes) -> Self {
+        Self {
+            kind,
+            timestamp_ms,
+            body,
+            parts: Vec::new(),
+        }
+    }
+
     /// Whether a decoder can start here: a coded keyframe of the lowest video track, or any coded audio where the
     /// stream has no video (the caller knows that).
     pub fn keyframe(&self) -> bool {
         self.parts
             .iter()
             .any(|part| part.keyframe && part.part_type == PartType::Coded)
+    }
+
+    /// Whether any part is coded media.
+    pub fn coded(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| part.part_type == PartType::Coded)
     }
 
     /// Whether every part is decoder configuration.

@@ -10,4 +10,4 @@ pub mod frame;
 pub mod log;
 pub mod timestamp;
 
-pub use frame::{FourCc, Frame, FrameKind, Part, PartType};
+pub use frame::{BODY_BYTES_MAX, FourCc, Frame, FrameKind, Part, PartType};

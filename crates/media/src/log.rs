@@ -1,1 +1,379 @@
-//! One log per stream; its tail is the GOP cache.
+//! One log per stream; its tail is the GOP cache; a subscriber is a cursor ([`Reader`]).
+//!
+//! A log holds the newest frames of one broadcast, of one session after the other, within [`LogLimits`]. Appending
+//! never waits: what does not fit any more leaves at the old end, whoever still wanted to read it.
+//!
+//! Positions count the frames of the broadcast as they are appended; they never leave this module.
+
+mod headers;
+mod reader;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{Frame, FrameKind, Part, PartType};
+use headers::Headers;
+pub use headers::{HEADER_BYTES_MAX, HEADERS_MAX};
+pub use reader::{Class, Event, Gap, Header, LagError, Reader, Start};
+
+/// What one log may hold. Readers that fall behind this are lagging.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Bodies and bookkeeping, in bytes.
+    pub bytes_max: usize,
+    /// Frames.
+    pub frames_max: usize,
+    /// Since a frame was appended.
+    pub age_max: Duration,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            bytes_max: 32 * 1024 * 1024,
+            frames_max: 16 * 1024,
+            age_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Who may write: the higher one, epoch before attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token {
+    /// Granted per session.
+    pub epoch: u64,
+    /// Counts the session's Publish RPCs.
+    pub attempt: u32,
+}
+
+/// A frame in the log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its session's id.
+    pub session_id: Arc<str>,
+    /// Its number in the session.
+    pub sequence: u64,
+    /// Under which its publisher wrote.
+    pub token: Token,
+    /// With its timestamp on output, which never decreases per (kind, track).
+    pub frame: Frame,
+    /// Whether a decoder can start here.
+    pub random_access: bool,
+    ordinal: u64,
+    appended: Instant,
+    /// What a decoder needs that starts here: as it was before this frame.
+    headers: Arc<Headers>,
+}
+
+impl Entry {
+    /// What the entry costs, in bytes: its body's buffer (bodies have buffers of their exact size) and bookkeeping.
+    pub fn charged_bytes(&self) -> usize {
+        let parts = self
+            .frame
+            .parts
+            .capacity()
+            .saturating_mul(size_of::<Part>());
+        self.frame
+            .body
+            .len()
+            .saturating_add(parts)
+            .saturating_add(size_of::<Self>())
+    }
+}
+
+/// A frame that cannot be appended: those before it are missing.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("frame {sequence} came where {expected} was expected")]
+pub struct SequenceError {
+    /// What came.
+    pub sequence: u64,
+    /// What was expected.
+    pub expected: u64,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It was in the log before: a publisher repeats what was not acknowledged.
+    Duplicate,
+    /// It is in the log now.
+    Stored,
+}
+
+/// One stream's log.
+#[derive(Debug)]
+pub struct Log {
+    limits: LogLimits,
+    entries: VecDeque<Entry>,
+    /// Position of the first entry.
+    first: u64,
+    bytes: usize,
+    headers: Arc<Headers>,
+    /// The latest sessions, the current one last.
+    sessions: VecDeque<Session>,
+    sessions_begun: u64,
+    /// Last timestamp on output, for "never decreases".
+    output_ms: BTreeMap<(FrameKind, u8), i64>,
+    latest_random_access: Option<u64>,
+}
+
+/// What the log knows of a session, also when its frames are gone.
+#[derive(Debug)]
+struct Session {
+    ordinal: u64,
+    id: Arc<str>,
+    token: Token,
+    timeline_offset_ms: i64,
+    /// The first frame that this log was offered.
+    first_sequence: u64,
+    /// Behind the last frame.
+    next_sequence: u64,
+    /// Video tracks that have begun and not ended.
+    video_tracks: BTreeSet<u8>,
+}
+
+/// How many sessions are remembered, so that a cursor of an ended one can tell whether it missed anything.
+const SESSIONS_REMEMBERED: usize = 8;
+
+impl Log {
+    /// Empty.
+    pub fn new(limits: LogLimits) -> Self {
+        Self {
+            limits,
+            entries: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            headers: Arc::default(),
+            sessions: VecDeque::new(),
+            sessions_begun: 0,
+            output_ms: BTreeMap::new(),
+            latest_random_access: None,
+        }
+    }
+
+    /// A new session writes from now on; its frames start at `first_sequence`, its timestamps get
+    /// `timeline_offset_ms` added.
+    pub fn begin_session(
+        &mut self,
+        id: &str,
+        token: Token,
+        timeline_offset_ms: i64,
+        first_sequence: u64,
+    ) {
+        if self.sessions.len() == SESSIONS_REMEMBERED {
+            self.sessions.pop_front();
+        }
+        self.sessions.push_back(Session {
+            ordinal: self.sessions_begun,
+            id: id.into(),
+            token,
+            timeline_offset_ms,
+            first_sequence,
+            next_sequence: first_sequence,
+            video_tracks: BTreeSet::new(),
+        });
+        self.sessions_begun = self.sessions_begun.saturating_add(1);
+        self.headers = Arc::default();
+    }
+
+    /// The current session writes under a new token. Frames before `first_sequence` will not come any more.
+    pub fn continue_session(&mut self, token: Token, first_sequence: u64) {
+        if let Some(session) = self.sessions.back_mut() {
+            session.token = token;
+            session.next_sequence = session.next_sequence.max(first_sequence);
+        }
+    }
+
+    /// The current session's id, next frame and timeline offset.
+    pub fn session(&self) -> Option<(&str, u64, i64)> {
+        let session = self.sessions.back()?;
+        Some((
+            &session.id,
+            session.next_sequence,
+            session.timeline_offset_ms,
+        ))
+    }
+
+    /// Tells what a decoder needs and the log has not seen: the current session's metadata and sequence headers from
+    /// before its first frame here.
+    pub fn seed_header(&mut self, sequence: u64, frame: &Frame) {
+        let Some(session) = self.sessions.back_mut() else {
+            return;
+        };
+        session.note_tracks(frame);
+        if self.headers.accepts_seed(sequence, frame) {
+            Arc::make_mut(&mut self.headers).update(sequence, frame);
+        }
+    }
+
+    /// Takes the current session's next frame.
+    pub fn append(
+        &mut self,
+        sequence: u64,
+        mut frame: Frame,
+        now: Instant,
+    ) -> Result<Appended, SequenceError> {
+        let Some(session) = self.sessions.back_mut() else {
+            return Err(SequenceError {
+                sequence,
+                expected: 0,
+            });
+        };
+        let expected = session.next_sequence;
+        if sequence < expected {
+            return Ok(Appended::Duplicate);
+        }
+        if sequence > expected {
+            return Err(SequenceError { sequence, expected });
+        }
+        session.next_sequence = expected.saturating_add(1);
+        session.note_tracks(&frame);
+        let offset_ms = session.timeline_offset_ms;
+        let entry = Entry {
+            session_id: Arc::clone(&session.id),
+            sequence,
+            token: session.token,
+            random_access: session.random_access(&frame),
+            ordinal: session.ordinal,
+            appended: now,
+            headers: Arc::clone(&self.headers),
+            frame: {
+                frame.timestamp_ms =
+                    output_ms(&mut self.output_ms, &frame, frame.timestamp_ms, offset_ms);
+                frame
+            },
+        };
+        if self.headers.changed_by(&entry.frame) {
+            Arc::make_mut(&mut self.headers).update(sequence, &entry.frame);
+        }
+        if entry.random_access {
+            self.latest_random_access = Some(self.end());
+        }
+        self.bytes = self.bytes.saturating_add(entry.charged_bytes());
+        self.entries.push_back(entry);
+        self.evict(self.limits.bytes_max, now);
+        Ok(Appended::Stored)
+    }
+
+    /// What the entries cost, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The latest timestamp on output, in milliseconds; `None` before the first frame.
+    pub fn latest_output_ms(&self) -> Option<i64> {
+        self.output_ms.values().max().copied()
+    }
+
+    /// Lets the oldest frames go until the log costs no more than this, save the newest frame.
+    pub fn shrink(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max && self.entries.len() > 1 {
+            self.evict_first();
+        }
+    }
+
+    fn evict(&mut self, bytes_max: usize, now: Instant) {
+        self.shrink(bytes_max);
+        while self.entries.len() > 1
+            && self.entries.front().is_some_and(|entry| {
+                self.entries.len() > self.limits.frames_max
+                    || now.saturating_duration_since(entry.appended) > self.limits.age_max
+            })
+        {
+            self.evict_first();
+        }
+    }
+
+    fn evict_first(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes = self.bytes.saturating_sub(entry.charged_bytes());
+            self.first = self.first.saturating_add(1);
+        }
+    }
+
+    fn entry(&self, position: u64) -> Option<&Entry> {
+        let index = usize::try_from(position.checked_sub(self.first)?).ok()?;
+        self.entries.get(index)
+    }
+
+    /// Position behind the last entry.
+    fn end(&self) -> u64 {
+        self.first.saturating_add(self.entries.len() as u64)
+    }
+
+    /// First random-access point in the log at or behind a position.
+    fn random_access_from(&self, position: u64) -> Option<u64> {
+        let latest = self
+            .latest_random_access
+            .filter(|latest| *latest >= position.max(self.first))?;
+        (position.max(self.first)..=latest)
+            .find(|position| self.entry(*position).is_some_and(|e| e.random_access))
+    }
+
+    fn remembered(&self, ordinal: u64) -> Option<&Session> {
+        self.sessions
+            .iter()
+            .find(|session| session.ordinal == ordinal)
+    }
+}
+
+impl Session {
+    fn note_tracks(&mut self, frame: &Frame) {
+        if frame.kind != FrameKind::Video {
+            return;
+        }
+        for part in &frame.parts {
+            match part.part_type {
+                PartType::Coded | PartType::SequenceHeader => {
+                    self.video_tracks.insert(part.track);
+                }
+                PartType::SequenceEnd => {
+                    self.video_tracks.remove(&part.track);
+                }
+                PartType::Metadata => {}
+            }
+        }
+    }
+
+    /// A keyframe of the lowest video track; where there is no video, any coded audio.
+    fn random_access(&self, frame: &Frame) -> bool {
+        match (frame.kind, self.video_tracks.first()) {
+            (FrameKind::Video, Some(lowest)) => frame
+                .parts
+                .iter()
+                .any(|part| part.keyframe && part.track == *lowest),
+            (FrameKind::Audio, None) => frame.coded(),
+            _ => false,
+        }
+    }
+}
+
+/// The timestamp on output: the session's offset added, and never below an earlier one of the same tracks.
+fn output_ms(
+    last_ms: &mut BTreeMap<(FrameKind, u8), i64>,
+    frame: &Frame,
+    timestamp_ms: i64,
+    offset_ms: i64,
+) -> i64 {
+    // What is not understood counts as track 0.
+    let tracks = || {
+        let parts = frame.parts.iter().map(|part| part.track);
+        parts.chain(frame.parts.is_empty().then_some(0))
+    };
+    let floor_ms = tracks()
+        .filter_map(|track| last_ms.get(&(frame.kind, track)).copied())
+        .max();
+    let output_ms = timestamp_ms
+        .saturating_add(offset_ms)
+        .max(floor_ms.unwrap_or(i64::MIN));
+    for track in tracks() {
+        last_ms.insert((frame.kind, track), output_ms);
+    }
+    output_ms
+}
+
+#[cfg(test)]
+mod tests;

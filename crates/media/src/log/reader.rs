@@ -1,0 +1,301 @@
+//! A subscriber's place in a log.
+//!
+//! Every stretch of frames starts with a [`Header`]; what is missing inside a session is said by a [`Gap`], which a
+//! `Header` follows.
+
+use std::sync::Arc;
+
+use super::{Entry, Log, Session, Token};
+use crate::Frame;
+
+/// What happens to a reader that falls behind the log's old end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Players: goes on at a random-access point, behind a [`Gap`].
+    Live,
+    /// Archives and relays: ends with [`LagError`].
+    Lossless,
+}
+
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start<'a> {
+    /// Behind a frame that the reader had before, here or at another origin.
+    After {
+        /// Its session's id.
+        session_id: &'a str,
+        /// Its number in the session.
+        sequence: u64,
+    },
+    /// At the latest random-access point; where there is none yet, at the first frame or the next such point.
+    CurrentGop,
+    /// At the oldest frame that can be read: for who waited for the stream.
+    Oldest,
+}
+
+/// What comes next.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Frames of one session without a gap; at least one.
+    Frames(Vec<Entry>),
+    /// Frames that will not come.
+    Gap(Gap),
+    /// What a decoder needs before the frames that follow.
+    Header(Header),
+}
+
+/// Frames `from_sequence..to_sequence` of a session will not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Of which session.
+    pub session_id: Arc<str>,
+    /// The first that is missing.
+    pub from_sequence: u64,
+    /// The first that may come; [`u64::MAX`]: nothing more of a session that this log does not know.
+    pub to_sequence: u64,
+}
+
+/// What a decoder needs before the frames that follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Whose frames follow.
+    pub session_id: Arc<str>,
+    /// Its fencing token.
+    pub token: Token,
+    /// Metadata and sequence headers with their sequences, in the publisher's order.
+    pub headers: Vec<(u64, Frame)>,
+}
+
+/// A lossless reader fell behind.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{frames} frames left the log before they were read")]
+pub struct LagError {
+    /// How many.
+    pub frames: u64,
+}
+
+/// A subscriber's place in a log.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    class: Class,
+    /// Position of the next entry.
+    next: u64,
+    /// Passes over entries up to a random-access point.
+    seeking: bool,
+    /// What the reader counts on; `None` before its first frame.
+    expected: Option<Expected>,
+    /// The session that the last header was of; `None`: a header is due.
+    header_of: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Expected {
+    /// `None`: a session that the log does not know.
+    ordinal: Option<u64>,
+    session_id: Arc<str>,
+    sequence: u64,
+}
+
+impl Log {
+    /// A reader that begins at `start`.
+    pub fn reader(&self, class: Class, start: Start<'_>) -> Reader {
+        let mut reader = Reader {
+            class,
+            next: self.first,
+            seeking: false,
+            expected: None,
+            header_of: None,
+        };
+        let complete = self.first == 0;
+        match start {
+            Start::After {
+                session_id,
+                sequence,
+            } => self.resume(&mut reader, session_id, sequence),
+            Start::CurrentGop => match self.latest_random_access.filter(|at| *at >= self.first) {
+                Some(position) => reader.next = position,
+                None => reader.seeking = !complete,
+            },
+            Start::Oldest => reader.seeking = !complete,
+        }
+        reader
+    }
+
+    fn resume(&self, reader: &mut Reader, session_id: &str, sequence: u64) {
+        let known = self.sessions.iter().rev().find(|s| &*s.id == session_id);
+        reader.expected = Some(Expected {
+            ordinal: known.map(|session| session.ordinal),
+            session_id: session_id.into(),
+            sequence: sequence.saturating_add(1),
+        });
+        match known {
+            Some(Session { ordinal, .. }) => {
+                let behind = self.entries.partition_point(|entry| {
+                    (entry.ordinal, entry.sequence) <= (*ordinal, sequence)
+                });
+                reader.next = self.first.saturating_add(behind as u64);
+            }
+            None => reader.seeking = true,
+        }
+    }
+
+    /// What comes next for a reader; `None`: nothing yet. [`Frames`](Event::Frames) hold up to `bytes_max` of bodies,
+    /// or one frame.
+    pub fn read(&self, reader: &mut Reader, bytes_max: usize) -> Result<Option<Event>, LagError> {
+        if reader.next < self.first {
+            self.lagged(reader)?;
+        }
+        loop {
+            if reader.seeking {
+                let Some(position) = self.random_access_from(reader.next) else {
+                    return Ok(None);
+                };
+                reader.next = position;
+                reader.seeking = false;
+            }
+            let Some(entry) = self.entry(reader.next) else {
+                return Ok(None);
+            };
+            if reader.had(entry) {
+                reader.next = reader.next.saturating_add(1);
+                continue;
+            }
+            if let Some(gap) = self.gap_before(reader, entry) {
+                if reader.class == Class::Live && !entry.random_access {
+                    reader.seeking = true;
+                    continue;
+                }
+                reader.header_of = None;
+                reader.expected = Some(Expected::at(entry, &gap));
+                return Ok(Some(Event::Gap(gap)));
+            }
+            if reader.header_of != Some(entry.ordinal) {
+                reader.header_of = Some(entry.ordinal);
+                return Ok(Some(Event::Header(entry.header())));
+            }
+            return Ok(Some(Event::Frames(self.frames(reader, bytes_max))));
+        }
+    }
+
+    /// The log's old end has passed the reader.
+    fn lagged(&self, reader: &mut Reader) -> Result<(), LagError> {
+        // A reader that has not begun, or whose gap is about to be said, has lost nothing that it was promised.
+        let begun = reader.header_of.is_some();
+        match reader.class {
+            Class::Lossless if begun => Err(LagError {
+                frames: self.first.saturating_sub(reader.next),
+            }),
+            Class::Live | Class::Lossless => {
+                reader.next = match reader.class {
+                    Class::Live => self
+                        .latest_random_access
+                        .unwrap_or_default()
+                        .max(self.first),
+                    Class::Lossless => self.first,
+                };
+                reader.seeking = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// What the reader counts on and will not get, if `entry` comes next.
+    fn gap_before(&self, reader: &Reader, entry: &Entry) -> Option<Gap> {
+        let expected = reader.expected.as_ref()?;
+        if expected.ordinal == Some(entry.ordinal) {
+            return expected.gap_to(entry.sequence);
+        }
+        let rest = match expected.ordinal {
+            Some(ordinal) => self
+                .remembered(ordinal)
+                .map_or(u64::MAX, |session| session.next_sequence),
+            None => u64::MAX,
+        };
+        expected.gap_to(rest).or_else(|| {
+            // The new session's own beginning.
+            let begun = self.remembered(entry.ordinal)?.first_sequence;
+            Expected {
+                ordinal: Some(entry.ordinal),
+                session_id: Arc::clone(&entry.session_id),
+                sequence: begun,
+            }
+            .gap_to(entry.sequence)
+        })
+    }
+
+    /// Frames from the reader's place on: one session, no gap, up to `bytes_max` of bodies.
+    fn frames(&self, reader: &mut Reader, bytes_max: usize) -> Vec<Entry> {
+        let mut frames: Vec<Entry> = Vec::new();
+        let mut bytes = 0_usize;
+        while let Some(entry) = self.entry(reader.next) {
+            let follows = frames.last().is_none_or(|last| {
+                last.ordinal == entry.ordinal
+                    && last.sequence.checked_add(1) == Some(entry.sequence)
+            });
+            bytes = bytes.saturating_add(entry.frame.body.len());
+            if !follows || (bytes > bytes_max && !frames.is_empty()) {
+                break;
+            }
+            reader.next = reader.next.saturating_add(1);
+            frames.push(entry.clone());
+        }
+        if let Some(last) = frames.last() {
+            reader.expected = Some(Expected {
+                ordinal: Some(last.ordinal),
+                session_id: Arc::clone(&last.session_id),
+                sequence: last.sequence.saturating_add(1),
+            });
+        }
+        frames
+    }
+}
+
+impl Entry {
+    fn header(&self) -> Header {
+        Header {
+            session_id: Arc::clone(&self.session_id),
+            token: self.token,
+            headers: self
+                .headers
+                .iter()
+                .map(|(sequence, frame)| (sequence, frame.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl Reader {
+    /// A replay for somebody else: the reader had this frame at another origin.
+    fn had(&self, entry: &Entry) -> bool {
+        self.expected.as_ref().is_some_and(|expected| {
+            expected.ordinal == Some(entry.ordinal) && entry.sequence < expected.sequence
+        })
+    }
+}
+
+impl Expected {
+    /// Behind a gap: at its end, be that inside the entry's session or at the end of the one before.
+    fn at(entry: &Entry, gap: &Gap) -> Self {
+        if gap.session_id == entry.session_id && gap.to_sequence == entry.sequence {
+            Self {
+                ordinal: Some(entry.ordinal),
+                session_id: Arc::clone(&entry.session_id),
+                sequence: entry.sequence,
+            }
+        } else {
+            Self {
+                ordinal: None,
+                session_id: Arc::clone(&gap.session_id),
+                sequence: u64::MAX,
+            }
+        }
+    }
+
+    fn gap_to(&self, sequence: u64) -> Option<Gap> {
+        (self.sequence < sequence).then(|| Gap {
+            session_id: Arc::clone(&self.session_id),
+            from_sequence: self.sequence,
+            to_sequence: sequence,
+        })
+    }
+}

@@ -1,0 +1,533 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::flv;
+
+const TOKEN: Token = Token {
+    epoch: 1,
+    attempt: 1,
+};
+
+fn log(bytes_max: usize) -> Log {
+    let mut log = Log::new(LogLimits {
+        bytes_max,
+        ..LogLimits::default()
+    });
+    log.begin_session("s1", TOKEN, 0, 0);
+    log
+}
+
+fn frame(kind: FrameKind, timestamp_ms: i64, body: &[u8]) -> Frame {
+    flv::parse(kind, timestamp_ms, Bytes::copy_from_slice(body)).unwrap()
+}
+
+fn metadata() -> Frame {
+    frame(
+        FrameKind::Script,
+        0,
+        b"\x02\x00\x0aonMetaData\x08\0\0\0\0\0\0\x09",
+    )
+}
+
+fn video_header(version: u8) -> Frame {
+    frame(FrameKind::Video, 0, &[0x17, 0, 0, 0, 0, version])
+}
+
+fn audio_header() -> Frame {
+    frame(FrameKind::Audio, 0, &[0xaf, 0, 0x12, 0x08])
+}
+
+fn keyframe(timestamp_ms: i64) -> Frame {
+    frame(FrameKind::Video, timestamp_ms, &[0x17, 1, 0, 0, 0, 9])
+}
+
+fn inter(timestamp_ms: i64) -> Frame {
+    frame(FrameKind::Video, timestamp_ms, &[0x27, 1, 0, 0, 0, 9])
+}
+
+fn audio(timestamp_ms: i64) -> Frame {
+    frame(FrameKind::Audio, timestamp_ms, &[0xaf, 1, 9])
+}
+
+/// Appends with the next sequence, at a clock that stands still.
+fn append(log: &mut Log, frame: Frame) {
+    let (_, next, _) = log.session().unwrap();
+    let now = clock();
+    assert_eq!(log.append(next, frame, now), Ok(Appended::Stored));
+}
+
+fn clock() -> Instant {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    #[expect(clippy::disallowed_methods, reason = "any fixed instant will do")]
+    *START.get_or_init(Instant::now)
+}
+
+/// Everything that a reader gets now, one event a line.
+fn read_all(log: &Log, reader: &mut Reader) -> Vec<String> {
+    std::iter::from_fn(|| log.read(reader, usize::MAX).unwrap())
+        .map(|event| match event {
+            Event::Frames(frames) => frames
+                .iter()
+                .map(|entry| format!("{}:{}", entry.session_id, entry.sequence))
+                .collect::<Vec<_>>()
+                .join(" "),
+            Event::Gap(gap) => format!(
+                "gap {} {}..{}",
+                gap.session_id,
+                gap.from_sequence,
+                if gap.to_sequence == u64::MAX {
+                    "end".to_owned()
+                } else {
+                    gap.to_sequence.to_string()
+                }
+            ),
+            Event::Header(header) => {
+                let sequences: Vec<_> = header.headers.iter().map(|(s, _)| s).collect();
+                format!("header {} {sequences:?}", header.session_id)
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn a_late_joiner_gets_headers_and_the_current_gop() {
+    let mut log = log(usize::MAX);
+    for frame in [
+        metadata(),
+        audio_header(),
+        video_header(1),
+        keyframe(0),
+        inter(40),
+        keyframe(80),
+        audio(85),
+    ] {
+        append(&mut log, frame);
+    }
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(
+        read_all(&log, &mut reader),
+        ["header s1 [0, 1, 2]", "s1:5 s1:6"]
+    );
+    append(&mut log, inter(120));
+    assert_eq!(read_all(&log, &mut reader), ["s1:7"]);
+}
+
+#[test]
+fn a_reader_that_waited_gets_everything_from_the_first_frame() {
+    let mut log = log(usize::MAX);
+    let mut early = log.reader(Class::Live, Start::CurrentGop);
+    assert!(read_all(&log, &mut early).is_empty());
+    for frame in [
+        metadata(),
+        video_header(1),
+        audio(0),
+        keyframe(0),
+        keyframe(40),
+    ] {
+        append(&mut log, frame);
+    }
+    let mut waited = log.reader(Class::Live, Start::Oldest);
+    for reader in [&mut early, &mut waited] {
+        assert_eq!(
+            read_all(&log, reader),
+            ["header s1 []", "s1:0 s1:1 s1:2 s1:3 s1:4"]
+        );
+    }
+}
+
+#[test]
+fn headers_are_those_before_the_frame_where_a_reader_starts() {
+    let mut log = log(usize::MAX);
+    for frame in [video_header(1), keyframe(0), video_header(2), inter(40)] {
+        append(&mut log, frame);
+    }
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    let Some(Event::Header(header)) = log.read(&mut reader, 1).unwrap() else {
+        panic!("a header comes first");
+    };
+    assert_eq!(header.headers, [(0, video_header(1))]);
+    append(&mut log, keyframe(80));
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(read_all(&log, &mut reader)[0], "header s1 [2]");
+}
+
+#[test]
+fn a_repeated_header_is_no_change_and_a_sequence_end_voids_it() {
+    let mut log = log(usize::MAX);
+    for frame in [video_header(1), keyframe(0), video_header(1), keyframe(40)] {
+        append(&mut log, frame);
+    }
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(read_all(&log, &mut reader)[0], "header s1 [0]");
+    append(&mut log, frame(FrameKind::Video, 80, &[0x17, 2, 0, 0, 0]));
+    append(&mut log, audio(80));
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(
+        read_all(&log, &mut reader),
+        ["header s1 []", "s1:5"],
+        "what is left is audio"
+    );
+}
+
+#[test]
+fn any_coded_audio_is_a_random_access_point_where_there_is_no_video() {
+    let mut log = log(usize::MAX);
+    for frame in [audio_header(), audio(0), audio(20), audio(40)] {
+        append(&mut log, frame);
+    }
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(read_all(&log, &mut reader), ["header s1 [0]", "s1:3"]);
+}
+
+#[test]
+fn only_the_lowest_video_track_makes_random_access_points() {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    append(
+        &mut log,
+        frame(FrameKind::Video, 40, b"\x96\x01hvc1\x01\0\0\0z"),
+    );
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(read_all(&log, &mut reader), ["header s1 []", "s1:0 s1:1"]);
+}
+
+#[test]
+fn a_live_reader_that_falls_behind_skips_to_a_keyframe() {
+    let mut log = log(1200);
+    append(&mut log, keyframe(0));
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(read_all(&log, &mut reader), ["header s1 []", "s1:0"]);
+    for _ in 0..10 {
+        append(&mut log, inter(40));
+    }
+    assert!(read_all(&log, &mut reader).is_empty(), "no keyframe yet");
+    append(&mut log, keyframe(80));
+    append(&mut log, inter(120));
+    assert_eq!(
+        read_all(&log, &mut reader),
+        ["gap s1 1..11", "header s1 []", "s1:11 s1:12"]
+    );
+}
+
+#[test]
+fn a_lossless_reader_that_falls_behind_ends_with_an_error() {
+    let mut log = log(1200);
+    append(&mut log, keyframe(0));
+    let mut reader = log.reader(Class::Lossless, Start::CurrentGop);
+    read_all(&log, &mut reader);
+    for _ in 0..10 {
+        append(&mut log, keyframe(40));
+    }
+    let LagError { frames } = log.read(&mut reader, 1).unwrap_err();
+    assert!((1..10).contains(&frames), "{frames}");
+}
+
+#[test]
+fn a_cursor_resumes_without_gap_or_duplicate() {
+    let mut log = log(usize::MAX);
+    for frame in [video_header(1), keyframe(0), inter(40), inter(80)] {
+        append(&mut log, frame);
+    }
+    let start = Start::After {
+        session_id: "s1",
+        sequence: 1,
+    };
+    let mut reader = log.reader(Class::Lossless, start);
+    assert_eq!(read_all(&log, &mut reader), ["header s1 [0]", "s1:2 s1:3"]);
+}
+
+#[test]
+fn a_cursor_ahead_of_a_replay_waits_for_its_next_frame() {
+    let mut log = Log::new(LogLimits::default());
+    log.begin_session("s1", TOKEN, 0, 470);
+    log.seed_header(2, &video_header(1));
+    let start = Start::After {
+        session_id: "s1",
+        sequence: 472,
+    };
+    let mut reader = log.reader(Class::Lossless, start);
+    append(&mut log, keyframe(0));
+    append(&mut log, inter(40));
+    assert!(read_all(&log, &mut reader).is_empty());
+    append(&mut log, inter(80));
+    append(&mut log, inter(120));
+    assert_eq!(read_all(&log, &mut reader), ["header s1 [2]", "s1:473"]);
+}
+
+#[test]
+fn a_cursor_behind_the_window_gets_a_gap() {
+    let mut log = Log::new(LogLimits::default());
+    log.begin_session("s1", TOKEN, 0, 470);
+    append(&mut log, keyframe(0));
+    let start = Start::After {
+        session_id: "s1",
+        sequence: 400,
+    };
+    for class in [Class::Live, Class::Lossless] {
+        let mut reader = log.reader(class, start);
+        assert_eq!(
+            read_all(&log, &mut reader),
+            ["gap s1 401..470", "header s1 []", "s1:470"]
+        );
+    }
+}
+
+#[test]
+fn another_session_continues_behind_its_own_header() {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    log.begin_session("s2", TOKEN, 1, 0);
+    append(&mut log, video_header(2));
+    append(&mut log, keyframe(0));
+    assert_eq!(
+        read_all(&log, &mut reader),
+        ["header s1 []", "s1:0", "header s2 []", "s2:0 s2:1"]
+    );
+    let at_its_end = Start::After {
+        session_id: "s1",
+        sequence: 0,
+    };
+    let mut reader = log.reader(Class::Live, at_its_end);
+    assert_eq!(
+        read_all(&log, &mut reader),
+        ["header s2 []", "s2:0 s2:1"],
+        "nothing was missed"
+    );
+    let unknown = Start::After {
+        session_id: "s0",
+        sequence: 7,
+    };
+    let mut reader = log.reader(Class::Live, unknown);
+    assert_eq!(read_all(&log, &mut reader)[0], "gap s0 8..end");
+}
+
+#[test]
+fn a_skip_over_a_session_says_what_is_missing_of_both() {
+    let mut log = log(1200);
+    append(&mut log, keyframe(0));
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    read_all(&log, &mut reader);
+    append(&mut log, inter(40));
+    log.begin_session("s2", TOKEN, 41, 0);
+    for _ in 0..10 {
+        append(&mut log, inter(0));
+    }
+    append(&mut log, keyframe(40));
+    assert_eq!(
+        read_all(&log, &mut reader),
+        ["gap s1 1..2", "gap s2 0..10", "header s2 []", "s2:10"]
+    );
+}
+
+#[test]
+fn a_gap_of_the_publisher_reaches_readers() {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    let mut live = log.reader(Class::Live, Start::CurrentGop);
+    let mut lossless = log.reader(Class::Lossless, Start::CurrentGop);
+    read_all(&log, &mut live);
+    read_all(&log, &mut lossless);
+    log.continue_session(TOKEN, 5);
+    append(&mut log, inter(40));
+    append(&mut log, keyframe(80));
+    assert_eq!(
+        read_all(&log, &mut live),
+        ["gap s1 1..6", "header s1 []", "s1:6"]
+    );
+    assert_eq!(
+        read_all(&log, &mut lossless),
+        ["gap s1 1..5", "header s1 []", "s1:5 s1:6"]
+    );
+}
+
+#[test]
+fn a_repeated_frame_is_a_duplicate_and_a_jump_is_an_error() {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    let now = clock();
+    assert_eq!(log.append(0, keyframe(0), now), Ok(Appended::Duplicate));
+    assert_eq!(
+        log.append(2, keyframe(0), now),
+        Err(SequenceError {
+            sequence: 2,
+            expected: 1
+        })
+    );
+}
+
+#[test]
+fn output_timestamps_get_the_offset_and_never_decrease_per_track() {
+    let mut log = log(usize::MAX);
+    log.begin_session("s2", TOKEN, 1000, 0);
+    for frame in [keyframe(40), inter(20), audio(10), inter(60)] {
+        append(&mut log, frame);
+    }
+    let mut reader = log.reader(Class::Live, Start::Oldest);
+    log.read(&mut reader, 1).unwrap();
+    let Some(Event::Frames(frames)) = log.read(&mut reader, usize::MAX).unwrap() else {
+        panic!("frames come behind the header");
+    };
+    let output: Vec<_> = frames.iter().map(|e| e.frame.timestamp_ms).collect();
+    assert_eq!(output, [1040, 1040, 1010, 1060]);
+    assert_eq!(log.latest_output_ms(), Some(1060));
+}
+
+#[test]
+fn old_frames_leave_when_a_new_one_comes() {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    append(&mut log, keyframe(40));
+    let later = clock() + Duration::from_secs(11);
+    log.append(2, keyframe(80), later).unwrap();
+    let mut reader = log.reader(Class::Live, Start::Oldest);
+    assert_eq!(read_all(&log, &mut reader), ["header s1 []", "s1:2"]);
+    assert_eq!(log.entries.len(), 1);
+    assert_eq!(log.bytes(), log.entries[0].charged_bytes());
+}
+
+#[test]
+fn a_seeded_header_does_not_replace_a_newer_one() {
+    let mut log = log(usize::MAX);
+    append(&mut log, metadata());
+    append(&mut log, video_header(2));
+    log.seed_header(0, &video_header(1));
+    append(&mut log, keyframe(0));
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(read_all(&log, &mut reader)[0], "header s1 [0, 1]");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(u8),
+    Read(usize),
+    Session(u64),
+    Skip(u64),
+    Shrink(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => (0u8..7).prop_map(Step::Append),
+        6 => (0usize..30).prop_map(Step::Read),
+        1 => (0u64..5).prop_map(Step::Session),
+        1 => (1u64..5).prop_map(Step::Skip),
+        1 => (0usize..1000).prop_map(Step::Shrink),
+    ]
+}
+
+/// What a reader's events must keep to, whatever happens to the log.
+#[derive(Default)]
+struct Checked {
+    /// The last frame, or the end of the last gap.
+    expected: Option<(Arc<str>, u64)>,
+    header: Option<Arc<str>>,
+    after_gap: bool,
+    last_output_ms: BTreeMap<(FrameKind, u8), i64>,
+}
+
+impl Checked {
+    fn check(&mut self, event: Event, class: Class) {
+        match event {
+            Event::Gap(gap) => {
+                assert!(gap.from_sequence < gap.to_sequence);
+                if let Some((session_id, sequence)) = &self.expected
+                    && *session_id == gap.session_id
+                {
+                    assert_eq!(gap.from_sequence, *sequence);
+                }
+                self.header = None;
+                self.after_gap = true;
+                self.expected = Some((gap.session_id, gap.to_sequence));
+            }
+            Event::Header(header) => {
+                self.header = Some(header.session_id);
+                assert!(header.headers.is_sorted_by_key(|(sequence, _)| *sequence));
+            }
+            Event::Frames(frames) => {
+                let first = frames.first().expect("never empty");
+                if self.after_gap && class == Class::Live {
+                    assert!(first.random_access, "a live reader goes on at a keyframe");
+                }
+                self.after_gap = false;
+                for entry in frames {
+                    self.check_frame(&entry);
+                }
+            }
+        }
+    }
+
+    fn check_frame(&mut self, entry: &Entry) {
+        assert_eq!(self.header.as_ref(), Some(&entry.session_id));
+        if let Some((session_id, sequence)) = &self.expected
+            && *session_id == entry.session_id
+        {
+            assert_eq!(*sequence, entry.sequence, "contiguous");
+        }
+        self.expected = Some((Arc::clone(&entry.session_id), entry.sequence + 1));
+        let track = (
+            entry.frame.kind,
+            entry.frame.parts.first().map_or(0, |part| part.track),
+        );
+        let last = self.last_output_ms.insert(track, entry.frame.timestamp_ms);
+        assert!(last.is_none_or(|last| last <= entry.frame.timestamp_ms));
+    }
+}
+
+fn random_frame(selector: u8) -> Frame {
+    match selector {
+        0 => keyframe(100),
+        1 | 2 => inter(90),
+        3 => audio(95),
+        4 => video_header(1),
+        5 => audio_header(),
+        _ => metadata(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn readers_get_contiguous_frames_or_are_told(
+        steps in proptest::collection::vec(step(), 1..150),
+        bytes_max in 300usize..4000,
+        lossless in any::<bool>(),
+        cursor in proptest::option::of(0u64..20),
+    ) {
+        let class = if lossless { Class::Lossless } else { Class::Live };
+        let mut log = log(bytes_max);
+        let start = cursor.map_or(Start::CurrentGop, |sequence| Start::After {
+            session_id: "s1",
+            sequence,
+        });
+        let mut reader = log.reader(class, start);
+        let mut checked = Checked::default();
+        let mut sessions = 1;
+        for step in steps {
+            match step {
+                Step::Append(selector) => append(&mut log, random_frame(selector)),
+                Step::Session(first_sequence) => {
+                    sessions += 1;
+                    let offset_ms = log.latest_output_ms().map_or(0, |last| last + 1);
+                    log.begin_session(&format!("s{sessions}"), TOKEN, offset_ms, first_sequence);
+                }
+                Step::Skip(frames) => {
+                    let next = log.session().unwrap().1;
+                    log.continue_session(TOKEN, next + frames);
+                }
+                Step::Shrink(bytes) => log.shrink(bytes),
+                Step::Read(bytes) => match log.read(&mut reader, bytes) {
+                    Ok(Some(event)) => checked.check(event, class),
+                    Ok(None) => {}
+                    Err(LagError { frames }) => {
+                        prop_assert!(lossless && frames > 0);
+                        return Ok(());
+                    }
+                },
+            }
+            let charged: usize = log.entries.iter().map(Entry::charged_bytes).sum();
+            prop_assert_eq!(charged, log.bytes());
+            prop_assert!(log.bytes() <= bytes_max || log.entries.len() == 1);
+        }
+    }
+}
