@@ -5,27 +5,37 @@
 //! | specification | where |
 //! |---|---|
 //! | RTMP 1.0 §5.2 handshake | [`handshake`] |
-//! | RTMP 1.0 §5.3, §5.4 chunk stream, protocol control | [`chunk`] |
+//! | RTMP 1.0 §5.3 chunk stream | [`chunk`] |
+//! | RTMP 1.0 §5.4, §7.1.7 protocol control, user control | `link` |
+//! | RTMP 1.0 §7.1.6 aggregate messages | `aggregate` |
 //! | AMF0 | [`amf0`] |
 //! | RTMP 1.0 §7 commands, server side | [`server`] |
 //! | RTMP 1.0 §7 commands, client side | [`client`] |
+//! | how encoders spell application, stream key and query | [`publish_path`] |
 //! | limits against hostile peers | [`limits`] |
 
 #![deny(clippy::indexing_slicing)]
 #![deny(missing_docs)]
 
+mod aggregate;
 pub mod amf0;
 pub mod chunk;
 pub mod client;
+mod command;
+mod cursor;
 mod error;
 pub mod handshake;
 pub mod limits;
+mod link;
 mod message;
+pub mod publish_path;
+mod rate;
 pub mod server;
 
 pub use client::{ClientConfig, ClientEvent, ClientSession};
 pub use error::ProtocolError;
-pub use message::{MediaKind, MediaMessage};
+pub use message::{MediaKind, MediaMessage, Message, message_type};
+pub use publish_path::{PublishPath, PublishPathError};
 pub use server::{
     ConnectRequest, EndCause, PublishRequest, Rejection, ServerConfig, ServerEvent, ServerSession,
     StreamKeyText,

@@ -3,12 +3,29 @@
 //! The driver reads the socket into a buffer and calls [`handle_input`](ServerSession::handle_input), wakes at
 //! [`poll_timeout`](ServerSession::poll_timeout) and calls [`handle_timeout`](ServerSession::handle_timeout), then
 //! drains [`poll_transmit`](ServerSession::poll_transmit) and [`poll_event`](ServerSession::poll_event), in this order.
+//!
+//! While [`wants_input`](ServerSession::wants_input) is false the driver does not read; after
+//! [`accept_publish`](ServerSession::accept_publish) it calls `handle_input` once with what is left in its buffer, even
+//! if nothing new came. When `handle_input` or `handle_timeout` fail, or [`is_closing`](ServerSession::is_closing), it
+//! sends what `poll_transmit` still has, shuts its writing half down, reads and discards for a moment, and closes.
 
+mod commands;
+mod deadlines;
+mod replies;
+
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{MediaMessage, ProtocolError};
+use self::commands::PublishedName;
+use self::deadlines::Deadlines;
+use crate::chunk::Bounds;
+use crate::handshake::ServerHandshake;
+use crate::limits::{UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES};
+use crate::link::Link;
+use crate::message::message_type;
+use crate::{MediaKind, MediaMessage, Message, ProtocolError, aggregate};
 
 /// What the server announces and allows.
 #[derive(Clone, Debug)]
@@ -22,7 +39,21 @@ pub struct ServerConfig {
 }
 
 /// One publishing connection.
-pub struct ServerSession {}
+pub struct ServerSession {
+    config: ServerConfig,
+    link: Link,
+    phase: Phase,
+    deadlines: Deadlines,
+    events: VecDeque<ServerEvent>,
+    connect: ConnectRequest,
+    message_streams: MessageStreams,
+    closing: Option<Rejection>,
+    received_bytes: u64,
+    /// Bytes that the last call left in the driver's buffer.
+    left_bytes: usize,
+    /// Since the last publish ended, or ever.
+    unwanted_media_bytes: usize,
+}
 
 /// What happened.
 #[derive(Debug, PartialEq)]
@@ -48,13 +79,13 @@ pub enum EndCause {
 }
 
 /// What `connect` said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ConnectRequest {
     /// As sent, lossily decoded; may hold a query. A secret may be in it: for splitting, not for logs.
     pub app: String,
     /// As sent. A secret may be in it.
     pub tc_url: String,
-    /// What the encoder calls itself.
+    /// What the encoder calls itself: printable ASCII.
     pub flash_ver: String,
     /// E-RTMP `capsEx` bits; 0 where absent.
     pub caps_ex: u32,
@@ -70,7 +101,7 @@ pub struct PublishRequest {
     pub stream_key: StreamKeyText,
     /// Query parameters in order, last one of a name wins; values may be secrets.
     pub query: Vec<(String, StreamKeyText)>,
-    /// The `connect` before it.
+    /// What the encoder calls itself (connect's flashVer): printable ASCII, at most 128 characters.
     pub encoder: String,
     /// E-RTMP `capsEx` bits of connect.
     pub caps_ex: u32,
@@ -87,76 +118,284 @@ pub struct Rejection {
     pub description: String,
 }
 
+enum Phase {
+    /// Until C2.
+    Handshake(ServerHandshake),
+    /// Until `connect`.
+    Unconnected,
+    /// Until `publish`; again after a publish ended.
+    Connected,
+    /// The driver decides.
+    Requested(Published),
+    /// Media comes.
+    Publishing(Published),
+}
+
+struct Published {
+    message_stream_id: u32,
+    name: PublishedName,
+}
+
+/// What `createStream` gave out and `deleteStream` did not take back.
+#[derive(Default)]
+struct MessageStreams {
+    open: Vec<u32>,
+    last_id: u32,
+}
+
 impl ServerSession {
     /// `random` fills S1 (RTMP 1.0 §5.2.3).
-    pub fn new(_config: ServerConfig, _random: &[u8; 1528], _now: Instant) -> Self {
-        todo!()
+    pub fn new(config: ServerConfig, random: &[u8; 1528], now: Instant) -> Self {
+        let mut link = Link::new(Bounds::unpublished(), &config.limits, now);
+        link.set_messages_left(Some(UNPUBLISHED_MESSAGES));
+        Self {
+            link,
+            phase: Phase::Handshake(ServerHandshake::new(random)),
+            deadlines: Deadlines::new(&config.limits, now),
+            events: VecDeque::new(),
+            connect: ConnectRequest::default(),
+            message_streams: MessageStreams::default(),
+            closing: None,
+            received_bytes: 0,
+            left_bytes: 0,
+            unwanted_media_bytes: 0,
+            config,
+        }
     }
 
     /// Takes what it can from `input`; leaves the rest, which comes first in the next call.
+    ///
+    /// # Errors
+    /// The peer broke the protocol or a limit. A live publisher is told (see [`poll_transmit`](Self::poll_transmit)).
     pub fn handle_input(
         &mut self,
-        _input: &mut BytesMut,
-        _now: Instant,
+        input: &mut BytesMut,
+        now: Instant,
     ) -> Result<(), ProtocolError> {
-        todo!()
+        if self.is_closing() {
+            input.clear();
+            return Ok(());
+        }
+        let before = input.len();
+        let messages_before = self.link.completed_messages();
+        let outcome = self.read(input, now);
+        let new_bytes = before.saturating_sub(self.left_bytes);
+        self.left_bytes = input.len();
+        self.received_bytes += u64::try_from(before - input.len()).unwrap_or_default();
+        if new_bytes > 0 {
+            self.deadlines.bytes_came(new_bytes, now);
+        }
+        if self.link.completed_messages() != messages_before {
+            self.deadlines.message_came();
+        }
+        outcome.inspect_err(|error| self.fail(error))
     }
 
     /// Checks deadlines.
-    pub fn handle_timeout(&mut self, _now: Instant) -> Result<(), ProtocolError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`ProtocolError::Deadline`]. A live publisher is told.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        if self.is_closing() {
+            return Ok(());
+        }
+        let outcome = self.deadlines.check(now);
+        outcome.inspect_err(|error| self.fail(error))
     }
 
     /// Bytes to send: a whole reply at a time, for one write.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
-        todo!()
+        self.link.take_output()
     }
 
     /// What happened.
     pub fn poll_event(&mut self) -> Option<ServerEvent> {
-        todo!()
+        self.events.pop_front()
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout). Idle and slow-drip deadlines stop while
-    /// [`pause`](Self::pause)d.
+    /// [`pause`](Self::pause)d. `None` while a publish is undecided and when closing: those deadlines are the driver's.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        if self.is_closing() {
+            return None;
+        }
+        self.deadlines.next()
     }
 
     /// Whether the driver should read the socket: no while a publish is undecided (beyond a small buffer), no when
     /// closing.
     pub fn wants_input(&self) -> bool {
-        todo!()
+        !self.is_closing() && !matches!(self.phase, Phase::Requested(_))
+    }
+
+    /// Whether the driver should send what is left, shut down and close.
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Why the session closes itself or was closed: what the encoder was told. For the log line.
+    pub fn closing(&self) -> Option<&Rejection> {
+        self.closing.as_ref()
     }
 
     /// The driver stops reading because of backpressure: silence is not the encoder's fault.
     pub fn pause(&mut self) {
-        todo!()
+        self.deadlines.pause();
     }
 
     /// The driver reads again.
-    pub fn resume(&mut self, _now: Instant) {
-        todo!()
+    pub fn resume(&mut self, now: Instant) {
+        self.deadlines.resume(now);
     }
 
-    /// Answers the requested publish with StreamBegin and NetStream.Publish.Start.
-    pub fn accept_publish(&mut self, _now: Instant) {
-        todo!()
+    /// Answers the requested publish with StreamBegin and NetStream.Publish.Start. Without a requested publish: nothing.
+    pub fn accept_publish(&mut self, now: Instant) {
+        if self.is_closing() {
+            return;
+        }
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Connected) {
+            Phase::Requested(published) => {
+                self.link
+                    .set_bounds(Bounds::publishing(&self.config.limits));
+                self.link.set_messages_left(None);
+                self.unwanted_media_bytes = 0;
+                self.deadlines.publishing(now);
+                self.send_publish_start(published.message_stream_id);
+                Phase::Publishing(published)
+            }
+            phase @ (Phase::Handshake(_)
+            | Phase::Unconnected
+            | Phase::Connected
+            | Phase::Publishing(_)) => phase,
+        };
     }
 
     /// Refuses the requested publish (NetStream.Publish.BadName with a description); the driver then flushes and closes.
-    pub fn reject(&mut self, _rejection: Rejection) {
-        todo!()
+    pub fn reject(&mut self, rejection: Rejection) {
+        if let Phase::Requested(published) = &self.phase {
+            self.refuse_publish(published.message_stream_id, rejection);
+        } else {
+            self.close(rejection);
+        }
     }
 
     /// Ends a live publish from our side with a status that FFmpeg shows; the driver then flushes and closes.
-    pub fn close(&mut self, _rejection: Rejection) {
-        todo!()
+    pub fn close(&mut self, rejection: Rejection) {
+        if self.is_closing() {
+            return;
+        }
+        match self.phase {
+            Phase::Requested(ref published) => {
+                self.refuse_publish(published.message_stream_id, rejection);
+            }
+            Phase::Publishing(ref published) => {
+                self.send_failure(published.message_stream_id, &rejection.description);
+                self.closing = Some(rejection);
+            }
+            Phase::Handshake(_) | Phase::Unconnected | Phase::Connected => {
+                self.closing = Some(rejection);
+            }
+        }
     }
 
     /// Bytes received so far, for statistics.
     pub fn received_bytes(&self) -> u64 {
-        todo!()
+        self.received_bytes
+    }
+
+    fn read(&mut self, input: &mut BytesMut, now: Instant) -> Result<(), ProtocolError> {
+        while self.wants_input() {
+            if let Phase::Handshake(handshake) = &mut self.phase {
+                if !handshake.read(input, self.link.output())? {
+                    return Ok(());
+                }
+                self.phase = Phase::Unconnected;
+                self.deadlines.handshake_done(now);
+            }
+            let Some(message) = self.link.read(input, now)? else {
+                return Ok(());
+            };
+            self.handle_message(message, now)?;
+        }
+        Ok(())
+    }
+
+    fn handle_message(&mut self, message: Message, now: Instant) -> Result<(), ProtocolError> {
+        match message.type_id {
+            message_type::COMMAND_AMF0 | message_type::COMMAND_AMF3 => {
+                self.handle_command(&message, now)
+            }
+            message_type::AGGREGATE => {
+                for message in aggregate::messages(&message) {
+                    self.link.count_message(now)?;
+                    self.handle_media(message)?;
+                }
+                Ok(())
+            }
+            _ => self.handle_media(message),
+        }
+    }
+
+    /// Shared objects and unknown types are ignored.
+    fn handle_media(&mut self, message: Message) -> Result<(), ProtocolError> {
+        let Some(media) = message.into_media() else {
+            return Ok(());
+        };
+        match self.phase {
+            Phase::Publishing(_) => {
+                if media.kind != MediaKind::Script {
+                    self.deadlines.media_came();
+                }
+                self.events.push_back(ServerEvent::Media(media));
+                Ok(())
+            }
+            Phase::Handshake(_) | Phase::Unconnected => {
+                Err(ProtocolError::Unconnected { what: "media" })
+            }
+            Phase::Connected | Phase::Requested(_) => {
+                self.unwanted_media_bytes =
+                    self.unwanted_media_bytes.saturating_add(media.body.len());
+                if self.unwanted_media_bytes > UNPUBLISHED_MEDIA_BYTES {
+                    return Err(ProtocolError::MediaBeforePublish);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells a live publisher why its connection ends.
+    fn fail(&mut self, error: &ProtocolError) {
+        self.close(Rejection {
+            description: error.to_string(),
+        });
+    }
+}
+
+impl MessageStreams {
+    /// `None`: there are enough.
+    fn create(&mut self) -> Option<u32> {
+        if self.open.len() >= crate::limits::MESSAGE_STREAMS {
+            return None;
+        }
+        self.last_id = self.last_id.checked_add(1)?;
+        self.open.push(self.last_id);
+        Some(self.last_id)
+    }
+
+    fn contains(&self, id: u32) -> bool {
+        self.open.contains(&id)
+    }
+
+    fn delete(&mut self, id: u32) {
+        self.open.retain(|open| *open != id);
+    }
+
+    /// The one that is meant if there is only one.
+    fn only(&self) -> Option<u32> {
+        match self.open.as_slice() {
+            [id] => Some(*id),
+            _ => None,
+        }
     }
 }
 
@@ -175,5 +414,25 @@ impl StreamKeyText {
 impl std::fmt::Debug for StreamKeyText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[redacted]")
+    }
+}
+
+/// app and tcUrl may hold a stream key.
+impl std::fmt::Debug for ConnectRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectRequest")
+            .field("flash_ver", &self.flash_ver)
+            .field("caps_ex", &self.caps_ex)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            chunk_bytes_out: 4096,
+            window_bytes: crate::limits::WINDOW_BYTES,
+            limits: crate::limits::Limits::default(),
+        }
     }
 }
