@@ -20,7 +20,7 @@ pub use self::endpoints::{ATTEMPT_TIMEOUT, Endpoints};
 use crate::{
     identity::Role,
     shutdown::Shutdown,
-    tls::{InternalTls, ReloadingCertificate},
+    tls::{self, InternalTls, ReloadingCertificate},
 };
 
 /// HTTP/2 flow-control window of one RPC, in bytes.
@@ -168,17 +168,20 @@ async fn connect(target: Target) -> io::Result<Box<dyn Transport>> {
                 .map_err(|_| io::ErrorKind::ConnectionRefused)?;
             Ok(Box::new(ours))
         }
-        Target::Internal(address, tls, role) => {
+        Target::Internal(address, identity, role) => {
             let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
-            let connector = TlsConnector::from(tls.client_config(role));
+            let connector = TlsConnector::from(identity.client_config(role));
             // Only sent as SNI: who the peer is stands in its certificate.
             let name = ServerName::try_from(role.as_str()).map_err(io::Error::other)?;
-            let stream = connector
-                .connect(name, stream)
-                .await
-                .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+            let stream = connector.connect(name, stream).await.map_err(|error| {
+                let reason = tls::refusal(&error).unwrap_or_else(|| error.to_string());
+                io::Error::new(error.kind(), format!("{address}: {reason}"))
+            })?;
             Ok(Box::new(stream))
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use rustls::{
 
 pub use self::{
     generate::{ensure_internal_ca, ensure_self_signed},
-    internal::{InternalTls, InternalTlsFiles},
+    internal::{InternalTls, InternalTlsFiles, refusal},
 };
 
 /// A PEM certificate chain and its private key.
@@ -114,3 +114,6 @@ fn refuse_resumption(config: &mut ServerConfig) {
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::{CertificateError, ServerConfig};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -26,7 +26,7 @@ use super::{InProcessListener, Listener, Peer, Transport};
 use crate::{
     identity::Role,
     shutdown::Shutdown,
-    tls::{InternalTls, ReloadingCertificate},
+    tls::{self, InternalTls, ReloadingCertificate},
 };
 
 /// Connections of one listener, handshakes included; the next ones wait in the kernel's backlog.
@@ -202,22 +202,10 @@ async fn handshake(
 
 /// A peer whose certificate we refuse is a mistake in the cluster; everything else is a probe or a scanner.
 fn report(address: SocketAddr, error: &io::Error) {
-    match refusal(error) {
+    match tls::refusal(error) {
         Some(reason) => warn!(client_address = %address, reason, "peer refused"),
         None => debug!(client_address = %address, %error, "TLS handshake failed"),
     }
-}
-
-fn refusal(error: &io::Error) -> Option<String> {
-    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    let rustls::Error::InvalidCertificate(reason) = error else {
-        return None;
-    };
-    Some(if let CertificateError::Other(identity) = reason {
-        identity.0.to_string()
-    } else {
-        error.to_string()
-    })
 }
 
 impl Connection {

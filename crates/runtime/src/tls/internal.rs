@@ -1,7 +1,7 @@
 //! Mutual TLS between the roles of one cluster. Who a peer is stands in its certificate's URI SAN; addresses and host
 //! names prove nothing and are not looked at.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -178,15 +178,28 @@ impl Material {
 
 /// The certificate's role, if it may talk to us.
 fn admitted(cluster: &Cluster, admit: &[Role], certificate: &[u8]) -> Result<(), Error> {
-    let role = cluster.role_of(certificate).map_err(refusal)?;
+    let role = cluster.role_of(certificate).map_err(refuse)?;
     if admit.contains(&role) {
         Ok(())
     } else {
-        Err(refusal(IdentityError::WrongRole { role }))
+        Err(refuse(IdentityError::WrongRole { role }))
     }
 }
 
-fn refusal(error: IdentityError) -> Error {
+/// Why a handshake failed, if it was this side that did not like the peer's certificate.
+pub fn refusal(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    let Error::InvalidCertificate(reason) = error else {
+        return None;
+    };
+    Some(if let CertificateError::Other(identity) = reason {
+        identity.0.to_string()
+    } else {
+        error.to_string()
+    })
+}
+
+fn refuse(error: IdentityError) -> Error {
     CertificateError::Other(OtherError(Arc::new(error))).into()
 }
 

@@ -1,6 +1,10 @@
 //! Files that are looked at again and again, and what was last read from them in a valid form.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -83,46 +87,70 @@ pub(super) fn watch<T: Send + Sync + 'static>(
     paths: Vec<PathBuf>,
     parse: impl Fn(&[Content]) -> Result<T, TlsError> + Send + 'static,
 ) -> Result<Arc<ArcSwap<T>>, TlsError> {
-    let contents = read(&paths)?;
-    let mut seen = fingerprint(&contents);
-    let current = Arc::new(ArcSwap::from_pointee(parse(&contents)?));
-    let handle = Arc::downgrade(&current);
+    let (mut watcher, current) = Watcher::load(paths, parse)?;
     tokio::spawn(async move {
-        let mut unreadable = false;
         loop {
             tokio::time::sleep(RELOAD_PERIOD).await;
-            let Some(current) = handle.upgrade() else {
-                return;
-            };
             // Small local files: the read is shorter than a hop to the blocking pool.
-            let contents = match read(&paths) {
-                Ok(contents) => contents,
-                Err(error) => {
-                    if !unreadable {
-                        warn!(%error, "certificate files cannot be read; the last good ones stay in service");
-                    }
-                    unreadable = true;
-                    continue;
-                }
-            };
-            unreadable = false;
-            let now = fingerprint(&contents);
-            if now == seen {
-                continue;
-            }
-            seen = now;
-            match parse(&contents) {
-                Ok(value) => {
-                    current.store(Arc::new(value));
-                    info!(file = %paths.first().map_or_else(String::new, |path| path.display().to_string()), "certificate reloaded");
-                }
-                Err(error) => {
-                    warn!(%error, "certificate files are not valid; the last good ones stay in service");
-                }
+            if watcher.look().is_none() {
+                return;
             }
         }
     });
     Ok(current)
+}
+
+struct Watcher<T, P> {
+    paths: Vec<PathBuf>,
+    parse: P,
+    current: Weak<ArcSwap<T>>,
+    /// Of the version that was looked at last, valid or not; empty while the files cannot be read.
+    seen: Vec<Vec<u8>>,
+}
+
+impl<T, P: Fn(&[Content]) -> Result<T, TlsError>> Watcher<T, P> {
+    fn load(paths: Vec<PathBuf>, parse: P) -> Result<(Self, Arc<ArcSwap<T>>), TlsError> {
+        let contents = read(&paths)?;
+        let current = Arc::new(ArcSwap::from_pointee(parse(&contents)?));
+        let watcher = Self {
+            paths,
+            parse,
+            current: Arc::downgrade(&current),
+            seen: fingerprint(&contents),
+        };
+        Ok((watcher, current))
+    }
+
+    /// Whether there was a new valid version; `None` when nobody needs it any more.
+    fn look(&mut self) -> Option<bool> {
+        let current = self.current.upgrade()?;
+        let contents = match read(&self.paths) {
+            Ok(contents) => contents,
+            Err(error) => {
+                if !self.seen.is_empty() {
+                    warn!(%error, "certificate files cannot be read; the last good ones stay in service");
+                }
+                self.seen.clear();
+                return Some(false);
+            }
+        };
+        let now = fingerprint(&contents);
+        if now == self.seen {
+            return Some(false);
+        }
+        self.seen = now;
+        match (self.parse)(&contents) {
+            Ok(value) => {
+                current.store(Arc::new(value));
+                info!(files = ?self.paths, "certificate reloaded");
+                Some(true)
+            }
+            Err(error) => {
+                warn!(%error, "certificate files are not valid; the last good ones stay in service");
+                Some(false)
+            }
+        }
+    }
 }
 
 fn read(paths: &[PathBuf]) -> Result<Vec<Content>, TlsError> {
@@ -152,4 +180,60 @@ fn fingerprint(contents: &[Content]) -> Vec<Vec<u8>> {
         .iter()
         .map(|content| digest(&SHA256, &content.bytes).as_ref().to_vec())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{CertificateFiles, ensure_self_signed},
+        *,
+    };
+
+    #[test]
+    fn broken_files_leave_the_last_good_pair_in_service() {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = |name: &str| {
+            let files = CertificateFiles {
+                certificate: directory.path().join(format!("{name}.pem")),
+                private_key: directory.path().join(format!("{name}.key")),
+            };
+            ensure_self_signed(&files, &["localhost".to_owned()]).unwrap();
+            files
+        };
+        let (served, next) = (pair("served"), pair("next"));
+        let (mut watcher, current) = Watcher::load(
+            vec![served.certificate.clone(), served.private_key.clone()],
+            |contents| match contents {
+                [certificate, private_key] => Identity::parse(certificate, private_key),
+                _ => unreachable!("two files were named"),
+            },
+        )
+        .unwrap();
+        let leaf = || {
+            current
+                .load()
+                .certified_key
+                .end_entity_cert()
+                .unwrap()
+                .to_vec()
+        };
+        let first = leaf();
+        assert_eq!(watcher.look(), Some(false));
+
+        // A key that is not the certificate's, no PEM at all, no file.
+        std::fs::copy(&next.private_key, &served.private_key).unwrap();
+        assert_eq!(watcher.look(), Some(false));
+        std::fs::write(&served.certificate, "nonsense").unwrap();
+        assert_eq!(watcher.look(), Some(false));
+        std::fs::remove_file(&served.certificate).unwrap();
+        assert_eq!(watcher.look(), Some(false));
+        assert_eq!(leaf(), first);
+
+        std::fs::copy(&next.certificate, &served.certificate).unwrap();
+        assert_eq!(watcher.look(), Some(true));
+        assert_ne!(leaf(), first);
+        assert_eq!(watcher.look(), Some(false));
+        drop(current);
+        assert_eq!(watcher.look(), None);
+    }
 }
