@@ -1,1 +1,374 @@
-//! Soon.
+//! The roles as separate processes, with a real Redis between them: what `headwater bootstrap` writes, on free ports.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    api::Api,
+    binary,
+    deployment::Deployment,
+    http::{self, metric},
+    postgres::Postgres,
+    process::{self, Process},
+    redis::Redis,
+    standalone::ready,
+    subscriber::Playback,
+    wait::wait_for,
+};
+
+/// For every process to be ready to serve.
+const READY: Duration = Duration::from_secs(30);
+
+/// Where control keeps its stream keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    Postgres,
+    Sqlite,
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub database: Database,
+    pub controls: usize,
+    pub origins: usize,
+    pub log_filter: String,
+    /// Fields of the edge's configuration, as environment variables name them.
+    pub edge: Vec<(&'static str, String)>,
+}
+
+impl Default for Layout {
+    /// One control on SQLite, two origins, one edge.
+    fn default() -> Self {
+        Self {
+            database: Database::Sqlite,
+            controls: 1,
+            origins: 2,
+            log_filter: "info".to_owned(),
+            edge: Vec::new(),
+        }
+    }
+}
+
+impl Layout {
+    /// Two controls on PostgreSQL, two origins, one edge that knows the second control alone.
+    pub fn postgres() -> Self {
+        Self {
+            database: Database::Postgres,
+            controls: 2,
+            ..Self::default()
+        }
+    }
+}
+
+/// A running cluster.
+pub struct Cluster {
+    pub deployment: Deployment,
+    pub controls: Vec<Node>,
+    pub edge: Node,
+    pub origins: Vec<Node>,
+    pub redis: Redis,
+    pub postgres: Option<Postgres>,
+    pub directory: TempDir,
+}
+
+impl Cluster {
+    pub async fn start(layout: Layout) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("cluster");
+        bootstrap(&base);
+        let redis = Redis::start(&base, directory.path()).await;
+        let postgres = match layout.database {
+            Database::Postgres => Some(Postgres::start(directory.path()).await),
+            Database::Sqlite => None,
+        };
+        let setup = Setup {
+            base: &base,
+            logs: directory.path(),
+            common: vec![
+                ("REGISTRY__REDIS__URL", redis.url()),
+                ("LOG__FILTER", layout.log_filter.clone()),
+                ("ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
+                ("DRAIN_TIMEOUT", "3s".to_owned()),
+            ],
+        };
+
+        let mut controls = Vec::new();
+        for index in 0..layout.controls {
+            controls.push(setup.control(index, postgres.as_ref()).await);
+        }
+        let mut origins = Vec::new();
+        for index in 0..layout.origins {
+            origins.push(setup.origin(index).await);
+        }
+        let nearest = controls.last().unwrap().text("internal");
+        let edge = setup.edge(&nearest, layout.edge).await;
+        let deployment = deployment(&base, directory.path(), &controls, &edge, &origins);
+        let this = Self {
+            deployment,
+            controls,
+            edge,
+            origins,
+            redis,
+            postgres,
+            directory,
+        };
+        for node in this.nodes() {
+            node.serves(READY).await;
+        }
+        this.knows_origins(this.origins.len()).await;
+        this
+    }
+
+    /// What `headwater bootstrap` wrote.
+    pub fn base(&self) -> PathBuf {
+        self.directory.path().join("cluster")
+    }
+
+    /// Every Headwater process.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let edge = std::iter::once(&self.edge);
+        self.controls.iter().chain(&self.origins).chain(edge)
+    }
+
+    /// The origin that holds a live stream.
+    pub async fn owner(&self, stream: &str) -> usize {
+        let owner = wait_for("the stream to have an owner", READY, async || {
+            self.deployment.api.session_of(stream).await
+        })
+        .await
+        .origin;
+        let position = self.origins.iter().position(|node| node.name() == owner);
+        position.unwrap_or_else(|| panic!("no origin is called {owner:?}"))
+    }
+
+    /// The public API at one control.
+    pub fn api(&self, control: usize) -> Api {
+        api(&self.base(), &self.controls[control])
+    }
+
+    /// Waits until the edge has heard of this many origins.
+    async fn knows_origins(&self, count: usize) {
+        wait_for("the edge to know the origins", READY, async || {
+            let metrics = self.edge.metrics().await?;
+            let known = metric(&metrics, "headwater_edge_origins_known", &[]);
+            (known >= count as f64).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Certificates, secrets and configuration for all roles.
+pub fn bootstrap(base: &Path) {
+    let output = Command::new(binary::headwater())
+        .arg("bootstrap")
+        .arg(base)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "headwater bootstrap: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// What all processes of a cluster have in common.
+struct Setup<'a> {
+    base: &'a Path,
+    logs: &'a Path,
+    common: Vec<(&'static str, String)>,
+}
+
+impl Setup<'_> {
+    async fn control(&self, index: usize, postgres: Option<&Postgres>) -> Node {
+        let mut settings = self.common.clone();
+        settings.push(("CONTROL__PUBLIC__LISTEN", "127.0.0.1:0".to_owned()));
+        settings.push(("CONTROL__INTERNAL__LISTEN", "127.0.0.1:0".to_owned()));
+        if let Some(postgres) = postgres {
+            let database = format!("{{postgres: {{url: \"{}\"}}}}", postgres.url());
+            settings.push(("CONTROL__DATABASE", database));
+        }
+        let mut node = self
+            .node("control", format!("control-{index}"), settings)
+            .await;
+        node.keep("CONTROL__PUBLIC__LISTEN", "public");
+        node.keep("CONTROL__INTERNAL__LISTEN", "internal");
+        node
+    }
+
+    async fn origin(&self, index: usize) -> Node {
+        let name = format!("origin-{index}");
+        let mut settings = self.common.clone();
+        settings.push(("ORIGIN__NAME", name.clone()));
+        for port in ["RELAY", "PLAYBACK", "HTTP"] {
+            settings.push(match port {
+                "RELAY" => ("ORIGIN__RELAY__LISTEN", "127.0.0.1:0".to_owned()),
+                "PLAYBACK" => ("ORIGIN__PLAYBACK__LISTEN", "127.0.0.1:0".to_owned()),
+                _ => ("ORIGIN__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
+            });
+        }
+        let mut node = self.node("origin", name, settings).await;
+        node.keep("ORIGIN__RELAY__LISTEN", "relay");
+        node.keep("ORIGIN__PLAYBACK__LISTEN", "playback");
+        node.keep("ORIGIN__HTTP__LISTEN", "http");
+        node
+    }
+
+    async fn edge(&self, control: &str, extra: Vec<(&'static str, String)>) -> Node {
+        let mut settings = self.common.clone();
+        settings.push(("EDGE__LISTEN", "127.0.0.1:0".to_owned()));
+        settings.push(("EDGE__CONTROL", control.to_owned()));
+        settings.extend(extra);
+        self.node("edge", "edge".to_owned(), settings).await
+    }
+
+    async fn node(
+        &self,
+        role: &'static str,
+        name: String,
+        settings: Vec<(&'static str, String)>,
+    ) -> Node {
+        let mut node = Node {
+            role,
+            name,
+            config: self.base.join(format!("{role}.yaml")),
+            directory: self.logs.to_owned(),
+            settings,
+            ready: Value::Null,
+            process: None,
+        };
+        node.start().await;
+        node
+    }
+}
+
+/// One process of a role, which can be ended and started again at the same addresses.
+pub struct Node {
+    role: &'static str,
+    name: String,
+    config: PathBuf,
+    directory: PathBuf,
+    settings: Vec<(&'static str, String)>,
+    ready: Value,
+    process: Option<Process>,
+}
+
+impl Node {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The running process.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("the node runs")
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.process.take().expect("the node runs").kill();
+    }
+
+    /// Starts it, for the first time or again.
+    pub async fn start(&mut self) {
+        let ready_file = self.directory.join(format!("{}.json", self.name));
+        fs::remove_file(&ready_file).ok();
+        let mut command = process::command(binary::headwater());
+        command
+            .arg(self.role)
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--ready-file")
+            .arg(&ready_file);
+        for (field, value) in &self.settings {
+            command.env(format!("HEADWATER__{field}"), value);
+        }
+        let mut process = Process::spawn(&self.name, &mut command, &self.directory);
+        self.ready = ready(&mut process, &ready_file).await;
+        self.process = Some(process);
+    }
+
+    /// Waits until it says that it is ready for traffic.
+    pub async fn serves(&self, deadline: Duration) {
+        let url = format!("{}/readyz", self.text("admin_url"));
+        let what = format!("{} to be ready for traffic", self.name);
+        wait_for(&what, deadline, async || {
+            let (status, _) = http::get(&url).await.ok()?;
+            status.is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// Its metrics, where it answers.
+    pub async fn metrics(&self) -> Option<String> {
+        let url = format!("{}/metrics", self.text("admin_url"));
+        Some(http::get(&url).await.ok()?.1)
+    }
+
+    /// A text of its ready file.
+    pub fn text(&self, name: &str) -> String {
+        match self.ready[name].as_str() {
+            Some(text) => text.to_owned(),
+            None => panic!("no {name} in the ready file: {}", self.ready),
+        }
+    }
+
+    /// A later start listens where this one does.
+    fn keep(&mut self, field: &'static str, address: &str) {
+        let address = self.text(address);
+        self.settings.retain(|(name, _)| *name != field);
+        self.settings.push((field, address));
+    }
+}
+
+fn deployment(
+    base: &Path,
+    logs: &Path,
+    controls: &[Node],
+    edge: &Node,
+    origins: &[Node],
+) -> Deployment {
+    let rtmps = edge.ready["rtmps"][0].as_str().expect("the edge's address");
+    let ca_file = base.join(PUBLIC_CERTIFICATE);
+    let urls = |scheme: &str, port: &str| {
+        let addresses = origins.iter().map(|origin| origin.text(port));
+        addresses
+            .map(|address| format!("{scheme}://{address}"))
+            .collect()
+    };
+    Deployment {
+        api: api(base, &controls[0]),
+        rtmps: rtmps.parse().unwrap(),
+        playback: Playback {
+            origins: urls("https", "playback"),
+            ca_file: ca_file.clone(),
+            token: secret(base, "playback-token"),
+        },
+        http: urls("http", "http"),
+        ca_file,
+        logs: logs.to_owned(),
+    }
+}
+
+fn api(base: &Path, control: &Node) -> Api {
+    let url = format!("https://{}", control.text("public"));
+    let token = secret(base, "api-token");
+    Api::new(&url, &base.join(PUBLIC_CERTIFICATE), &token)
+}
+
+/// Certificate of the ports that the world sees.
+const PUBLIC_CERTIFICATE: &str = "public.pem";
+
+fn secret(base: &Path, name: &str) -> String {
+    let path = base.join(name);
+    let text = fs::read_to_string(&path);
+    text.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .trim()
+        .to_owned()
+}

@@ -7,6 +7,7 @@
 //!   users see of either.
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
+//! - [`witness`]: a session that must not notice what happens beside it.
 //! - [`api`]: the public gRPC API. [`secrets`]: looks for a secret in what the processes leave behind.
 
 #![allow(
@@ -37,6 +38,7 @@ pub mod subscriber;
 pub mod synthetic;
 pub mod tls;
 pub mod wait;
+pub mod witness;
 
 use std::path::PathBuf;
 
@@ -59,6 +61,27 @@ pub async fn turn_alone() -> SemaphorePermit<'static> {
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
+}
+
+/// A stream's id as everybody computes it: the first half of SHA-256 over the length-prefixed tenant, app and name.
+pub fn stream_id(tenant: &str, app: &str, stream: &str) -> Vec<u8> {
+    let mut input = Vec::new();
+    for part in [tenant, app, stream] {
+        input.extend(u64::try_from(part.len()).unwrap().to_be_bytes());
+        input.extend(part.as_bytes());
+    }
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &input);
+    hash.as_ref()[..16].to_vec()
+}
+
+/// The key with which control signs grants.
+pub fn grant_signer(file: &std::path::Path) -> proto::grant::GrantSigner {
+    let text = std::fs::read_to_string(file).unwrap();
+    let base64: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+    let pkcs8 = data_encoding::BASE64
+        .decode(base64.trim().as_bytes())
+        .unwrap();
+    proto::grant::GrantSigner::from_pkcs8(&pkcs8).unwrap()
 }
 
 /// A committed test file.

@@ -1,0 +1,266 @@
+//! What the internet sends: each misuse ends with a reason in the log and, where the protocol has a place for it, in
+//! the encoder's own words; and a session beside it notices nothing.
+
+use std::time::Duration;
+
+use tests::{
+    cluster::{Cluster, Layout},
+    deployment::{APP, Deployment},
+    encoder::{self, Encoder},
+    ffmpeg::{self, Pace},
+    fixture,
+    process::Process,
+    standalone::Standalone,
+    synthetic, tls, turn,
+    wait::wait_for,
+    witness::Witness,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// The product waits ten seconds at most for a peer that says nothing, twenty for one that does not publish.
+const CLOSED: Duration = Duration::from_secs(40);
+const LOGGED: Duration = Duration::from_secs(10);
+/// A well-formed key that this installation has not issued.
+const FOREIGN_KEY: &str = "hw_0000000000000000_00000000000000000000000000";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_survives_bad_input() {
+    let _turn = turn().await;
+    let cluster = Cluster::start(Layout::default()).await;
+    survives_bad_input(&cluster.deployment, cluster.edge.process()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standalone_process_survives_bad_input() {
+    let _turn = turn().await;
+    let standalone = Standalone::start().await;
+    survives_bad_input(&standalone.deployment, &standalone.process).await;
+}
+
+async fn survives_bad_input(deployment: &Deployment, edge: &Process) {
+    let key = deployment.api.create_key(APP, "witness").await;
+    let witness = Witness::start(deployment, key).await;
+    tokio::join!(
+        keys_that_are_not_accepted(deployment, edge),
+        an_unknown_application(deployment, edge),
+        plain_rtmp(deployment, edge),
+        tls_on_a_plain_port(deployment),
+        garbage(deployment, edge),
+        silence(deployment, edge),
+        a_slow_handshake(deployment, edge),
+        messages_beyond_the_limit(deployment, edge),
+        media_before_publish(deployment, edge),
+    );
+    let received = witness.finish().await;
+    assert!(
+        received.frames.len() > 100,
+        "the witness was there all the time"
+    );
+}
+
+async fn keys_that_are_not_accepted(deployment: &Deployment, edge: &Process) {
+    let issued = deployment.api.create_key(APP, "refused").await;
+    let revoked = deployment.api.create_key(APP, "revoked").await;
+    deployment
+        .api
+        .revoke_key(&revoked.id, "a test")
+        .await
+        .unwrap();
+    let mistyped = mistype(&issued.secret);
+    for (what, name) in [
+        ("revoked", revoked.secret.as_str()),
+        ("mistyped", &mistyped),
+        ("foreign", FOREIGN_KEY),
+        ("the stream's public name", "refused"),
+        ("the key's public part", &issued.id),
+    ] {
+        let mut encoder = deployment.encoder().await;
+        let status = encoder.publish(APP, name).await.unwrap();
+        assert_eq!(
+            status.code, "NetStream.Publish.BadName",
+            "{what}: {status:?}"
+        );
+        assert_eq!(status.level, "error", "{what}");
+        assert!(status.description.contains("key"), "{what}: {status:?}");
+        encoder.until_closed(CLOSED).await;
+    }
+    edge.log_line(&["reason", "key_not_accepted"], LOGGED).await;
+
+    // A real encoder shows the person what is wrong.
+    let url = format!("{}/{mistyped}", deployment.rtmps_url(APP));
+    let source = fixture("source.flv");
+    let mut ffmpeg = ffmpeg::publish_named(
+        "ffmpeg-mistyped",
+        &source,
+        1,
+        Pace::RealTime,
+        &url,
+        &deployment.logs,
+    );
+    let status = ffmpeg.exit(CLOSED).await;
+    assert!(!status.success());
+    assert!(ffmpeg.log().contains("Server error: "), "{}", ffmpeg.log());
+    assert!(ffmpeg.log().contains("key"), "{}", ffmpeg.log());
+}
+
+/// Two neighbouring characters swapped: what hands do.
+fn mistype(stream_key: &str) -> String {
+    let mut characters: Vec<char> = stream_key.chars().collect();
+    let position = (25..characters.len() - 1)
+        .find(|position| characters[*position] != characters[position + 1])
+        .unwrap();
+    characters.swap(position, position + 1);
+    characters.into_iter().collect()
+}
+
+async fn an_unknown_application(deployment: &Deployment, edge: &Process) {
+    let key = deployment.api.create_key(APP, "elsewhere").await;
+    let mut encoder = deployment.encoder().await;
+    let status = encoder.publish("nowhere", &key.secret).await.unwrap();
+    assert_eq!(status.level, "error", "{status:?}");
+    assert!(
+        status.description.to_lowercase().contains("app"),
+        "{status:?}"
+    );
+    encoder.until_closed(CLOSED).await;
+    edge.log_line(&["reason", "app_not_found"], LOGGED).await;
+}
+
+async fn plain_rtmp(deployment: &Deployment, edge: &Process) {
+    let plain = tls::connect_plain(deployment.rtmps).await.unwrap();
+    let mut encoder = Encoder::new(plain);
+    encoder.handshake().await.unwrap_err();
+    edge.log_line(&["rtmp:// used on an rtmps:// port"], LOGGED)
+        .await;
+}
+
+async fn tls_on_a_plain_port(deployment: &Deployment) {
+    for base in &deployment.http {
+        let address = base.strip_prefix("http://").unwrap().parse().unwrap();
+        let config = tls::trusting(&deployment.ca_file, &[]);
+        let connected = tokio::time::timeout(CLOSED, tls::connect(address, config)).await;
+        assert!(
+            connected.expect("an answer").is_err(),
+            "there is no TLS at {base}"
+        );
+    }
+}
+
+async fn garbage(deployment: &Deployment, edge: &Process) {
+    let bytes: Vec<u8> = (0..8192_u32)
+        .map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8)
+        .collect();
+    // Where TLS is expected.
+    let mut plain = tls::connect_plain(deployment.rtmps).await.unwrap();
+    plain
+        .write_all(&[&[0x47], bytes.as_slice()].concat())
+        .await
+        .ok();
+    closes(plain).await;
+    // Inside TLS, where the handshake is expected.
+    let config = tls::trusting(&deployment.ca_file, &[]);
+    let mut encrypted = tls::connect(deployment.rtmps, config).await.unwrap();
+    encrypted
+        .write_all(&[&[0x47], bytes.as_slice()].concat())
+        .await
+        .ok();
+    closes(encrypted).await;
+    // Behind the handshake, where commands are expected.
+    let mut encoder = deployment.encoder().await;
+    encoder.handshake().await.unwrap();
+    encoder.send_bytes(&bytes).await.ok();
+    encoder.until_closed(CLOSED).await;
+    // Behind connect: a command whose body is no AMF0.
+    let mut encoder = deployment.encoder().await;
+    encoder.handshake().await.unwrap();
+    encoder.connect(APP).await.unwrap().unwrap();
+    encoder.send_message(3, 20, 0, 0, &[0xff; 64]).await.ok();
+    encoder.until_closed(CLOSED).await;
+    edge.log_line(&["reason", "protocol_error"], LOGGED).await;
+}
+
+async fn closes(mut connection: Box<dyn tls::Connection>) {
+    let read = tokio::time::timeout(CLOSED, async {
+        let mut rest = Vec::new();
+        // An alert and a reset are both an end.
+        connection.read_to_end(&mut rest).await.ok();
+    });
+    read.await.expect("the server closes the connection");
+}
+
+async fn silence(deployment: &Deployment, edge: &Process) {
+    let half_open = tls::connect_plain(deployment.rtmps).await.unwrap();
+    let config = tls::trusting(&deployment.ca_file, &[]);
+    let no_handshake = tls::connect(deployment.rtmps, config).await.unwrap();
+    let mut no_publish = deployment.encoder().await;
+    no_publish.handshake().await.unwrap();
+    no_publish.connect(APP).await.unwrap().unwrap();
+    tokio::join!(
+        closes(half_open),
+        closes(no_handshake),
+        no_publish.until_closed(CLOSED)
+    );
+    edge.log_line(&["reason", "timeout"], LOGGED).await;
+}
+
+async fn a_slow_handshake(deployment: &Deployment, edge: &Process) {
+    let config = tls::trusting(&deployment.ca_file, &[]);
+    let mut slow = tls::connect(deployment.rtmps, config).await.unwrap();
+    let drip = async {
+        let mut clock = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            clock.tick().await;
+            if slow.write_all(&[3]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(CLOSED, drip)
+        .await
+        .expect("the server gives up on a drip");
+    edge.log_line(&["reason", "timeout"], LOGGED).await;
+}
+
+async fn messages_beyond_the_limit(deployment: &Deployment, edge: &Process) {
+    const AUDIO: u8 = 8;
+    const COMMAND: u8 = 20;
+    // The header announces it; nothing of that size is waited for.
+    let key = deployment.api.create_key(APP, "large").await;
+    let mut live = deployment.publish(&key).await;
+    live.send(&synthetic::video_header()).await.unwrap();
+    let header = encoder::message_header(4, AUDIO, 1, 0, 1024 * 1024 + 1);
+    live.send_bytes(&[header, vec![0; 256]].concat())
+        .await
+        .unwrap();
+    live.until_closed(CLOSED).await;
+
+    let mut unknown = deployment.encoder().await;
+    unknown.handshake().await.unwrap();
+    let header = encoder::message_header(3, COMMAND, 0, 0, 64 * 1024 + 1);
+    unknown
+        .send_bytes(&[header, vec![0; 256]].concat())
+        .await
+        .unwrap();
+    unknown.until_closed(CLOSED).await;
+    edge.log_line(&["reason", "protocol_error"], LOGGED).await;
+}
+
+async fn media_before_publish(deployment: &Deployment, edge: &Process) {
+    let mut encoder = deployment.encoder().await;
+    encoder.handshake().await.unwrap();
+    encoder.connect(APP).await.unwrap().unwrap();
+    encoder.create_stream().await.unwrap();
+    encoder.send(&synthetic::video(0, true, 400)).await.unwrap();
+    encoder.until_closed(CLOSED).await;
+    edge.log_line(&["reason", "protocol_error"], LOGGED).await;
+
+    // The connection that behaved is not confused with it.
+    let key = deployment.api.create_key(APP, "behaved").await;
+    let publisher = deployment.publish(&key).await;
+    publisher.finish(&key.secret).await.unwrap();
+    wait_for("the stream to be free", LOGGED, async || {
+        let session = deployment.api.session_of(&key.stream).await;
+        session.is_none().then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,113 @@
+//! Many sessions through one edge and one origin, and a large one among them.
+
+use std::{process::Command, time::Duration};
+
+use tests::{
+    bench::{Load, Publishers},
+    binary,
+    cluster::{Cluster, Layout},
+    deployment::{APP, Deployment},
+    flv::sha256,
+    process,
+    process::Process,
+    standalone::Standalone,
+    synthetic, turn_alone,
+};
+
+const PUBLISHED: Duration = Duration::from_secs(180);
+const KEYFRAME_BYTES: usize = 12 * 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_sessions_share_an_edge_and_an_origin() {
+    let _turn = turn_alone().await;
+    let cluster = Cluster::start(one_origin()).await;
+    let mut publishers = Publishers::start(
+        &cluster.deployment,
+        "many",
+        &Load {
+            publishers: 500,
+            seconds: 20,
+            kilobits_per_second: 32,
+        },
+    )
+    .await;
+    publishers.are_live(PUBLISHED).await;
+    publishers.finish(PUBLISHED).await.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_keyframe_reaches_a_python_client_of_a_busy_cluster() {
+    let _turn = turn_alone().await;
+    let cluster = Cluster::start(one_origin()).await;
+    a_large_keyframe_reaches_a_python_client(&cluster.deployment).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_keyframe_reaches_a_python_client_of_a_busy_standalone_process() {
+    let _turn = turn_alone().await;
+    let standalone = Standalone::start().await;
+    a_large_keyframe_reaches_a_python_client(&standalone.deployment).await;
+}
+
+fn one_origin() -> Layout {
+    Layout {
+        origins: 1,
+        ..Layout::default()
+    }
+}
+
+async fn a_large_keyframe_reaches_a_python_client(deployment: &Deployment) {
+    let mut neighbours = Publishers::start(
+        deployment,
+        "neighbour",
+        &Load {
+            publishers: 100,
+            seconds: 25,
+            kilobits_per_second: 64,
+        },
+    )
+    .await;
+    neighbours.are_live(PUBLISHED).await;
+
+    let key = deployment.api.create_key(APP, "large").await;
+    let mut client = python_subscriber(deployment, &key.stream);
+    client.log_line(&["subscribed"], PUBLISHED).await;
+    let mut encoder = deployment.publish(&key).await;
+    encoder.send(&synthetic::video_header()).await.unwrap();
+    let keyframe = synthetic::video(0, true, KEYFRAME_BYTES);
+    encoder.send(&keyframe).await.unwrap();
+    for number in 1..25 {
+        encoder
+            .send(&synthetic::video(number, false, 400))
+            .await
+            .unwrap();
+    }
+    encoder.finish(&key.secret).await.unwrap();
+
+    let status = client.exit(PUBLISHED).await;
+    assert!(status.success(), "{}", client.log());
+    let hash = sha256(&keyframe.body);
+    let expected = format!("keyframe {} {hash}", keyframe.body.len());
+    assert!(
+        client.log().contains(&expected),
+        "{expected}\n{}",
+        client.log()
+    );
+    neighbours.finish(PUBLISHED).await.assert_clean();
+}
+
+/// A client with grpcio's defaults: no message above 4 MiB.
+fn python_subscriber(deployment: &Deployment, stream: &str) -> Process {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/subscribe.py");
+    let generated = binary::target_directory().join("python/generated");
+    let mut command: Command = process::command(binary::python());
+    command
+        .arg(script)
+        .arg(&deployment.playback.origins[0])
+        .arg(&deployment.playback.ca_file)
+        .arg(&deployment.playback.token)
+        .args([APP, stream])
+        .env("PYTHONPATH", generated)
+        .env("PYTHONUNBUFFERED", "1");
+    Process::spawn("python", &mut command, &deployment.logs)
+}

@@ -1,0 +1,24 @@
+//! Headwater as its users meet it: real processes of the real binary, real Redis and databases, real encoders.
+//!
+//! What holds for any deployment is written once, against [`tests::deployment::Deployment`], and run for the separate
+//! roles and for the standalone process.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "in a test a panic is the report"
+)]
+
+mod bad_input;
+mod bad_peers;
+mod command_line;
+mod failover;
+mod load;
+mod media;
+mod outage;
+mod revocation;
+mod secrecy;
+mod standalone;
+mod takeover;

@@ -1,0 +1,99 @@
+//! Control, Redis or the origins are not there: new publishers are told to come back, live sessions go on.
+
+use std::time::Duration;
+
+use tests::{
+    cluster::{Cluster, Layout},
+    deployment::{APP, Deployment},
+    encoder::RtmpStatus,
+    turn,
+    wait::wait_for,
+    witness::Witness,
+};
+
+const RECOVERS: Duration = Duration::from_secs(60);
+const LOGGED: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_sessions_outlive_control_and_redis() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::start(Layout::default()).await;
+    let deployment = cluster.deployment.clone();
+    let key = deployment.api.create_key(APP, "witness").await;
+    let witness = Witness::start(&deployment, key).await;
+    let next = deployment.api.create_key(APP, "next").await;
+
+    cluster.controls[0].kill();
+    let status = publish(&deployment, &next.secret).await;
+    assert_refused_for_now(&status);
+    let edge = cluster.edge.process();
+    edge.log_line(&["reason", "control_unavailable"], LOGGED)
+        .await;
+    witness.is_alive().await;
+    cluster.controls[0].start().await;
+    is_accepted(&deployment, &next.secret).await;
+
+    cluster.redis.kill();
+    witness.is_alive().await;
+    // Whether a new one is let in is a matter of the outage policy; the edge answers either way.
+    publish(&deployment, &next.secret).await;
+    witness.is_alive().await;
+    cluster.redis.start_again().await;
+    is_accepted(&deployment, &next.secret).await;
+    wait_for(
+        "the session to be in the registry again",
+        RECOVERS,
+        async || {
+            let sessions = deployment.api.sessions().await.ok()?;
+            let found = sessions.iter().any(|session| session.stream == "witness");
+            found.then_some(())
+        },
+    )
+    .await;
+    witness.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_without_an_origin_is_told_to_come_back() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::start(Layout::default()).await;
+    let deployment = cluster.deployment.clone();
+    let key = deployment.api.create_key(APP, "early").await;
+    for origin in &mut cluster.origins {
+        origin.kill();
+    }
+    let status = publish(&deployment, &key.secret).await;
+    assert_refused_for_now(&status);
+    let edge = cluster.edge.process();
+    edge.log_line(&["reason", "origin_unavailable"], LOGGED)
+        .await;
+    cluster.origins[0].start().await;
+    is_accepted(&deployment, &key.secret).await;
+}
+
+async fn publish(deployment: &Deployment, key: &str) -> RtmpStatus {
+    let mut encoder = deployment.encoder().await;
+    let status = encoder.publish(APP, key).await.unwrap();
+    if status.level == "status" {
+        encoder.finish(key).await.unwrap();
+    }
+    status
+}
+
+async fn is_accepted(deployment: &Deployment, key: &str) {
+    wait_for("a publisher to be accepted again", RECOVERS, async || {
+        let status = publish(deployment, key).await;
+        (status.code == "NetStream.Publish.Start").then_some(())
+    })
+    .await;
+}
+
+fn assert_refused_for_now(status: &RtmpStatus) {
+    assert_eq!(status.level, "error", "{status:?}");
+    assert_eq!(status.code, "NetStream.Publish.BadName", "{status:?}");
+    let description = status.description.to_lowercase();
+    assert!(
+        description.contains("again") || description.contains("later"),
+        "the person is told that a retry helps: {status:?}"
+    );
+}

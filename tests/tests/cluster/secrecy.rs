@@ -1,0 +1,183 @@
+//! A stream key's secret is known to the encoder and to whoever created the key, and is nowhere else: not in a log at
+//! any level, not in a metric, not in Redis, not in the database, not in an error.
+
+use std::{fs, path::Path, time::Duration};
+
+use proto::v1::CreateStreamKeyRequest;
+use tests::{
+    cluster::{Cluster, Database, Layout},
+    deployment::{APP, Deployment},
+    ffmpeg::Pace,
+    fixture, http,
+    secrets::Needle,
+    standalone::Standalone,
+    turn,
+};
+
+const PUBLISHED: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_stays_in_a_cluster_on_sqlite() {
+    let _turn = turn().await;
+    no_secret_stays_in_a_cluster(Database::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_stays_in_a_cluster_on_postgres() {
+    let _turn = turn().await;
+    no_secret_stays_in_a_cluster(Database::Postgres).await;
+}
+
+async fn no_secret_stays_in_a_cluster(database: Database) {
+    let mut cluster = Cluster::start(Layout {
+        database,
+        log_filter: "trace".to_owned(),
+        ..Layout::default()
+    })
+    .await;
+    cluster.redis.monitor().await;
+    let used = use_keys(&cluster.deployment).await;
+
+    for node in cluster.nodes() {
+        let log = node.process().log();
+        assert!(log.contains("TRACE"), "{} logs everything", node.name());
+        used.assert_absent(&format!("the log of {}", node.name()), log.as_bytes());
+        let metrics = node.metrics().await.unwrap();
+        used.assert_absent(
+            &format!("the metrics of {}", node.name()),
+            metrics.as_bytes(),
+        );
+    }
+    used.assert_absent("Redis's commands", cluster.redis.commands().as_bytes());
+    used.assert_absent("Redis's data", &cluster.redis.dump());
+    let (place, stored) = match &cluster.postgres {
+        Some(postgres) => ("the PostgreSQL database", postgres.dump().into_bytes()),
+        None => ("the SQLite database", all_files(&cluster.base())),
+    };
+    used.assert_absent(place, &stored);
+    used.assert_canary(place, &stored);
+
+    // The searches find what is there.
+    let planted = cluster.redis.observe(&["SET", "canary", &used.secrets[0]]);
+    assert!(planted.status.success(), "{planted:?}");
+    used.assert_present("Redis's commands", cluster.redis.commands().as_bytes());
+    used.assert_present("Redis's data", &cluster.redis.dump());
+    let ffmpeg = cluster.directory.path().join("ffmpeg-secret.log");
+    used.assert_present("the encoder's own log", &fs::read(ffmpeg).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_stays_in_the_standalone_process() {
+    let _turn = turn().await;
+    let standalone = Standalone::start_with("trace").await;
+    let used = use_keys(&standalone.deployment).await;
+    let log = standalone.process.log();
+    assert!(log.contains("TRACE"), "everything is logged");
+    used.assert_absent("the log", log.as_bytes());
+    let admin = standalone.ready["admin_url"].as_str().unwrap();
+    let (_, metrics) = http::get(&format!("{admin}/metrics")).await.unwrap();
+    used.assert_absent("the metrics", metrics.as_bytes());
+    let data = all_files(&standalone.data_directory());
+    used.assert_absent("the data directory", &data);
+    used.assert_canary("the data directory", &data);
+}
+
+/// What was used, and must not be found.
+struct Used {
+    secrets: Vec<String>,
+    /// A text that control does store: where it is not found, the search looks in the wrong place.
+    canary: String,
+}
+
+impl Used {
+    fn assert_absent(&self, place: &str, haystack: &[u8]) {
+        for secret in &self.secrets {
+            Needle::of_stream_key(secret).assert_absent(place, haystack);
+        }
+    }
+
+    fn assert_present(&self, place: &str, haystack: &[u8]) {
+        let found = Needle::of_stream_key(&self.secrets[0]);
+        assert!(
+            !found.found_in(haystack).is_empty(),
+            "the search in {place}"
+        );
+    }
+
+    fn assert_canary(&self, place: &str, haystack: &[u8]) {
+        let text = String::from_utf8_lossy(haystack);
+        assert!(text.contains(&self.canary), "the search in {place}");
+    }
+}
+
+/// Everything that handles keys: create, publish, refuse, list, terminate, revoke.
+async fn use_keys(deployment: &Deployment) -> Used {
+    let canary = "a description that is stored".to_owned();
+    let request = CreateStreamKeyRequest {
+        app: APP.to_owned(),
+        stream: "secret".to_owned(),
+        description: canary.clone(),
+        ..CreateStreamKeyRequest::default()
+    };
+    let key = deployment.api.try_create_key(request).await.unwrap();
+    let subscriber = deployment.subscribe(&key);
+    let mut ffmpeg = deployment.ffmpeg(&key, &fixture("source.flv"), 1, Pace::RealTime);
+    subscriber.frames(100, PUBLISHED).await;
+    // The key where it does not belong: as application, as a query, as a public name.
+    for (app, name) in [
+        (key.secret.clone(), "stream".to_owned()),
+        (APP.to_owned(), format!("{}?user=me", key.secret)),
+        (format!("{APP}?key={}", key.secret), "stream".to_owned()),
+        (APP.to_owned(), format!("x{}", key.secret)),
+        (format!("{APP}/{}", key.secret), "stream".to_owned()),
+    ] {
+        let mut encoder = deployment.encoder().await;
+        if let Ok(status) = encoder.publish(&app, &name).await {
+            let needle = Needle::of_stream_key(&key.secret);
+            needle.assert_absent("the RTMP status", format!("{status:?}").as_bytes());
+        }
+    }
+    let session = deployment.api.session_of("secret").await.expect("live");
+    let shown = format!("{session:?}");
+    Needle::of_stream_key(&key.secret).assert_absent("the session's list", shown.as_bytes());
+    deployment
+        .api
+        .terminate(&session.id, "enough")
+        .await
+        .unwrap();
+    ffmpeg.exit(PUBLISHED).await;
+
+    let revoked = deployment.api.create_key(APP, "revoked").await;
+    let mut encoder = deployment.publish(&revoked).await;
+    deployment
+        .api
+        .revoke_key(&revoked.id, "enough")
+        .await
+        .unwrap();
+    let status = encoder.final_status(PUBLISHED).await;
+    let needle = Needle::of_stream_key(&revoked.secret);
+    needle.assert_absent("the RTMP status", format!("{status:?}").as_bytes());
+    let mut encoder = deployment.encoder().await;
+    encoder.publish(APP, &revoked.secret).await.unwrap();
+    // To where a public name belongs.
+    let read = http::get(&deployment.flv_urls(&revoked)[0].replace("revoked", &key.secret)).await;
+    needle.assert_absent("HTTP's answer", format!("{read:?}").as_bytes());
+    Used {
+        secrets: vec![key.secret, revoked.secret],
+        canary,
+    }
+}
+
+/// The content of every file below a directory.
+fn all_files(directory: &Path) -> Vec<u8> {
+    let mut content = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            content.extend(all_files(&path));
+        } else {
+            content.extend(fs::read(&path).unwrap_or_default());
+        }
+    }
+    content
+}

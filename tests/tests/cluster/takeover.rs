@@ -1,0 +1,143 @@
+//! Two publishers with one stream key: who gets the stream, and when it is free again.
+
+use std::time::Duration;
+
+use proto::v1::TakeoverPolicy;
+use tests::{
+    api::IssuedKey,
+    cluster::{Cluster, Layout},
+    deployment::{APP, Deployment},
+    encoder::Encoder,
+    ffmpeg::Pace,
+    fixture,
+    standalone::Standalone,
+    synthetic, turn,
+    wait::wait_for,
+    witness::{Witness, publish_when_free},
+};
+
+const DELIVERY: Duration = Duration::from_secs(20);
+/// Several times the time after which a silent publisher counts as gone.
+const STALE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_settles_who_publishes() {
+    let _turn = turn().await;
+    let cluster = Cluster::start(Layout::default()).await;
+    the_policy_settles_who_publishes(&cluster.deployment).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standalone_process_settles_who_publishes() {
+    let _turn = turn().await;
+    let standalone = Standalone::start().await;
+    the_policy_settles_who_publishes(&standalone.deployment).await;
+}
+
+async fn the_policy_settles_who_publishes(deployment: &Deployment) {
+    tokio::join!(
+        a_second_publisher_is_refused(deployment, TakeoverPolicy::Reject),
+        a_second_publisher_is_refused(deployment, TakeoverPolicy::TakeoverIfStale),
+        a_second_publisher_takes_over(deployment),
+        a_silent_publisher_is_replaced(deployment),
+        a_killed_publisher_frees_its_stream(deployment),
+    );
+}
+
+async fn a_second_publisher_is_refused(deployment: &Deployment, policy: TakeoverPolicy) {
+    let stream = policy.as_str_name().to_lowercase();
+    let key = deployment.api.create_key_with(APP, &stream, policy).await;
+    let first = Witness::start(deployment, key.clone()).await;
+    let mut second = deployment.encoder().await;
+    let status = second.publish(&key.app, &key.secret).await.unwrap();
+    assert_eq!(
+        status.code, "NetStream.Publish.BadName",
+        "{policy:?}: {status:?}"
+    );
+    assert_eq!(status.level, "error");
+    assert!(
+        status.description.to_lowercase().contains("already"),
+        "{status:?}"
+    );
+    second.until_closed(DELIVERY).await;
+    first.is_alive().await;
+    first.finish().await;
+}
+
+async fn a_second_publisher_takes_over(deployment: &Deployment) {
+    let policy = TakeoverPolicy::Takeover;
+    let key = deployment
+        .api
+        .create_key_with(APP, "takeover", policy)
+        .await;
+    let subscriber = deployment.subscribe(&key);
+    let mut first = deployment.publish(&key).await;
+    publish_gop(&mut first).await;
+    subscriber.frames(26, DELIVERY).await;
+
+    let mut second = deployment.publish(&key).await;
+    publish_gop(&mut second).await;
+    let status = first.final_status(DELIVERY).await.expect("a last word");
+    assert_eq!(status.level, "error", "{status:?}");
+    assert_ne!(status.description, "", "the first is told why it ends");
+    second.finish(&key.secret).await.unwrap();
+
+    let received = subscriber.finish(DELIVERY).await;
+    received.assert_monotonic();
+    received.assert_contiguous();
+    let mut sessions: Vec<_> = received
+        .frames
+        .iter()
+        .map(|frame| &frame.session_id)
+        .collect();
+    sessions.dedup();
+    assert_eq!(sessions.len(), 2, "one session follows the other");
+    assert_eq!(received.frames.len(), 2 * 26);
+}
+
+async fn a_silent_publisher_is_replaced(deployment: &Deployment) {
+    let key = deployment.api.create_key(APP, "silent").await;
+    let mut first = deployment.publish(&key).await;
+    publish_gop(&mut first).await;
+    // The first stays connected and sends nothing more.
+    let second = publish_when_free(deployment, &key, STALE).await;
+    second.finish(&key.secret).await.unwrap();
+    first.until_closed(DELIVERY).await;
+}
+
+async fn a_killed_publisher_frees_its_stream(deployment: &Deployment) {
+    let key = deployment
+        .api
+        .create_key_with(APP, "killed", TakeoverPolicy::Reject)
+        .await;
+    let subscriber = deployment.subscribe(&key);
+    let mut ffmpeg = deployment.ffmpeg(&key, &fixture("source.flv"), 1, Pace::RealTime);
+    subscriber.frames(50, DELIVERY).await;
+    assert!(refused(deployment, &key).await, "the stream is taken");
+    ffmpeg.kill();
+    let second = publish_when_free(deployment, &key, DELIVERY).await;
+    second.finish(&key.secret).await.unwrap();
+    wait_for("the session to be gone", DELIVERY, async || {
+        deployment
+            .api
+            .session_of(&key.stream)
+            .await
+            .is_none()
+            .then_some(())
+    })
+    .await;
+}
+
+async fn refused(deployment: &Deployment, key: &IssuedKey) -> bool {
+    let mut encoder = deployment.encoder().await;
+    let status = encoder.publish(&key.app, &key.secret).await.unwrap();
+    status.code != "NetStream.Publish.Start"
+}
+
+/// A sequence header and 25 frames.
+async fn publish_gop(encoder: &mut Encoder) {
+    encoder.send(&synthetic::video_header()).await.unwrap();
+    for tag in synthetic::gop(0, 25) {
+        encoder.send(&tag).await.unwrap();
+    }
+}
