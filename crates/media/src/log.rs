@@ -16,7 +16,7 @@ use std::{
 
 use crate::{Frame, FrameKind, Part, PartType};
 use headers::Headers;
-pub use headers::{HEADER_BYTES_MAX, HEADERS_MAX};
+pub use headers::{HEADER_BYTES_MAX, HEADERS_BYTES_MAX, HEADERS_MAX};
 pub use reader::{Class, Event, Gap, Header, LagError, Reader, Start};
 
 /// What one log may hold. Readers that fall behind this are lagging.

@@ -6,6 +6,8 @@ use crate::{Frame, FrameKind, PartType, flv};
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Most frames that are kept for late joiners: metadata, and two per track of 16 video and 16 audio tracks.
 pub const HEADERS_MAX: usize = 65;
+/// Most bytes of all of them together: they fit one gRPC message.
+pub const HEADERS_BYTES_MAX: usize = 512 * 1024;
 
 /// The latest of each, in the publisher's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +70,10 @@ impl Headers {
                 .retain(|subject| !subjects.contains(subject) && !ended_by(subject, frame));
         }
         self.frames.retain(|cached| !cached.subjects.is_empty());
-        if !subjects.is_empty() && self.frames.len() < HEADERS_MAX {
+        let bytes: usize = self.frames.iter().map(|c| c.frame.body.len()).sum();
+        let room = self.frames.len() < HEADERS_MAX
+            && bytes.saturating_add(frame.body.len()) <= HEADERS_BYTES_MAX;
+        if !subjects.is_empty() && room {
             let behind = self
                 .frames
                 .partition_point(|cached| cached.sequence < sequence);

@@ -20,17 +20,17 @@ pub enum Class {
 /// Where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start<'a> {
-    /// Behind a frame that the reader had before, here or at another origin.
-    After {
-        /// Its session's id.
-        session_id: &'a str,
-        /// Its number in the session.
-        sequence: u64,
-    },
     /// At the latest random-access point; where there is none yet, at the first frame or the next such point.
     CurrentGop,
     /// At the oldest frame that can be read: for who waited for the stream.
     Oldest,
+    /// Behind what the reader had before, here or at another origin.
+    Resume {
+        /// The session that it read last.
+        session_id: &'a str,
+        /// The first frame of it that the reader has not had.
+        next_sequence: u64,
+    },
 }
 
 /// What comes next.
@@ -108,30 +108,30 @@ impl Log {
         };
         let complete = self.first == 0;
         match start {
-            Start::After {
-                session_id,
-                sequence,
-            } => self.resume(&mut reader, session_id, sequence),
             Start::CurrentGop => match self.latest_random_access.filter(|at| *at >= self.first) {
                 Some(position) => reader.next = position,
                 None => reader.seeking = !complete,
             },
             Start::Oldest => reader.seeking = !complete,
+            Start::Resume {
+                session_id,
+                next_sequence,
+            } => self.resume(&mut reader, session_id, next_sequence),
         }
         reader
     }
 
-    fn resume(&self, reader: &mut Reader, session_id: &str, sequence: u64) {
+    fn resume(&self, reader: &mut Reader, session_id: &str, next_sequence: u64) {
         let known = self.sessions.iter().rev().find(|s| &*s.id == session_id);
         reader.expected = Some(Expected {
             ordinal: known.map(|session| session.ordinal),
             session_id: session_id.into(),
-            sequence: sequence.saturating_add(1),
+            sequence: next_sequence,
         });
         match known {
             Some(Session { ordinal, .. }) => {
                 let behind = self.entries.partition_point(|entry| {
-                    (entry.ordinal, entry.sequence) <= (*ordinal, sequence)
+                    (entry.ordinal, entry.sequence) < (*ordinal, next_sequence)
                 });
                 reader.next = self.first.saturating_add(behind as u64);
             }

@@ -229,9 +229,9 @@ fn a_cursor_resumes_without_gap_or_duplicate() {
     for frame in [video_header(1), keyframe(0), inter(40), inter(80)] {
         append(&mut log, frame);
     }
-    let start = Start::After {
+    let start = Start::Resume {
         session_id: "s1",
-        sequence: 1,
+        next_sequence: 2,
     };
     let mut reader = log.reader(Class::Lossless, start);
     assert_eq!(read_all(&log, &mut reader), ["header s1 [0]", "s1:2 s1:3"]);
@@ -242,9 +242,9 @@ fn a_cursor_ahead_of_a_replay_waits_for_its_next_frame() {
     let mut log = Log::new(LogLimits::default());
     log.begin_session("s1", TOKEN, 0, 470);
     log.seed_header(2, &video_header(1));
-    let start = Start::After {
+    let start = Start::Resume {
         session_id: "s1",
-        sequence: 472,
+        next_sequence: 473,
     };
     let mut reader = log.reader(Class::Lossless, start);
     append(&mut log, keyframe(0));
@@ -260,9 +260,9 @@ fn a_cursor_behind_the_window_gets_a_gap() {
     let mut log = Log::new(LogLimits::default());
     log.begin_session("s1", TOKEN, 0, 470);
     append(&mut log, keyframe(0));
-    let start = Start::After {
+    let start = Start::Resume {
         session_id: "s1",
-        sequence: 400,
+        next_sequence: 401,
     };
     for class in [Class::Live, Class::Lossless] {
         let mut reader = log.reader(class, start);
@@ -285,9 +285,9 @@ fn another_session_continues_behind_its_own_header() {
         read_all(&log, &mut reader),
         ["header s1 []", "s1:0", "header s2 []", "s2:0 s2:1"]
     );
-    let at_its_end = Start::After {
+    let at_its_end = Start::Resume {
         session_id: "s1",
-        sequence: 0,
+        next_sequence: 1,
     };
     let mut reader = log.reader(Class::Live, at_its_end);
     assert_eq!(
@@ -295,9 +295,9 @@ fn another_session_continues_behind_its_own_header() {
         ["header s2 []", "s2:0 s2:1"],
         "nothing was missed"
     );
-    let unknown = Start::After {
+    let unknown = Start::Resume {
         session_id: "s0",
-        sequence: 7,
+        next_sequence: 8,
     };
     let mut reader = log.reader(Class::Live, unknown);
     assert_eq!(read_all(&log, &mut reader)[0], "gap s0 8..end");
@@ -496,9 +496,9 @@ proptest! {
     ) {
         let class = if lossless { Class::Lossless } else { Class::Live };
         let mut log = log(bytes_max);
-        let start = cursor.map_or(Start::CurrentGop, |sequence| Start::After {
+        let start = cursor.map_or(Start::CurrentGop, |sequence| Start::Resume {
             session_id: "s1",
-            sequence,
+            next_sequence: sequence,
         });
         let mut reader = log.reader(class, start);
         let mut checked = Checked::default();
