@@ -191,10 +191,11 @@ impl Setup<'_> {
         let mut settings = self.common.clone();
         settings.push(("CONTROL__PUBLIC__LISTEN", "127.0.0.1:0".to_owned()));
         settings.push(("CONTROL__INTERNAL__LISTEN", "127.0.0.1:0".to_owned()));
-        if let Some(postgres) = postgres {
-            let database = format!("{{postgres: {{url: \"{}\"}}}}", postgres.url());
-            settings.push(("CONTROL__DATABASE", database));
-        }
+        let database = match postgres {
+            Some(postgres) => format!("{{postgres: {{url: \"{}\"}}}}", postgres.url()),
+            None => "{sqlite: control.db}".to_owned(),
+        };
+        settings.push(("CONTROL__DATABASE", database));
         let mut node = self
             .node("control", format!("control-{index}"), settings)
             .await;
@@ -207,12 +208,12 @@ impl Setup<'_> {
         let name = format!("origin-{index}");
         let mut settings = self.common.clone();
         settings.push(("ORIGIN__NAME", name.clone()));
-        for port in ["RELAY", "PLAYBACK", "HTTP"] {
-            settings.push(match port {
-                "RELAY" => ("ORIGIN__RELAY__LISTEN", "127.0.0.1:0".to_owned()),
-                "PLAYBACK" => ("ORIGIN__PLAYBACK__LISTEN", "127.0.0.1:0".to_owned()),
-                _ => ("ORIGIN__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
-            });
+        for field in [
+            "ORIGIN__RELAY__LISTEN",
+            "ORIGIN__PLAYBACK__LISTEN",
+            "ORIGIN__HTTP__LISTEN",
+        ] {
+            settings.push((field, "127.0.0.1:0".to_owned()));
         }
         let mut node = self.node("origin", name, settings).await;
         node.keep("ORIGIN__RELAY__LISTEN", "relay");
@@ -238,7 +239,11 @@ impl Setup<'_> {
         let mut node = Node {
             role,
             name,
-            config: self.base.join(format!("{role}.yaml")),
+            config: self.base.join(match role {
+                // The two differ in what is overridden here anyway.
+                "origin" => "origin-a.yaml".to_owned(),
+                role => format!("{role}.yaml"),
+            }),
             directory: self.logs.to_owned(),
             settings,
             ready: Value::Null,

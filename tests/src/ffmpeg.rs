@@ -80,3 +80,18 @@ pub fn decode_errors(input: &str) -> String {
     assert!(output.status.success(), "ffmpeg cannot read {input}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ffmpeg_publishes_the_packets_of_the_fixture_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = crate::fixture("source.flv");
+        let published = as_published(&source, directory.path());
+        let file = flv::read_file(&source);
+        flv::assert_same_packets(&flv::packets(&published), &flv::packets(&file));
+        assert!(flv::described_media(&published).len() >= 5);
+    }
+}

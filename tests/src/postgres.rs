@@ -149,3 +149,19 @@ fn run(command: &mut Command) {
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dump_shows_what_is_stored() {
+        let logs = tempfile::tempdir().unwrap();
+        let postgres = Postgres::start(logs.path()).await;
+        let statement = "CREATE TABLE t AS SELECT 'stored here' AS c";
+        let written = postgres.client("psql", &["-d", DATABASE, "-c", statement]);
+        assert!(written.status.success(), "{}", text(&written.stderr));
+        assert!(postgres.dump().contains("stored here"));
+        assert!(postgres.url().ends_with("/headwater"));
+    }
+}

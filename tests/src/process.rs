@@ -17,7 +17,10 @@ const TAIL_LINES: usize = 40;
 pub struct Process {
     name: String,
     child: Child,
-    output: PathBuf,
+    /// Standard output.
+    printed: PathBuf,
+    /// Standard error.
+    log: PathBuf,
 }
 
 /// A command whose process dies with the test that started it.
@@ -30,24 +33,22 @@ pub fn command(program: impl AsRef<Path>) -> Command {
 }
 
 impl Process {
-    /// Starts a command of [`command`]; both of its outputs are appended to `<directory>/<name>.log`.
+    /// Starts a command of [`command`]. What it prints is appended to `<directory>/<name>.out`, what it logs (standard
+    /// error) to `<directory>/<name>.log`.
     pub fn spawn(name: &str, command: &mut Command, directory: &Path) -> Self {
-        let output = directory.join(format!("{name}.log"));
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&output)
-            .unwrap_or_else(|error| panic!("{}: {error}", output.display()));
+        let printed = directory.join(format!("{name}.out"));
+        let log = directory.join(format!("{name}.log"));
         let child = command
             .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file)
+            .stdout(append(&printed))
+            .stderr(append(&log))
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self {
             name: name.to_owned(),
             child,
-            output,
+            printed,
+            log,
         }
     }
 
@@ -59,14 +60,14 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything printed so far.
-    pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.output).unwrap_or_default()).into_owned()
+    /// Everything on standard output so far.
+    pub fn printed(&self) -> String {
+        read(&self.printed)
     }
 
-    /// Where the output is kept.
-    pub fn log_path(&self) -> &Path {
-        &self.output
+    /// Everything on standard error so far.
+    pub fn log(&self) -> String {
+        read(&self.log)
     }
 
     /// The exit status, where it ended by itself.
@@ -132,11 +133,20 @@ impl Process {
     }
 }
 
+fn append(path: &Path) -> fs::File {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let log = self.log();
+            let log = self.printed() + &self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines.len().saturating_sub(TAIL_LINES);
             eprintln!("--- {} said last:\n{}", self.name, lines[tail..].join("\n"));

@@ -80,13 +80,16 @@ impl Redis {
         let mut monitor = process::command("redis-cli");
         monitor.args(self.options()).arg("MONITOR");
         let monitor = Process::spawn("redis-monitor", &mut monitor, &self.logs);
-        monitor.log_line(&["OK"], START).await;
+        wait_until("Redis to be monitored", START, || {
+            monitor.printed().contains("OK")
+        })
+        .await;
         self.monitor = Some(monitor);
     }
 
     /// Every command since [`monitor`](Self::monitor).
     pub fn commands(&self) -> String {
-        self.monitor.as_ref().expect("monitored").log()
+        self.monitor.as_ref().expect("monitored").printed()
     }
 
     /// All keys and values, as they are stored.

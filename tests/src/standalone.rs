@@ -95,17 +95,15 @@ fn deployment(ready: &Value, logs: &Path) -> Deployment {
         None => panic!("no {name} in the ready file: {ready}"),
     };
     let ca_file = PathBuf::from(text("ca_file"));
-    let flv_url = text("flv_url");
-    let (http, token) = (origin_of(&flv_url), token_of(&flv_url));
     Deployment {
         api: Api::new(&text("grpc_url"), &ca_file, &text("api_token")),
         rtmps: address(&text("rtmps_url")),
         playback: Playback {
-            origins: vec![text("playback_url")],
+            origins: vec![text("playback_grpc_url")],
             ca_file: ca_file.clone(),
-            token,
+            token: text("playback_token"),
         },
-        http: vec![http],
+        http: vec![base(&text("flv_url"))],
         ca_file,
         logs: logs.to_owned(),
     }
@@ -119,12 +117,7 @@ fn address(url: &str) -> SocketAddr {
 }
 
 /// `scheme://host:port` of a URL.
-fn origin_of(url: &str) -> String {
+fn base(url: &str) -> String {
     let (scheme, _) = url.split_once("://").unwrap();
     format!("{scheme}://{}", address(url))
-}
-
-fn token_of(url: &str) -> String {
-    let (_, token) = url.split_once("token=").expect("a playback token");
-    token.to_owned()
 }

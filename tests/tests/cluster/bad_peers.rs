@@ -193,7 +193,7 @@ fn identity() -> Identity {
     Identity {
         trust_domain: "headwater.local".to_owned(),
         namespace: "default".to_owned(),
-        name: "headwater".to_owned(),
+        name: "dev".to_owned(),
     }
 }
 

@@ -12,6 +12,7 @@ use tests::{
     process::Process,
     standalone::Standalone,
     synthetic, turn_alone,
+    wait::wait_until,
 };
 
 const PUBLISHED: Duration = Duration::from_secs(180);
@@ -71,7 +72,10 @@ async fn a_large_keyframe_reaches_a_python_client(deployment: &Deployment) {
 
     let key = deployment.api.create_key(APP, "large").await;
     let mut client = python_subscriber(deployment, &key.stream);
-    client.log_line(&["subscribed"], PUBLISHED).await;
+    wait_until("the Python client to subscribe", PUBLISHED, || {
+        client.printed().contains("subscribed")
+    })
+    .await;
     let mut encoder = deployment.publish(&key).await;
     encoder.send(&synthetic::video_header()).await.unwrap();
     let keyframe = synthetic::video(0, true, KEYFRAME_BYTES);
@@ -89,7 +93,7 @@ async fn a_large_keyframe_reaches_a_python_client(deployment: &Deployment) {
     let hash = sha256(&keyframe.body);
     let expected = format!("keyframe {} {hash}", keyframe.body.len());
     assert!(
-        client.log().contains(&expected),
+        client.printed().contains(&expected),
         "{expected}\n{}",
         client.log()
     );

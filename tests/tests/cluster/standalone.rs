@@ -17,7 +17,7 @@ async fn a_newcomer_publishes_with_what_is_printed() {
     let _turn = turn().await;
     let standalone = Standalone::start().await;
     let text = |name: &str| standalone.ready[name].as_str().unwrap().to_owned();
-    let printed = standalone.process.log();
+    let printed = standalone.process.printed();
     for shown in [
         &text("rtmps_url"),
         &text("stream_key"),
