@@ -66,6 +66,11 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     FILTER.set(handle).map_err(|_| TelemetryError::Twice)
 }
 
+/// Whether a filter would be taken: for configuration that is checked before anything starts.
+pub fn check_filter(filter: &str) -> Result<(), TelemetryError> {
+    parse(filter).map(drop)
+}
+
 /// Replaces the log filter of a running process.
 pub fn set_filter(filter: &str) -> Result<(), TelemetryError> {
     let filter = parse(filter)?;
