@@ -345,3 +345,68 @@ impl Bounds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader() -> ChunkReader {
+        ChunkReader::new(Bounds::publishing(&Limits::default()))
+    }
+
+    /// fmt 0 on csid 6, timestamp 0, type 9.
+    fn full_header(length: u32) -> Vec<u8> {
+        let [_, length @ ..] = length.to_be_bytes();
+        [&[6, 0, 0, 0][..], &length, &[9, 1, 0, 0, 0]].concat()
+    }
+
+    #[test]
+    fn memory_grows_with_what_came_not_with_what_was_declared() {
+        let mut reader = reader();
+        reader.set_chunk_bytes(0x7FFF_FFFF);
+        let mut input = BytesMut::from(full_header(0xFF_FFFF).as_slice());
+        assert_eq!(reader.read(&mut input), Ok(None));
+        assert_eq!(reader.streams[0].body.capacity(), 0);
+        for came in (1..=64).map(|kibibytes| kibibytes << 10) {
+            input.extend_from_slice(&[0; 1 << 10]);
+            assert_eq!(reader.read(&mut input), Ok(None));
+            assert!(reader.streams[0].body.capacity() <= (2 * came).max(8 << 10));
+        }
+    }
+
+    #[test]
+    fn a_message_whose_end_is_known_is_allocated_once_and_exactly() {
+        for length in [1, 100, 8 << 10, 60_000, 1 << 20] {
+            let mut reader = reader();
+            reader.set_chunk_bytes(0x7FFF_FFFF);
+            let mut input = BytesMut::from(full_header(length).as_slice());
+            input.resize(input.len() + length as usize, 7);
+            let message = reader.read(&mut input).unwrap().unwrap();
+            let buffer = Vec::from(message.body);
+            assert_eq!(buffer.len(), length as usize);
+            assert_eq!(buffer.capacity(), length as usize);
+        }
+    }
+
+    #[test]
+    fn an_empty_message_is_complete_with_its_header() {
+        let mut reader = reader();
+        let mut input = BytesMut::from(full_header(0).as_slice());
+        let message = reader.read(&mut input).unwrap().unwrap();
+        assert!(message.body.is_empty());
+        assert_eq!(reader.read(&mut input), Ok(None));
+        assert_eq!((reader.partial_messages, reader.partial_bytes), (0, 0));
+    }
+
+    #[test]
+    fn an_aborted_message_leaves_nothing_behind() {
+        let mut reader = reader();
+        let mut input = BytesMut::from(full_header(200).as_slice());
+        input.resize(input.len() + 128, 7);
+        assert_eq!(reader.read(&mut input), Ok(None));
+        assert_eq!((reader.partial_messages, reader.partial_bytes), (1, 128));
+        reader.abort(6);
+        reader.abort(7);
+        assert_eq!((reader.partial_messages, reader.partial_bytes), (0, 0));
+    }
+}
