@@ -146,7 +146,7 @@ pub struct Lease {
     pub origin: OriginName,
     /// The holder's epoch.
     pub epoch: u64,
-    /// The holder's latest attempt.
+    /// The holder's latest attempt; 0 until its first renewal.
     pub attempt: u32,
     /// When the session began, in milliseconds since the Unix epoch (the registry's clock).
     pub since_ms: u64,
@@ -157,7 +157,8 @@ pub struct Lease {
 }
 
 /// A small blob beside the lease: what `sessions list` shows. No secret is in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(default)]
 pub struct LeaseStats {
     /// Names of the stream.
     pub tenant: String,

@@ -18,7 +18,7 @@ pub use lease::{
     Claim, ClaimOutcome, Home, Lease, LeaseStats, Origin, Owner, Policy, Renewal, RenewalOutcome,
 };
 pub use memory::MemoryRegistry;
-pub use redis::{RedisConfig, RedisRegistry};
+pub use redis::{RedisConfig, RedisEvent, RedisPasswords, RedisRegistry, redis_users};
 
 /// Where the leases live. A cheap handle.
 #[derive(Clone)]
@@ -32,6 +32,9 @@ pub enum Registry {
 /// The registry could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
+    /// A file is not there, or a value is not usable. Only at the start.
+    #[error("the registry's configuration is not usable")]
+    InvalidConfig(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// What is stored is not what we write: somebody else writes under our prefix.
     #[error("the registry holds a malformed {what}")]
     Malformed {
@@ -52,7 +55,7 @@ impl Registry {
         }
     }
 
-    /// Extends leases; one outcome per renewal, in order. Pipelined.
+    /// Extends leases; one outcome per renewal, in order. Pipelined. Can be repeated.
     pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewalOutcome>, RegistryError> {
         match self {
             Self::Memory(memory) => Ok(memory.renew(renewals)),
@@ -88,6 +91,9 @@ impl Registry {
     }
 
     /// Ownership of many streams as stored: `None` where no lease is live. In order. Pipelined.
+    ///
+    /// Asked for one stream, a malformed record is an error. Among several it reads as unknown, with a warning: one
+    /// must not hide the others.
     pub async fn owners(&self, streams: &[(StreamId, Slot)]) -> Result<Vec<Owner>, RegistryError> {
         match self {
             Self::Memory(memory) => Ok(memory.owners(streams)),
@@ -95,7 +101,7 @@ impl Registry {
         }
     }
 
-    /// Every live lease.
+    /// Every live lease, by stream and slot. A malformed one is left out, with a warning.
     pub async fn leases(&self) -> Result<Vec<Lease>, RegistryError> {
         match self {
             Self::Memory(memory) => Ok(memory.leases()),

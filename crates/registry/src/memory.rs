@@ -256,18 +256,20 @@ impl State {
     fn renew(&mut self, renewal: &Renewal, now: u64) -> RenewalOutcome {
         let at = (renewal.stream, renewal.slot);
         let last = self.last_epoch(at, now);
-        let future = renewal.epoch > now.saturating_add(EPOCH_AHEAD_MS_MAX);
-        let (outcome, since_ms, previous) = match self.leases.get(&at) {
-            Some(held)
-                if held.lease.session == renewal.session && held.lease.epoch == renewal.epoch =>
-            {
+        if last > renewal.epoch {
+            return RenewalOutcome::Fenced { epoch: last };
+        }
+        let held = self.leases.get(&at);
+        let taken = held.is_some_and(|held| {
+            held.lease.epoch == renewal.epoch && held.lease.session != renewal.session
+        });
+        let (outcome, since_ms, previous) = match held {
+            Some(held) if held.lease.epoch == renewal.epoch && !taken => {
                 let previous = held.previous.clone();
                 (RenewalOutcome::Renewed, held.lease.since_ms, previous)
             }
-            Some(_) | None if last > renewal.epoch || future => {
-                return RenewalOutcome::Fenced { epoch: last };
-            }
-            Some(held) if held.lease.epoch == renewal.epoch => {
+            // An epoch from the future would shut the stream for everybody who claims it later.
+            Some(_) | None if taken || renewal.epoch > now.saturating_add(EPOCH_AHEAD_MS_MAX) => {
                 return RenewalOutcome::Fenced { epoch: last };
             }
             // An epoch is the time of its claim, or a little above.

@@ -1,61 +1,50 @@
-//! Leases in redis.
+//! Leases in Redis (6.2 or later, or Valkey): a cache that may lose a write, see the scripts in `redis/*.lua`.
+//!
+//! | key | holds | lives |
+//! |---|---|---|
+//! | `<prefix>:{s:<sid>}:<slot>:own` | the lease: a hash | [`LEASE_TTL`] |
+//! | `<prefix>:{s:<sid>}:<slot>:epoch` | the last epoch granted | 7 days |
+//! | `<prefix>:{s:<sid>}:home` | origin and broadcast: a hash | [`LEASE_TTL`] + `home_ttl` |
+//! | `<prefix>:{e:<edge>}:sess` | the edge's `<sid>:<slot>`, scored by their expiry | 1 min |
+//! | `<prefix>:{e}:all` | edges, scored by their expiry | 1 min |
+//! | `<prefix>:{o}:all` | origins, scored by their expiry | [`LEASE_TTL`] |
+//! | `<prefix>:{o}:at:<origin>` | an origin's announcement: a hash | [`LEASE_TTL`] |
+//!
+//! The hash tag is the stream, without the slot: a claim decides lease, epoch and home in one atomic script, and a
+//! script's keys must share a tag in Redis Cluster. The indexes have tags of their own and are written behind the
+//! scripts: they say where to look, the lease alone says what is true. Nothing is ever scanned.
 
-use std::{path::PathBuf, time::Duration};
-
-use crate::{
-    Claim, ClaimOutcome, EdgeName, Lease, Origin, OriginName, Owner, RegistryError, Renewal,
-    RenewalOutcome, SessionId, Slot, StreamId,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
-/// Leases in redis.
-#[derive(Clone)]
-pub struct RedisRegistry {}
+use redis::{Cmd, Pipeline, Value, cmd};
 
-impl RedisRegistry {
-    pub(crate) async fn claim(&self, _claim: &Claim) -> Result<ClaimOutcome, RegistryError> {
-        todo!()
-    }
-    pub(crate) async fn renew(
-        &self,
-        _renewals: &[Renewal],
-    ) -> Result<Vec<RenewalOutcome>, RegistryError> {
-        todo!()
-    }
-    pub(crate) async fn release(
-        &self,
-        _stream: StreamId,
-        _slot: Slot,
-        _session: &SessionId,
-        _epoch: u64,
-    ) -> Result<bool, RegistryError> {
-        todo!()
-    }
-    pub(crate) async fn kick(
-        &self,
-        _stream: StreamId,
-        _slot: Slot,
-        _session: Option<&SessionId>,
-    ) -> Result<Option<EdgeName>, RegistryError> {
-        todo!()
-    }
-    pub(crate) async fn owners(
-        &self,
-        _streams: &[(StreamId, Slot)],
-    ) -> Result<Vec<Owner>, RegistryError> {
-        todo!()
-    }
-    pub(crate) async fn leases(&self) -> Result<Vec<Lease>, RegistryError> {
-        todo!()
-    }
-    pub(crate) async fn announce(&self, _origin: &Origin) -> Result<(), RegistryError> {
-        todo!()
-    }
-    pub(crate) async fn withdraw(&self, _origin: &OriginName) -> Result<(), RegistryError> {
-        todo!()
-    }
-    pub(crate) async fn origins(&self) -> Result<Vec<Origin>, RegistryError> {
-        todo!()
-    }
+use crate::{
+    Claim, ClaimOutcome, EdgeName, LEASE_TTL, Lease, Origin, OriginName, Owner, Policy,
+    RegistryError, Renewal, RenewalOutcome, SessionId, Slot, StreamId, millis,
+};
+
+mod connection;
+mod keys;
+mod script;
+mod users;
+mod value;
+
+pub use users::{RedisPasswords, redis_users};
+
+use connection::{Connection, refused};
+use keys::Keys;
+use script::call;
+
+/// Leases in Redis. A cheap handle; the connection ends with the last one.
+#[derive(Clone)]
+pub struct RedisRegistry {
+    connection: Connection,
+    keys: Keys,
 }
 
 /// How to reach Redis.
@@ -65,20 +54,422 @@ pub struct RedisConfig {
     pub url: String,
     /// ACL user; `None`: the default user.
     pub username: Option<String>,
-    /// File that holds the password.
+    /// File that holds the password. Read again at each reconnect.
     pub password_file: Option<PathBuf>,
-    /// PEM file of the authorities that may sign the server's certificate; `None`: the system's.
+    /// PEM file of the authorities that may sign the server's certificate; `None`: the system's. Read again at each
+    /// reconnect.
     pub ca_file: Option<PathBuf>,
     /// In front of every key.
     pub prefix: String,
-    /// Per command.
+    /// Per command, and per attempt to connect.
     pub timeout: Duration,
+}
+
+/// What metrics count.
+#[derive(Clone, Copy, Debug)]
+pub enum RedisEvent {
+    /// Commands were sent, as one pipeline.
+    Command {
+        /// The registry's verb: `claim`, `renew`, …
+        command: &'static str,
+        /// `ok`, `refused` (Redis answered with an error), `timeout`, `unavailable`.
+        outcome: &'static str,
+        /// From the call to the answer.
+        duration: Duration,
+    },
+    /// A connection was given up and is being rebuilt.
+    Reconnect {
+        /// `closed`, `not_primary`, `timeouts`.
+        cause: &'static str,
+    },
 }
 
 impl RedisRegistry {
     /// Reads the files and connects in the background: a Redis that is down now is an
-    /// [`Unavailable`](RegistryError::Unavailable) per command, not an error here.
-    pub fn open(_config: &RedisConfig) -> Result<Self, RegistryError> {
-        todo!()
+    /// [`Unavailable`](RegistryError::Unavailable) per command, not an error here. Needs a tokio runtime, and a
+    /// process-wide rustls provider for `rediss://`.
+    pub fn open(config: &RedisConfig) -> Result<Self, RegistryError> {
+        Self::open_observed(config, |_event| {})
+    }
+
+    /// As [`open`](Self::open), and tells `observe` of what metrics count. It must not block.
+    pub fn open_observed(
+        config: &RedisConfig,
+        observe: impl Fn(RedisEvent) + Send + Sync + 'static,
+    ) -> Result<Self, RegistryError> {
+        Ok(Self {
+            connection: Connection::open(config, Arc::new(observe))?,
+            keys: Keys::new(&config.prefix),
+        })
+    }
+
+    pub(crate) async fn claim(&self, claim: &Claim) -> Result<ClaimOutcome, RegistryError> {
+        let (policy, grace) = match claim.policy {
+            Policy::Reject => ("reject", Duration::ZERO),
+            Policy::Takeover => ("takeover", Duration::ZERO),
+            Policy::TakeoverIfStale(grace) => ("stale", grace),
+        };
+        let mut command = call(
+            &script::CLAIM,
+            &[
+                &self.keys.own(claim.stream, claim.slot),
+                &self.keys.epoch(claim.stream, claim.slot),
+                &self.keys.home(claim.stream),
+            ],
+        );
+        command
+            .arg(claim.session.as_str())
+            .arg(claim.edge.as_str())
+            .arg(claim.candidate.as_str())
+            .arg(ttl(LEASE_TTL))
+            .arg(policy)
+            .arg(ttl(grace))
+            .arg(claim.floor)
+            .arg(&claim.broadcast_id)
+            .arg(ttl(LEASE_TTL.saturating_add(claim.home_ttl)))
+            .arg(value::encode_stats(&claim.stats));
+        for origin in &claim.announced {
+            command.arg(origin.as_str());
+        }
+        let reply = self.run_one("claim", command).await?;
+        let (outcome, now_ms) = value::claim_outcome(reply)?;
+        if let Some(now_ms) = now_ms {
+            let at = [(claim.stream, claim.slot)];
+            self.index(&claim.edge, &at, now_ms).await;
+        }
+        Ok(outcome)
+    }
+
+    pub(crate) async fn renew(
+        &self,
+        renewals: &[Renewal],
+    ) -> Result<Vec<RenewalOutcome>, RegistryError> {
+        let mut outcomes = Vec::with_capacity(renewals.len());
+        for renewals in renewals.chunks(PIPELINE_MAX) {
+            let mut commands = Pipeline::with_capacity(renewals.len());
+            for renewal in renewals {
+                commands.add_command(self.renewal(renewal));
+            }
+            let replies = self.connection.run("renew", &commands).await?;
+            let mut held = BTreeMap::<_, Vec<_>>::new();
+            let mut now_ms = 0;
+            for (renewal, reply) in renewals.iter().zip(replies) {
+                let (outcome, at_ms) = value::renewal_outcome(accepted(reply)?)?;
+                outcomes.push(outcome);
+                now_ms = at_ms;
+                if !matches!(outcome, RenewalOutcome::Fenced { .. }) {
+                    let at = (renewal.stream, renewal.slot);
+                    held.entry(&renewal.edge).or_default().push(at);
+                }
+            }
+            for (edge, held) in held {
+                self.index(edge, &held, now_ms).await;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn renewal(&self, renewal: &Renewal) -> Cmd {
+        let mut command = call(
+            &script::RENEW,
+            &[
+                &self.keys.own(renewal.stream, renewal.slot),
+                &self.keys.epoch(renewal.stream, renewal.slot),
+                &self.keys.home(renewal.stream),
+                &self.keys.own(renewal.stream, Slot::PRIMARY),
+            ],
+        );
+        command
+            .arg(renewal.session.as_str())
+            .arg(renewal.edge.as_str())
+            .arg(renewal.epoch)
+            .arg(renewal.attempt)
+            .arg(renewal.origin.as_str())
+            .arg(&renewal.broadcast_id)
+            .arg(ttl(renewal.media_age))
+            .arg(ttl(LEASE_TTL))
+            .arg(ttl(LEASE_TTL.saturating_add(renewal.home_ttl)))
+            .arg(value::encode_stats(&renewal.stats))
+            .arg(renewal.slot.number());
+        command
+    }
+
+    pub(crate) async fn release(
+        &self,
+        stream: StreamId,
+        slot: Slot,
+        session: &SessionId,
+        epoch: u64,
+    ) -> Result<bool, RegistryError> {
+        let mut command = call(&script::RELEASE, &[&self.keys.own(stream, slot)]);
+        command.arg(session.as_str()).arg(epoch);
+        // The index entry stays until it expires: whoever follows it finds no lease.
+        let released = self.run_one("release", command).await?;
+        Ok(released == Value::Int(1))
+    }
+
+    pub(crate) async fn kick(
+        &self,
+        stream: StreamId,
+        slot: Slot,
+        session: Option<&SessionId>,
+    ) -> Result<Option<EdgeName>, RegistryError> {
+        let keys = [
+            &*self.keys.own(stream, slot),
+            &*self.keys.epoch(stream, slot),
+        ];
+        let mut command = call(&script::KICK, &keys);
+        command.arg(session.map_or("", SessionId::as_str));
+        let reply = self.run_one("kick", command).await?;
+        match value::texts(reply)?.as_slice() {
+            [] => Ok(None),
+            [edge, ..] => Ok(Some(value::name(edge.as_deref(), EdgeName::new, "edge")?)),
+        }
+    }
+
+    pub(crate) async fn owners(
+        &self,
+        streams: &[(StreamId, Slot)],
+    ) -> Result<Vec<Owner>, RegistryError> {
+        let mut owners = Vec::with_capacity(streams.len());
+        for chunk in streams.chunks(PIPELINE_MAX) {
+            let mut commands = Pipeline::new();
+            commands.add_command(cmd("TIME"));
+            for (stream, slot) in chunk {
+                commands.add_command(self.read_lease(*stream, *slot));
+                commands.cmd("GET").arg(self.keys.epoch(*stream, *slot));
+                commands
+                    .cmd("HMGET")
+                    .arg(self.keys.home(*stream))
+                    .arg(&value::HOME_FIELDS);
+            }
+            let mut replies = self.connection.run("owners", &commands).await?.into_iter();
+            let now_ms = value::time_ms(next(&mut replies)?)?;
+            for at in chunk {
+                let lease = next(&mut replies).and_then(|reply| value::lease(*at, reply, now_ms));
+                let epoch = next(&mut replies).and_then(value::epoch);
+                let home = next(&mut replies).and_then(value::home);
+                let tolerate = streams.len() > 1;
+                let lease = known(lease, *at, tolerate)?;
+                let epoch = known(epoch, *at, tolerate)?;
+                let held = lease.as_ref().map_or(0, |lease| lease.epoch);
+                owners.push(Owner {
+                    epoch: epoch.max(held),
+                    home: known(home, *at, tolerate)?,
+                    lease,
+                });
+            }
+        }
+        Ok(owners)
+    }
+
+    pub(crate) async fn leases(&self) -> Result<Vec<Lease>, RegistryError> {
+        let held = self.indexed().await?;
+        let held: Vec<_> = held.into_iter().collect();
+        let mut leases = Vec::new();
+        for held in held.chunks(PIPELINE_MAX) {
+            let mut commands = Pipeline::new();
+            commands.add_command(cmd("TIME"));
+            for (stream, slot) in held {
+                commands.add_command(self.read_lease(*stream, *slot));
+            }
+            let mut replies = self.connection.run("leases", &commands).await?.into_iter();
+            let now_ms = value::time_ms(next(&mut replies)?)?;
+            for at in held {
+                let lease = next(&mut replies).and_then(|reply| value::lease(*at, reply, now_ms));
+                leases.extend(known(lease, *at, true)?);
+            }
+        }
+        Ok(leases)
+    }
+
+    /// Where leases may be: the sets of the edges.
+    async fn indexed(&self) -> Result<BTreeSet<(StreamId, Slot)>, RegistryError> {
+        let edges = self.run_one("leases", range(&self.keys.edges(), EDGES_MAX));
+        let edges = value::texts(edges.await?)?;
+        let mut held = BTreeSet::new();
+        for edges in edges.chunks(PIPELINE_MAX) {
+            let mut commands = Pipeline::new();
+            let names = edges.iter().filter_map(|edge| {
+                let edge = value::name(edge.as_deref(), EdgeName::new, "edge");
+                skip_malformed(edge, "edge index")
+            });
+            for edge in names {
+                commands.add_command(range(&self.keys.sessions(&edge), EDGE_LEASES_MAX));
+            }
+            if commands.is_empty() {
+                continue;
+            }
+            for reply in self.connection.run("leases", &commands).await? {
+                let members =
+                    skip_malformed(accepted(reply).and_then(value::texts), "edge's index");
+                for member in members.unwrap_or_default() {
+                    held.extend(skip_malformed(
+                        value::member(member.as_deref()),
+                        "edge's index",
+                    ));
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    pub(crate) async fn announce(&self, origin: &Origin) -> Result<(), RegistryError> {
+        let keys = [&*self.keys.origins(), &*self.keys.origin(&origin.name)];
+        let mut command = call(&script::ANNOUNCE, &keys);
+        command
+            .arg(origin.name.as_str())
+            .arg(ttl(LEASE_TTL))
+            .arg(&origin.relay_address)
+            .arg(&origin.zone)
+            .arg(u8::from(origin.draining))
+            .arg(origin.streams)
+            .arg(origin.budget_percent);
+        self.run_one("announce", command).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn withdraw(&self, origin: &OriginName) -> Result<(), RegistryError> {
+        let mut commands = Pipeline::new();
+        commands
+            .cmd("ZREM")
+            .arg(self.keys.origins())
+            .arg(origin.as_str());
+        commands.cmd("DEL").arg(self.keys.origin(origin));
+        for reply in self.connection.run("withdraw", &commands).await? {
+            accepted(reply)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn origins(&self) -> Result<Vec<Origin>, RegistryError> {
+        let names = self.run_one("origins", range(&self.keys.origins(), ORIGINS_MAX));
+        let names: BTreeSet<_> = value::texts(names.await?)?
+            .iter()
+            .map(|name| value::name(name.as_deref(), OriginName::new, "origin"))
+            .filter_map(|name| skip_malformed(name, "origin index"))
+            .collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut commands = Pipeline::with_capacity(names.len());
+        for name in &names {
+            commands
+                .cmd("HMGET")
+                .arg(self.keys.origin(name))
+                .arg(&value::ORIGIN_FIELDS);
+        }
+        let replies = self.connection.run("origins", &commands).await?;
+        let mut origins = Vec::with_capacity(names.len());
+        for (name, reply) in names.into_iter().zip(replies) {
+            let origin = accepted(reply).and_then(|reply| value::origin(name, reply));
+            origins.extend(skip_malformed(origin, "origin").flatten());
+        }
+        Ok(origins)
+    }
+
+    /// Says on which edge the leases are, for [`leases`](Self::leases). A failure hides them until the next renewal.
+    async fn index(&self, edge: &EdgeName, held: &[(StreamId, Slot)], now_ms: u64) {
+        let expiry_ms = now_ms.saturating_add(millis(LEASE_TTL));
+        let held = held
+            .iter()
+            .map(|(stream, slot)| value::encode_member(*stream, *slot));
+        let sessions = (self.keys.sessions(edge), held.collect());
+        let edges = (self.keys.edges(), vec![edge.to_string()]);
+        let mut commands = Pipeline::new();
+        for (key, members) in [sessions, edges] {
+            commands
+                .cmd("ZREMRANGEBYSCORE")
+                .arg(&key)
+                .arg("-inf")
+                .arg(now_ms);
+            let add = commands.cmd("ZADD").arg(&key);
+            for member in members {
+                add.arg(expiry_ms).arg(member);
+            }
+            commands.cmd("PEXPIRE").arg(&key).arg(ttl(INDEX_TTL));
+        }
+        let indexed = self.connection.run("index", &commands).await;
+        let refusal = indexed.and_then(|replies| {
+            replies
+                .into_iter()
+                .try_for_each(|reply| accepted(reply).map(drop))
+        });
+        if let Err(error) = refusal {
+            tracing::warn!(%edge, reason = &error as &dyn std::error::Error, "leases are not listed for now");
+        }
+    }
+
+    fn read_lease(&self, stream: StreamId, slot: Slot) -> Cmd {
+        let mut command = cmd("HMGET");
+        command
+            .arg(self.keys.own(stream, slot))
+            .arg(&value::LEASE_FIELDS);
+        command
+    }
+
+    async fn run_one(&self, name: &'static str, command: Cmd) -> Result<Value, RegistryError> {
+        let mut commands = Pipeline::with_capacity(1);
+        commands.add_command(command);
+        let mut replies = self.connection.run(name, &commands).await?.into_iter();
+        next(&mut replies)
     }
 }
+
+fn range(key: &str, members_max: usize) -> Cmd {
+    let mut command = cmd("ZRANGE");
+    command.arg(key).arg(0).arg(members_max.saturating_sub(1));
+    command
+}
+
+fn accepted(reply: Value) -> Result<Value, RegistryError> {
+    if let Value::ServerError(error) = reply {
+        return Err(refused(error));
+    }
+    Ok(reply)
+}
+
+fn next(replies: &mut impl Iterator<Item = Value>) -> Result<Value, RegistryError> {
+    accepted(replies.next().ok_or_else(|| value::malformed("reply"))?)
+}
+
+/// What is malformed, as unknown; any other failure stays one.
+fn known<T: Default>(
+    read: Result<T, RegistryError>,
+    (stream, slot): (StreamId, Slot),
+    tolerate: bool,
+) -> Result<T, RegistryError> {
+    match read {
+        Err(RegistryError::Malformed { what }) if tolerate => {
+            tracing::warn!(stream_id = %stream, slot = slot.number(), what, "ignoring a malformed record in the registry");
+            Ok(T::default())
+        }
+        read => read,
+    }
+}
+
+/// One malformed entry of a list does not hide the others.
+fn skip_malformed<T>(read: Result<T, RegistryError>, list: &'static str) -> Option<T> {
+    read.inspect_err(|error| {
+        tracing::warn!(list, reason = %error, "ignoring a malformed entry in the registry");
+    })
+    .ok()
+}
+
+/// For Redis, which refuses a time to live that overflows.
+fn ttl(duration: Duration) -> u64 {
+    millis(duration).min(TTL_MS_MAX)
+}
+
+const TTL_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
+
+/// An index outlives its entries, which carry their own expiry.
+const INDEX_TTL: Duration = Duration::from_secs(60);
+
+/// Streams in one pipeline: bounds what Redis and we buffer for it.
+const PIPELINE_MAX: usize = 256;
+
+/// What a listing reads at most.
+const EDGES_MAX: usize = 10_000;
+const EDGE_LEASES_MAX: usize = 50_000;
+const ORIGINS_MAX: usize = 10_000;
