@@ -48,6 +48,26 @@ async fn a_lease_that_a_failover_brought_back_is_won_back() {
 }
 
 #[tokio::test]
+async fn a_lost_epoch_is_known_from_the_lease() {
+    let server = RedisServer::start().await;
+    let registry = server.registry("edge");
+    let mut ahead = claim("a", Policy::Reject);
+    ahead.floor = granted(&registry, "a", Policy::Reject).await + 30_000;
+    registry.claim(&ahead).await.unwrap();
+    server.admin(&["DEL", &epoch(stream())]).await;
+    let at = [(stream(), Slot::PRIMARY)];
+    let owner = server
+        .registry("origin")
+        .owners(&at)
+        .await
+        .unwrap()
+        .remove(0);
+    assert_eq!(owner.epoch, ahead.floor + 1);
+    let next = granted(&registry, "b", Policy::Takeover).await;
+    assert_eq!(next, ahead.floor + 2);
+}
+
+#[tokio::test]
 async fn integers_that_a_double_would_round_stay_exact() {
     let server = RedisServer::start().await;
     let registry = server.registry("edge");
