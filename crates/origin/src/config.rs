@@ -1,0 +1,119 @@
+//! What an origin is told. Finished values: reading files and the environment is the binary's.
+
+use std::time::Duration;
+
+use media::log::LogLimits;
+use registry::OriginName;
+
+/// An origin's configuration. [`Config::new`] fills in everything but the name.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// As it announces itself; stable over restarts.
+    pub name: OriginName,
+    /// `host:port` of the relay port as edges reach it.
+    pub relay_address: String,
+    /// Where the process stands; empty where zones are not known.
+    pub zone: String,
+    /// Whose streams the playback credential opens.
+    pub tenant: String,
+    /// What happens to new publishes while the registry does not answer.
+    pub outage_policy: OutagePolicy,
+    /// What one stream may hold; also how far a reader may fall behind.
+    pub log: LogLimits,
+    /// Counts and sizes.
+    pub limits: Limits,
+    /// Waits.
+    pub timing: Timing,
+}
+
+/// What happens to new publishes while the registry does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutagePolicy {
+    /// They are refused, with a reason that says "try again".
+    FailClosed,
+    /// They are taken: a double publish during an outage is better than no publish.
+    #[default]
+    Keep,
+}
+
+/// Counts and sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What all logs and half-received bodies may hold together, in bytes. From 90 % on new publishes are refused.
+    pub process_bytes_max: usize,
+    /// Streams held at a time.
+    pub streams_max: usize,
+    /// Subscribers of all outputs together.
+    pub subscribers_max: usize,
+    /// Connections of the HTTP port.
+    pub http_connections_max: usize,
+}
+
+/// Waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// For a Publish RPC's first message.
+    pub open_timeout: Duration,
+    /// For the registry's answer about a stream that this origin does not hold.
+    pub registry_wait: Duration,
+    /// How long a stream stays open for its publisher to come back; a grant's longer reconnect window wins.
+    pub publisher_lost_grace: Duration,
+    /// An acknowledgement goes out this long after what it acknowledges, at the latest.
+    pub ack_period: Duration,
+    /// How often the registry is asked who owns the streams held here.
+    pub recheck_period: Duration,
+    /// How often the origin announces itself.
+    pub announce_period: Duration,
+    /// How long a subscriber with a cursor waits for a stream that is not here yet.
+    pub resume_wait: Duration,
+    /// How long a subscriber may ask to wait for a stream to start.
+    pub wait_for_stream_max: Duration,
+    /// To read an HTTP request.
+    pub http_request_timeout: Duration,
+    /// A player that takes no byte for this long is given up.
+    pub http_write_timeout: Duration,
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new(name: OriginName) -> Self {
+        Self {
+            name,
+            relay_address: String::new(),
+            zone: String::new(),
+            tenant: "default".to_owned(),
+            outage_policy: OutagePolicy::default(),
+            log: LogLimits::default(),
+            limits: Limits::default(),
+            timing: Timing::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            process_bytes_max: 2 * 1024 * 1024 * 1024,
+            streams_max: 10_000,
+            subscribers_max: 20_000,
+            http_connections_max: 10_000,
+        }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            open_timeout: Duration::from_secs(5),
+            registry_wait: Duration::from_millis(500),
+            publisher_lost_grace: Duration::from_secs(15),
+            ack_period: Duration::from_millis(50),
+            recheck_period: registry::RENEW_PERIOD,
+            announce_period: registry::ANNOUNCE_PERIOD,
+            resume_wait: Duration::from_secs(10),
+            wait_for_stream_max: Duration::from_secs(60),
+            http_request_timeout: Duration::from_secs(10),
+            http_write_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What an origin counts. No label carries a stream, a key or an address.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+};
+
+use crate::budget::Budget;
+
+/// An origin's metrics. A cheap handle.
+#[derive(Clone, Debug)]
+pub(crate) struct OriginMetrics {
+    pub(crate) streams: Gauge,
+    pub(crate) publishers: Gauge,
+    pub(crate) subscribers: Family<OutputLabels, Gauge>,
+    pub(crate) opens: Family<OpenLabels, Counter>,
+    pub(crate) epoch_rejections: Counter,
+    pub(crate) received_bytes: Counter,
+    pub(crate) sent_bytes: Family<OutputLabels, Counter>,
+    pub(crate) duplicate_frames: Counter,
+    pub(crate) gaps: Family<OutputLabels, Counter>,
+    pub(crate) splice_gap_seconds: Histogram,
+    budget_bytes: Gauge,
+}
+
+/// Which way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OutputLabels {
+    output: &'static str,
+}
+
+impl OutputLabels {
+    pub(crate) const FLV: Self = Self { output: "flv" };
+    pub(crate) const GRPC: Self = Self { output: "grpc" };
+}
+
+/// How a Publish RPC's open was answered: `accepted`, or the refusal's reason.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OpenLabels {
+    pub(crate) outcome: &'static str,
+}
+
+impl OriginMetrics {
+    pub(crate) fn register(metrics: &runtime::metrics::Metrics) -> Self {
+        let own = Self {
+            streams: Gauge::default(),
+            publishers: Gauge::default(),
+            subscribers: Family::default(),
+            opens: Family::default(),
+            epoch_rejections: Counter::default(),
+            received_bytes: Counter::default(),
+            sent_bytes: Family::default(),
+            duplicate_frames: Counter::default(),
+            gaps: Family::default(),
+            splice_gap_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 10)),
+            budget_bytes: Gauge::default(),
+        };
+        metrics.register(|registry| {
+            let registry = registry.sub_registry_with_prefix("origin");
+            registry.register("streams_active", "Streams held", own.streams.clone());
+            registry.register(
+                "publishers_active",
+                "Publish RPCs open",
+                own.publishers.clone(),
+            );
+            registry.register(
+                "subscribers_active",
+                "Subscribers attached, by output",
+                own.subscribers.clone(),
+            );
+            registry.register(
+                "opens",
+                "Publish RPCs, by how their open was answered",
+                own.opens.clone(),
+            );
+            registry.register(
+                "epoch_rejections",
+                "Publishes refused or ended because of a higher fencing token",
+                own.epoch_rejections.clone(),
+            );
+            registry.register(
+                "received_bytes",
+                "Bytes of bodies received",
+                own.received_bytes.clone(),
+            );
+            registry.register(
+                "sent_bytes",
+                "Bytes of bodies sent, by output",
+                own.sent_bytes.clone(),
+            );
+            registry.register(
+                "duplicate_frames",
+                "Frames that a reopened publish repeated",
+                own.duplicate_frames.clone(),
+            );
+            registry.register(
+                "gaps",
+                "Gaps that subscribers were told of, by output",
+                own.gaps.clone(),
+            );
+            registry.register(
+                "splice_gap_seconds",
+                "From the loss of a stream's publisher to the next one",
+                own.splice_gap_seconds.clone(),
+            );
+            registry.register(
+                "budget_used_bytes",
+                "Media in memory, as charged to the process budget",
+                own.budget_bytes.clone(),
+            );
+        });
+        own
+    }
+
+    pub(crate) fn show_budget(&self, budget: &Budget) {
+        self.budget_bytes
+            .set(i64::try_from(budget.used()).unwrap_or(i64::MAX));
+    }
+}

@@ -1,0 +1,15 @@
+//! Hop 7 of a frame's life: a subscriber's cursor becomes what it reads.
+
+pub(crate) mod flv;
+pub(crate) mod grpc;
+pub(crate) mod http;
+
+mod cursor;
+
+/// Longest application or stream name that is looked up, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Whether a name can be a stream's at all.
+fn valid_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control)
+}

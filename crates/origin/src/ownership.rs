@@ -1,0 +1,162 @@
+//! What this origin tells the registry, and what it asks: announcements, and who owns the streams held here.
+//!
+//! No frame waits for any of this.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::{FencingToken, Origin, Owner, Registry, RegistryError};
+use runtime::shutdown::Shutdown;
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    stream::{End, Stream, Streams},
+};
+
+/// Announces and rechecks. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Ownership {
+    pub(crate) config: Arc<Config>,
+    pub(crate) registry: Registry,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) streams: Streams,
+}
+
+/// Streams that are asked about in one go.
+const RECHECK_STREAMS: usize = 256;
+/// How long one exchange with the registry may take.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Ownership {
+    /// Tells edges that this origin is there, for as long as it runs.
+    pub(crate) async fn announce(&self) {
+        let mut failing = false;
+        loop {
+            let draining = self.shutdown.is_draining();
+            let origin = Origin {
+                name: self.config.name.clone(),
+                relay_address: self.config.relay_address.clone(),
+                zone: self.config.zone.clone(),
+                draining,
+                streams: u32::try_from(self.streams.count()).unwrap_or(u32::MAX),
+                budget_percent: self.streams.budget().percent(),
+            };
+            let announced = answer(self.registry.announce(&origin)).await;
+            said_once(
+                &mut failing,
+                announced,
+                "this origin could not be announced",
+            );
+            self.streams.metrics().show_budget(self.streams.budget());
+            tokio::select! {
+                () = tokio::time::sleep(self.config.timing.announce_period) => {}
+                // Told at once: new sessions go elsewhere.
+                () = self.shutdown.draining(), if !draining => {}
+            }
+        }
+    }
+
+    /// Takes the announcement back.
+    pub(crate) async fn withdraw(&self) {
+        if let Err(reason) = answer(self.registry.withdraw(&self.config.name)).await {
+            info!(
+                reason,
+                "the announcement could not be withdrawn; it expires"
+            );
+        }
+    }
+
+    /// Asks again and again who owns the streams held here.
+    pub(crate) async fn recheck(&self) {
+        let mut failing = false;
+        loop {
+            tokio::time::sleep(self.config.timing.recheck_period).await;
+            let checked = self.check(&self.streams.all()).await;
+            said_once(&mut failing, checked, "ownership could not be rechecked");
+        }
+    }
+
+    /// A stream's publisher is gone: it may have gone elsewhere, it may come back, or it was the end.
+    pub(crate) async fn publisher_lost(&self, stream: Arc<Stream>, grace: Duration) {
+        let Some(lost) = stream.lost() else {
+            return;
+        };
+        // An unanswered question is asked again by the recheck.
+        self.check(std::slice::from_ref(&stream)).await.ok();
+        tokio::select! {
+            () = tokio::time::sleep(grace) => {
+                let reason = "publisher lost".to_owned();
+                stream.end_if_lost(lost, End::Ended { reason });
+            }
+            () = self.shutdown.draining() => {
+                let origin = String::new();
+                stream.end_if_lost(lost, End::Moved { origin });
+            }
+        }
+    }
+
+    async fn check(&self, streams: &[Arc<Stream>]) -> Result<(), String> {
+        for streams in streams.chunks(RECHECK_STREAMS) {
+            let places: Vec<_> = streams.iter().map(|stream| stream.place).collect();
+            let owners = answer(self.registry.owners(&places)).await?;
+            for (stream, owner) in streams.iter().zip(owners) {
+                self.judge(stream, owner);
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&self, stream: &Arc<Stream>, owner: Owner) {
+        match owner.lease {
+            Some(lease) => {
+                let token = FencingToken {
+                    epoch: lease.epoch,
+                    attempt: lease.attempt,
+                };
+                // A higher token of a lease here is a publisher that is about to open.
+                if token > stream.token() && lease.origin != self.config.name {
+                    let origin = lease.origin.as_str().to_owned();
+                    stream.end(End::Moved { origin });
+                }
+            }
+            // Kicked: the epoch was raised and nobody holds it.
+            None if owner.epoch > stream.token().epoch => {
+                stream.dismiss_publisher(FencingToken {
+                    epoch: owner.epoch,
+                    attempt: 0,
+                });
+            }
+            None => {}
+        }
+    }
+}
+
+/// The highest token that an answer of the registry tells of.
+pub(crate) fn token(owner: &Owner) -> FencingToken {
+    let lease = owner.lease.as_ref();
+    FencingToken {
+        epoch: owner.epoch,
+        attempt: lease
+            .filter(|lease| lease.epoch == owner.epoch)
+            .map_or(0, |lease| lease.attempt),
+    }
+}
+
+async fn answer<T>(asked: impl Future<Output = Result<T, RegistryError>>) -> Result<T, String> {
+    match tokio::time::timeout(REGISTRY_TIMEOUT, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_elapsed) => Err("no answer in time".to_owned()),
+    }
+}
+
+/// Warns when something begins to fail, and says when it works again.
+fn said_once(failing: &mut bool, outcome: Result<(), String>, what: &'static str) {
+    match (&outcome, *failing) {
+        (Err(reason), false) => warn!(reason, "{what}"),
+        (Err(reason), true) => tracing::debug!(reason, "{what}"),
+        (Ok(()), true) => info!("over: {what}"),
+        (Ok(()), false) => {}
+    }
+    *failing = outcome.is_err();
+}

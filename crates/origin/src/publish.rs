@@ -1,0 +1,385 @@
+//! Hop 5 of a frame's life: the Publish RPC. Grant, fencing token and sequence are checked here, then
+//! [`Publication::append`].
+//!
+//! The RPC's window is always drained: a frame is taken into budgeted memory or the RPC is reset, so that one stream
+//! never slows the others on its connection.
+
+mod opening;
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use proto::{
+    error::{status, status_with},
+    frames::{Assembler, FrameError, Parts},
+    grant::GrantVerifier,
+    internal::v1::{
+        PublishAccepted, PublishAck, PublishGoodbye, PublishRequest, PublishResponse,
+        publish_request::Request as Message, publish_response::Response as Answer,
+        relay_service_server::RelayService,
+    },
+    v1::FrameBatch,
+};
+use registry::{FencingToken, Registry};
+use runtime::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::{Instrument as _, info, info_span};
+
+use self::opening::Accepted;
+use crate::{
+    config::Config,
+    metrics::OpenLabels,
+    ownership::Ownership,
+    stream::{AppendError, Dismissal, Publication, Streams},
+};
+
+/// RelayService. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Relay {
+    pub(crate) config: Arc<Config>,
+    pub(crate) grants: GrantVerifier,
+    pub(crate) ownership: Ownership,
+    pub(crate) registry: Registry,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) streams: Streams,
+}
+
+/// Answers that wait to be sent; acknowledgements that find no room are made up for by the next one.
+const ANSWERS_MAX: usize = 8;
+/// An acknowledgement goes out at once when it is for this many bytes.
+const ACK_BYTES: usize = 256 * 1024;
+/// How long a peer may take to read why its RPC ended.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest reason of a close that subscribers are told, in characters.
+const REASON_CHARS_MAX: usize = 100;
+
+#[tonic::async_trait]
+impl RelayService for Relay {
+    type PublishStream = ReceiverStream<Result<PublishResponse, Status>>;
+
+    async fn publish(
+        &self,
+        request: Request<Streaming<PublishRequest>>,
+    ) -> Result<Response<Self::PublishStream>, Status> {
+        let mut requests = request.into_inner();
+        let opened = self.open(&mut requests).await;
+        let outcome = match &opened {
+            Ok(_) => "accepted",
+            Err(refusal) => refusal_reason(refusal),
+        };
+        let metrics = self.streams.metrics();
+        metrics.opens.get_or_create(&OpenLabels { outcome }).inc();
+        if outcome == FENCED {
+            metrics.epoch_rejections.inc();
+        }
+        let accepted = opened.inspect_err(|refusal| {
+            info!(reason = outcome, "publish refused: {}", refusal.message());
+        })?;
+
+        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
+        let span = accepted.span.clone();
+        let session = Session::new(accepted, requests, answers);
+        tokio::spawn(session.run(self.clone()).instrument(span));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// One accepted Publish RPC.
+struct Session {
+    requests: Streaming<PublishRequest>,
+    answers: mpsc::Sender<Result<PublishResponse, Status>>,
+    publication: Publication,
+    dismissed: oneshot::Receiver<Dismissal>,
+    assembler: Assembler,
+    /// When the grant ends the session.
+    until: Option<tokio::time::Instant>,
+    /// How long the stream waits for its publisher to come back.
+    grace: Duration,
+    next_sequence: u64,
+    acknowledged: u64,
+    unacknowledged_bytes: usize,
+}
+
+/// How a Publish RPC ended.
+enum Ended {
+    /// The edge finished the session.
+    Closed { reason: String },
+    /// The RPC broke, or the edge left it.
+    Lost,
+    /// This side ends it.
+    Refused(Status),
+}
+
+impl Session {
+    fn new(
+        accepted: Accepted,
+        requests: Streaming<PublishRequest>,
+        answers: mpsc::Sender<Result<PublishResponse, Status>>,
+    ) -> Self {
+        let Accepted {
+            publication,
+            dismissed,
+            token,
+            until,
+            grace,
+            span: _,
+        } = accepted;
+        let next_sequence = publication.next_sequence();
+        let accepted = Answer::Accepted(PublishAccepted {
+            broadcast_id: publication.stream().broadcast_id.clone(),
+            timeline_offset_ms: publication.timeline_offset_ms,
+            next_sequence,
+            epoch: token.epoch,
+        });
+        // The channel is empty.
+        answers.try_send(Ok(response(accepted))).ok();
+        Self {
+            requests,
+            answers,
+            publication,
+            dismissed,
+            assembler: Assembler::new(Parts::Omitted),
+            until,
+            grace,
+            next_sequence,
+            acknowledged: next_sequence,
+            unacknowledged_bytes: 0,
+        }
+    }
+
+    async fn run(mut self, relay: Relay) {
+        let publishers = &relay.streams.metrics().publishers;
+        publishers.inc();
+        let ended = self.take_frames(&relay).await;
+        publishers.dec();
+        let stream = Arc::clone(self.publication.stream());
+        match ended {
+            Ended::Closed { reason } => {
+                info!(reason, "publish closed");
+                self.acknowledge();
+                self.publication.close(&reason);
+            }
+            Ended::Lost => {
+                info!("publisher lost");
+                drop(self.publication);
+                relay.ownership.publisher_lost(stream, self.grace).await;
+            }
+            Ended::Refused(refusal) => {
+                let reason = refusal_reason(&refusal);
+                info!(reason, "publish ended: {}", refusal.message());
+                if reason == FENCED {
+                    relay.streams.metrics().epoch_rejections.inc();
+                }
+                drop(self.publication);
+                drop(self.requests);
+                let sent = self.answers.send(Err(refusal));
+                // A peer that does not read finds a broken RPC.
+                tokio::time::timeout(LAST_ANSWER_TIMEOUT, sent).await.ok();
+                drop(self.answers);
+                relay.ownership.publisher_lost(stream, self.grace).await;
+            }
+        }
+    }
+
+    async fn take_frames(&mut self, relay: &Relay) -> Ended {
+        let mut ack_tick = tokio::time::interval(relay.config.timing.ack_period);
+        ack_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let far_away = tokio::time::Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        let mut until = pin!(tokio::time::sleep_until(self.until.unwrap_or(far_away)));
+        let mut draining = pin!(relay.shutdown.draining());
+        let mut goodbye_sent = false;
+        loop {
+            tokio::select! {
+                dismissal = &mut self.dismissed => {
+                    return Ended::Refused(match dismissal {
+                        Ok(Dismissal::Fenced(token)) => fenced(token),
+                        // The stream lets go of a publisher only with a reason.
+                        Err(_) => fenced(self.publication.stream().token()),
+                    });
+                }
+                () = &mut until => {
+                    return Ended::Refused(status(
+                        Code::PermissionDenied,
+                        GRANT_INVALID,
+                        "the time that the grant allowed is over",
+                    ));
+                }
+                () = &mut draining, if !goodbye_sent => {
+                    goodbye_sent = true;
+                    let reason = "draining".to_owned();
+                    self.answer(Answer::Goodbye(PublishGoodbye { reason })).await;
+                }
+                _ = ack_tick.tick(), if self.acknowledged < self.next_sequence => {
+                    self.acknowledge();
+                }
+                message = self.requests.message() => {
+                    let message = match message {
+                        Ok(Some(PublishRequest { request })) => request,
+                        Ok(None) | Err(_) => return Ended::Lost,
+                    };
+                    match self.take(message, relay) {
+                        Ok(None) => {}
+                        Ok(Some(reason)) => return Ended::Closed { reason },
+                        Err(refusal) => return Ended::Refused(refusal),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The close's reason where the message is one.
+    fn take(&mut self, message: Option<Message>, relay: &Relay) -> Result<Option<String>, Status> {
+        match message {
+            Some(Message::Batch(batch)) => self.append(batch, relay).map(|()| None),
+            Some(Message::Headers(headers)) => {
+                // Headers are whole in their message.
+                let headers = Assembler::new(Parts::Omitted)
+                    .push(headers)
+                    .map_err(|error| frame_refusal(&error))?;
+                self.publication
+                    .seed(&headers)
+                    .map_err(|error| self.append_refusal(error))?;
+                Ok(None)
+            }
+            Some(Message::Close(close)) => {
+                let reason = close.reason.chars().filter(|c| !c.is_control());
+                Ok(Some(reason.take(REASON_CHARS_MAX).collect()))
+            }
+            Some(Message::Open(_)) => Err(status(
+                Code::InvalidArgument,
+                OPEN_INVALID,
+                "a second open in one RPC",
+            )),
+            None => Err(status(
+                Code::InvalidArgument,
+                OPEN_INVALID,
+                "an empty request",
+            )),
+        }
+    }
+
+    fn append(&mut self, batch: FrameBatch, relay: &Relay) -> Result<(), Status> {
+        let bytes: usize = batch.frames.iter().map(|frame| frame.body.len()).sum();
+        relay.streams.metrics().received_bytes.inc_by(bytes as u64);
+        let frames = self
+            .assembler
+            .push(batch)
+            .map_err(|error| frame_refusal(&error))?;
+        self.next_sequence = self
+            .publication
+            .append(frames, self.assembler.partial_bytes())
+            .map_err(|error| self.append_refusal(error))?;
+        self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_add(bytes);
+        if self.unacknowledged_bytes >= ACK_BYTES {
+            self.acknowledge();
+        }
+        Ok(())
+    }
+
+    /// Says what is in the log, if there is room to say it; the tick tries again.
+    fn acknowledge(&mut self) {
+        let ack = Answer::Ack(PublishAck {
+            next_sequence: self.next_sequence,
+        });
+        if self.answers.try_send(Ok(response(ack))).is_ok() {
+            self.acknowledged = self.next_sequence;
+            self.unacknowledged_bytes = 0;
+        }
+    }
+
+    async fn answer(&self, answer: Answer) {
+        let sent = self.answers.send(Ok(response(answer)));
+        tokio::time::timeout(LAST_ANSWER_TIMEOUT, sent).await.ok();
+    }
+
+    fn append_refusal(&self, error: AppendError) -> Status {
+        match error {
+            AppendError::Budget => {
+                status(Code::ResourceExhausted, PROCESS_BUDGET, error.to_string())
+            }
+            AppendError::Dismissed => fenced(self.publication.stream().token()),
+            AppendError::Sequence(sequence) => status(
+                Code::InvalidArgument,
+                SEQUENCE_INVALID,
+                sequence.to_string(),
+            ),
+        }
+    }
+}
+
+// The reasons of `relay.proto`.
+const BATCH_TOO_LARGE: &str = "BATCH_TOO_LARGE";
+const DRAINING: &str = "DRAINING";
+const EPOCH_IN_FUTURE: &str = "EPOCH_IN_FUTURE";
+const FENCED: &str = "FENCED";
+const FRAME_INVALID: &str = "FRAME_INVALID";
+const GRANT_INVALID: &str = "GRANT_INVALID";
+const OPEN_INVALID: &str = "OPEN_INVALID";
+const PROCESS_BUDGET: &str = "PROCESS_BUDGET";
+const REGISTRY_UNAVAILABLE: &str = "REGISTRY_UNAVAILABLE";
+const SEQUENCE_INVALID: &str = "SEQUENCE_INVALID";
+
+/// The reason as a metric's label: one of ours, or "OTHER".
+fn refusal_reason(refusal: &Status) -> &'static str {
+    let reason = proto::error::reason(refusal);
+    [
+        BATCH_TOO_LARGE,
+        DRAINING,
+        EPOCH_IN_FUTURE,
+        FENCED,
+        FRAME_INVALID,
+        GRANT_INVALID,
+        OPEN_INVALID,
+        PROCESS_BUDGET,
+        REGISTRY_UNAVAILABLE,
+        SEQUENCE_INVALID,
+    ]
+    .into_iter()
+    .find(|known| reason.as_deref() == Some(known))
+    .unwrap_or("OTHER")
+}
+
+fn fenced(token: FencingToken) -> Status {
+    status_with(
+        Code::FailedPrecondition,
+        FENCED,
+        "a higher fencing token was seen",
+        [
+            ("epoch", token.epoch.to_string()),
+            ("attempt", token.attempt.to_string()),
+        ],
+    )
+}
+
+fn frame_refusal(error: &FrameError) -> Status {
+    let reason = match error {
+        FrameError::BatchTooLarge { .. } => BATCH_TOO_LARGE,
+        FrameError::BodyTooLarge { .. }
+        | FrameError::FragmentMisplaced { .. }
+        | FrameError::UnknownKind { .. } => FRAME_INVALID,
+    };
+    status(Code::InvalidArgument, reason, error.to_string())
+}
+
+fn response(answer: Answer) -> PublishResponse {
+    PublishResponse {
+        response: Some(answer),
+    }
+}
+
+/// A span for the session's log lines, in the publisher's trace.
+fn session_span(session_id: &str, traceparent: &str) -> tracing::Span {
+    let span = info_span!(
+        "origin.publish",
+        session_id,
+        stream_id = tracing::field::Empty,
+        app = tracing::field::Empty,
+        epoch = tracing::field::Empty,
+        attempt = tracing::field::Empty,
+    );
+    if !traceparent.is_empty() {
+        runtime::telemetry::set_parent(&span, traceparent);
+    }
+    span
+}

@@ -1,0 +1,246 @@
+//! A Publish RPC's first message: what must hold before a frame is taken.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proto::{
+    error::status,
+    internal::v1::{Grant, PublishOpen, PublishRequest, publish_request::Request as Message},
+};
+use registry::{EPOCH_AHEAD_MS_MAX, FencingToken, SessionId, Slot, StreamId};
+use tokio::sync::oneshot;
+use tonic::{Code, Status, Streaming};
+use tracing::{Instrument as _, Span, info, warn};
+
+use super::{
+    DRAINING, EPOCH_IN_FUTURE, GRANT_INVALID, OPEN_INVALID, PROCESS_BUDGET, REGISTRY_UNAVAILABLE,
+    Relay, SEQUENCE_INVALID, fenced, session_span,
+};
+use crate::{
+    config::OutagePolicy,
+    ownership,
+    stream::{AttachError, Dismissal, Opening, Place, Publication},
+};
+
+/// An open that was taken.
+pub(super) struct Accepted {
+    pub(super) publication: Publication,
+    pub(super) dismissed: oneshot::Receiver<Dismissal>,
+    pub(super) token: FencingToken,
+    pub(super) until: Option<tokio::time::Instant>,
+    pub(super) grace: Duration,
+    pub(super) span: Span,
+}
+
+/// Longest broadcast id, in bytes.
+const BROADCAST_ID_BYTES_MAX: usize = 64;
+/// Clocks of control and origin may differ by this much, in milliseconds.
+const CLOCK_LEEWAY_MS: u64 = 5_000;
+
+impl Relay {
+    /// Reads the first message and decides.
+    pub(super) async fn open(
+        &self,
+        requests: &mut Streaming<PublishRequest>,
+    ) -> Result<Accepted, Status> {
+        let first = tokio::time::timeout(self.config.timing.open_timeout, requests.message())
+            .await
+            .map_err(|_elapsed| invalid("no open came in time"))??;
+        let Some(PublishRequest {
+            request: Some(Message::Open(open)),
+        }) = first
+        else {
+            return Err(invalid("the first message must be an open"));
+        };
+        let session_id =
+            SessionId::new(&open.session_id).map_err(|_| invalid("not a session id"))?;
+        let span = session_span(session_id.as_str(), &open.traceparent);
+        self.accept(open, span.clone()).instrument(span).await
+    }
+
+    async fn accept(&self, open: PublishOpen, span: Span) -> Result<Accepted, Status> {
+        if self.shutdown.is_draining() {
+            return Err(status(Code::Unavailable, DRAINING, "the origin is leaving"));
+        }
+        let now_ms = unix_ms();
+        let (grant, place) = self.check_grant(&open, now_ms)?;
+        span.record("stream_id", place.0.to_string());
+        span.record("app", &grant.app);
+        let presented = check_token(&open, now_ms)?;
+        let held = self.streams.find(place);
+        // Sessions that this origin holds go on, whatever its memory.
+        if held.is_none() && !self.streams.budget().admits() {
+            return Err(status(
+                Code::ResourceExhausted,
+                PROCESS_BUDGET,
+                "the origin's memory for media is in use",
+            ));
+        }
+        let seen = match &held {
+            Some(stream) => stream.token(),
+            None => self.registered_token(place).await?,
+        };
+        let token = self.grant_epoch(presented, seen, now_ms)?;
+        if token < seen {
+            return Err(fenced(seen));
+        }
+        span.record("epoch", token.epoch);
+        span.record("attempt", token.attempt);
+        let opening = Opening {
+            place,
+            session_id: open.session_id,
+            broadcast_id: open.broadcast_id,
+            token,
+            first_sequence: open.first_sequence,
+            timeline_offset_ms: open.timeline_offset_ms,
+            gap_before: open.gap_before,
+        };
+        let (publication, dismissed) = self.streams.attach(&opening).map_err(attach_refusal)?;
+        info!(
+            attempt = token.attempt,
+            epoch = token.epoch,
+            broadcast_id = publication.stream().broadcast_id,
+            first_sequence = opening.first_sequence,
+            "publish accepted"
+        );
+        let remaining = (grant.session_until_ms > 0)
+            .then(|| Duration::from_millis(grant.session_until_ms.saturating_sub(now_ms)));
+        let window = Duration::from_millis(grant.reconnect_window_ms.into());
+        Ok(Accepted {
+            publication,
+            dismissed,
+            token,
+            until: remaining.and_then(|r| tokio::time::Instant::now().checked_add(r)),
+            grace: self.config.timing.publisher_lost_grace.max(window),
+            span,
+        })
+    }
+
+    /// The grant allows this stream, slot and session, now.
+    fn check_grant(&self, open: &PublishOpen, now_ms: u64) -> Result<(Grant, Place), Status> {
+        let refuse = |why: &str| status(Code::PermissionDenied, GRANT_INVALID, why.to_owned());
+        let grant = self
+            .grants
+            .verify(&open.signed_grant)
+            .map_err(|error| refuse(&error.to_string()))?;
+        let stream_id = StreamId::from_bytes(&open.stream_id)
+            .map_err(|_| invalid("a stream id has 16 bytes"))?;
+        let slot = Slot::new(open.slot).map_err(|_| invalid("there are two slots"))?;
+        let valid_broadcast_id = !open.broadcast_id.is_empty()
+            && open.broadcast_id.len() <= BROADCAST_ID_BYTES_MAX
+            && open.broadcast_id.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !valid_broadcast_id {
+            return Err(invalid("not a broadcast id"));
+        }
+        if stream_id != StreamId::derive(&grant.tenant, &grant.app, &grant.stream)
+            || grant.stream_id != open.stream_id
+        {
+            return Err(refuse("the grant is for another stream"));
+        }
+        if grant.slot != open.slot || grant.session_id != open.session_id {
+            return Err(refuse("the grant is for another slot or session"));
+        }
+        if grant.issued_ms > now_ms.saturating_add(CLOCK_LEEWAY_MS) {
+            return Err(refuse("the grant was issued in the future"));
+        }
+        // A session that was accepted once is bound by its own end alone.
+        let first_open = open.timeline_offset_ms.is_none();
+        if first_open && now_ms >= grant.expires_ms {
+            return Err(refuse("the grant expired"));
+        }
+        if grant.session_until_ms > 0 && now_ms >= grant.session_until_ms {
+            return Err(refuse("the time that the grant allowed is over"));
+        }
+        Ok((grant, (stream_id, slot)))
+    }
+
+    /// The highest token that the registry knows of a stream that is not held here; asked because this origin's own
+    /// memory may have gone with a restart.
+    async fn registered_token(&self, place: Place) -> Result<FencingToken, Status> {
+        let places = [place];
+        let asked = self.registry.owners(&places);
+        let answer = tokio::time::timeout(self.config.timing.registry_wait, asked).await;
+        let reason = match answer {
+            Ok(Ok(owners)) => {
+                let owner = owners.into_iter().next().unwrap_or_default();
+                return Ok(ownership::token(&owner));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => "no answer in time".to_owned(),
+        };
+        match self.config.outage_policy {
+            OutagePolicy::FailClosed => Err(status(
+                Code::Unavailable,
+                REGISTRY_UNAVAILABLE,
+                "the stream's ownership could not be checked",
+            )),
+            OutagePolicy::Keep => {
+                warn!(reason, "the stream's ownership could not be checked");
+                Ok(FencingToken {
+                    epoch: 0,
+                    attempt: 0,
+                })
+            }
+        }
+    }
+
+    /// An epoch for who could not get one from the registry.
+    fn grant_epoch(
+        &self,
+        presented: FencingToken,
+        seen: FencingToken,
+        now_ms: u64,
+    ) -> Result<FencingToken, Status> {
+        if presented.epoch > 0 {
+            return Ok(presented);
+        }
+        match self.config.outage_policy {
+            OutagePolicy::FailClosed => Err(status(
+                Code::Unavailable,
+                REGISTRY_UNAVAILABLE,
+                "this origin grants no epochs",
+            )),
+            OutagePolicy::Keep => Ok(FencingToken {
+                epoch: seen.epoch.saturating_add(1).max(now_ms),
+                attempt: presented.attempt,
+            }),
+        }
+    }
+}
+
+fn check_token(open: &PublishOpen, now_ms: u64) -> Result<FencingToken, Status> {
+    if open.attempt == 0 {
+        return Err(invalid("attempts count from 1"));
+    }
+    if open.epoch > now_ms.saturating_add(EPOCH_AHEAD_MS_MAX) {
+        return Err(status(
+            Code::FailedPrecondition,
+            EPOCH_IN_FUTURE,
+            "the epoch is ahead of the clock",
+        ));
+    }
+    Ok(FencingToken {
+        epoch: open.epoch,
+        attempt: open.attempt,
+    })
+}
+
+fn attach_refusal(error: AttachError) -> Status {
+    match error {
+        AttachError::Fenced(token) => fenced(token),
+        AttachError::Sequence { .. } => {
+            status(Code::InvalidArgument, SEQUENCE_INVALID, error.to_string())
+        }
+        AttachError::StreamsExceeded => {
+            status(Code::ResourceExhausted, PROCESS_BUDGET, error.to_string())
+        }
+    }
+}
+
+fn invalid(why: &str) -> Status {
+    status(Code::InvalidArgument, OPEN_INVALID, why)
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}

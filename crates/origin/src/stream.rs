@@ -1,0 +1,361 @@
+//! Hop 6 of a frame's life: one log per stream. A publisher holds a [`Publication`], a subscriber a [`Subscription`].
+//!
+//! One origin accepts one fencing token at a time per stream and slot, the highest it has seen. A publisher never waits
+//! for a subscriber: subscribers are cursors into the log that are woken.
+
+mod subscription;
+mod table;
+
+use std::{sync::Arc, time::Instant};
+
+use media::{
+    Frame,
+    log::{Appended, Log, SequenceError, Token},
+};
+use parking_lot::Mutex;
+use registry::{FencingToken, Slot, StreamId};
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use self::{
+    subscription::{Next, Subscription, SubscriptionStart},
+    table::Streams,
+};
+use crate::budget::{Budget, Share};
+
+/// A stream's publisher's place: fencing is per (stream, slot).
+pub(crate) type Place = (StreamId, Slot);
+
+/// One published media stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) place: Place,
+    pub(crate) broadcast_id: String,
+    state: Mutex<State>,
+    /// Says that there is something new to read.
+    changed: watch::Sender<()>,
+    streams: Streams,
+}
+
+#[derive(Debug)]
+struct State {
+    log: Log,
+    share: Share,
+    /// The highest seen.
+    token: FencingToken,
+    publisher: Option<Publisher>,
+    /// Since when there is no publisher.
+    lost: Option<Instant>,
+    /// Nothing is appended any more.
+    end: Option<End>,
+}
+
+/// The RPC that may write.
+#[derive(Debug)]
+struct Publisher {
+    token: FencingToken,
+    dismiss: oneshot::Sender<Dismissal>,
+}
+
+/// Why a publisher must go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dismissal {
+    /// A higher token was seen, here or in the registry.
+    Fenced(FencingToken),
+}
+
+/// How a stream ended for its subscribers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its publisher finished, or did not come back.
+    Ended { reason: String },
+    /// Another origin has it; empty where its name is not known.
+    Moved { origin: String },
+}
+
+/// What a Publish RPC wants, its grant and token checked against everything but the stream itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    pub(crate) place: Place,
+    pub(crate) session_id: String,
+    pub(crate) broadcast_id: String,
+    /// Epoch 0 asks for one.
+    pub(crate) token: FencingToken,
+    pub(crate) first_sequence: u64,
+    pub(crate) timeline_offset_ms: Option<i64>,
+    pub(crate) gap_before: bool,
+}
+
+/// Why a stream did not take a publisher.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum AttachError {
+    #[error("a higher fencing token was seen")]
+    Fenced(FencingToken),
+    #[error("the frames from {expected} on are missing and no gap was declared")]
+    Sequence { expected: u64 },
+    #[error("no more streams are taken")]
+    StreamsExceeded,
+}
+
+/// Why frames were not taken.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum AppendError {
+    #[error("the process has no memory left for media")]
+    Budget,
+    #[error("another publisher took over, or the stream ended")]
+    Dismissed,
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+}
+
+/// The right to write to a stream, until another token takes it. Dropped without [`close`](Self::close): the publisher
+/// was lost and may come back.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    stream: Arc<Stream>,
+    token: FencingToken,
+    /// Half-received bodies.
+    partial: Share,
+    pub(crate) timeline_offset_ms: i64,
+}
+
+impl Stream {
+    fn new(place: Place, broadcast_id: String, log: Log, streams: Streams) -> Self {
+        Self {
+            place,
+            broadcast_id,
+            state: Mutex::new(State {
+                log,
+                share: streams.budget().share(),
+                token: FencingToken {
+                    epoch: 0,
+                    attempt: 0,
+                },
+                publisher: None,
+                lost: None,
+                end: None,
+            }),
+            changed: watch::Sender::new(()),
+            streams,
+        }
+    }
+
+    /// Takes a publisher, whose token must be higher than any before. The one before it is dismissed.
+    fn attach(
+        self: &Arc<Self>,
+        opening: &Opening,
+        now: Instant,
+    ) -> Result<(Publication, oneshot::Receiver<Dismissal>), AttachError> {
+        let mut state = self.state.lock();
+        let token = opening.token;
+        if token <= state.token {
+            return Err(AttachError::Fenced(state.token));
+        }
+        let timeline_offset_ms = state.open_session(opening)?;
+        let (dismiss, dismissed) = oneshot::channel();
+        let replaced = state.publisher.replace(Publisher { token, dismiss });
+        if let Some(replaced) = replaced {
+            replaced.dismiss(Dismissal::Fenced(token));
+        }
+        if let Some(lost) = state.lost.take() {
+            let gap = now.saturating_duration_since(lost);
+            let metrics = self.streams.metrics();
+            metrics.splice_gap_seconds.observe(gap.as_secs_f64());
+        }
+        state.token = token;
+        let publication = Publication {
+            stream: Arc::clone(self),
+            token,
+            partial: self.streams.budget().share(),
+            timeline_offset_ms,
+        };
+        Ok((publication, dismissed))
+    }
+
+    /// The highest token seen.
+    pub(crate) fn token(&self) -> FencingToken {
+        self.state.lock().token
+    }
+
+    /// Since when there is no publisher; `None`: there is one, or the stream has ended.
+    pub(crate) fn lost(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        state.lost.filter(|_| state.end.is_none())
+    }
+
+    /// The publisher must not go on: the registry knows of a higher token.
+    pub(crate) fn dismiss_publisher(&self, token: FencingToken) {
+        let mut state = self.state.lock();
+        state.token = state.token.max(token);
+        if let Some(publisher) = state.publisher.take() {
+            state.lost = Some(Instant::now());
+            publisher.dismiss(Dismissal::Fenced(token));
+        }
+    }
+
+    /// Ends the stream for everybody. Subscribers still get what is in the log.
+    pub(crate) fn end(self: &Arc<Self>, end: End) {
+        self.end_if(end, |_state| true);
+    }
+
+    /// Ends the stream if no publisher came since it was `lost`.
+    pub(crate) fn end_if_lost(self: &Arc<Self>, lost: Instant, end: End) {
+        self.end_if(end, |state| state.lost == Some(lost));
+    }
+
+    fn end_if(self: &Arc<Self>, end: End, condition: impl FnOnce(&State) -> bool) {
+        {
+            let mut state = self.state.lock();
+            if state.end.is_some() || !condition(&state) {
+                return;
+            }
+            tracing::info!(stream_id = %self.place.0, ?end, "stream ended");
+            state.end = Some(end);
+            if let Some(publisher) = state.publisher.take() {
+                let token = state.token;
+                publisher.dismiss(Dismissal::Fenced(token));
+            }
+        }
+        self.streams.forget(self);
+        self.changed.send_replace(());
+    }
+}
+
+impl Publisher {
+    fn dismiss(self, dismissal: Dismissal) {
+        // An error says that the RPC has ended by itself.
+        self.dismiss.send(dismissal).ok();
+    }
+}
+
+impl State {
+    /// Continues the session that the log holds, or begins another one behind it. Its timeline offset.
+    fn open_session(&mut self, opening: &Opening) -> Result<i64, AttachError> {
+        let token = log_token(opening.token);
+        if let Some((session_id, expected, timeline_offset_ms)) = self.log.session()
+            && session_id == opening.session_id
+        {
+            if opening.first_sequence > expected && !opening.gap_before {
+                return Err(AttachError::Sequence { expected });
+            }
+            self.log.continue_session(token, opening.first_sequence);
+            return Ok(timeline_offset_ms);
+        }
+        // Assigned once, at the session's first acceptance: its own clock continues behind what was put out.
+        let timeline_offset_ms = opening.timeline_offset_ms.unwrap_or_else(|| {
+            let latest_ms = self.log.latest_output_ms();
+            latest_ms.map_or(0, |latest_ms| latest_ms.saturating_add(1))
+        });
+        self.log.begin_session(
+            &opening.session_id,
+            token,
+            timeline_offset_ms,
+            opening.first_sequence,
+        );
+        Ok(timeline_offset_ms)
+    }
+
+    /// Lets history go where the process holds too much: down to an equal share, whoever caused it.
+    fn give_way(&mut self, budget: &Budget, streams: usize) {
+        if budget.exhausted() {
+            self.log.shrink(budget.bytes_max() / streams.max(1));
+            self.share.set(self.log.bytes());
+        }
+    }
+}
+
+impl Publication {
+    pub(crate) fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// The first frame that is wanted.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        let state = self.stream.state.lock();
+        state.log.session().map_or(0, |(_, next, _)| next)
+    }
+
+    /// Tells the session's headers from before its first frame here.
+    pub(crate) fn seed(&self, headers: &[(u64, Frame)]) -> Result<(), AppendError> {
+        let mut state = self.stream.state.lock();
+        self.check(&state)?;
+        for (sequence, frame) in headers {
+            state.log.seed_header(*sequence, frame);
+        }
+        Ok(())
+    }
+
+    /// Takes frames; those before [`next_sequence`](Self::next_sequence) were taken before and are passed over.
+    /// `partial_bytes`: of a body whose end is still to come. The next frame that is wanted.
+    pub(crate) fn append(
+        &mut self,
+        frames: Vec<(u64, Frame)>,
+        partial_bytes: usize,
+    ) -> Result<u64, AppendError> {
+        let budget = self.stream.streams.budget();
+        self.partial.set(partial_bytes);
+        let now = Instant::now();
+        let next_sequence = {
+            let mut state = self.stream.state.lock();
+            self.check(&state)?;
+            for (sequence, frame) in frames {
+                match state.log.append(sequence, frame, now)? {
+                    Appended::Duplicate => {
+                        self.stream.streams.metrics().duplicate_frames.inc();
+                    }
+                    Appended::Stored => {}
+                }
+            }
+            let bytes = state.log.bytes();
+            state.share.set(bytes);
+            state.give_way(budget, self.stream.streams.count());
+            state.log.session().map_or(0, |(_, next, _)| next)
+        };
+        self.stream.changed.send_replace(());
+        if budget.overrun() {
+            return Err(AppendError::Budget);
+        }
+        Ok(next_sequence)
+    }
+
+    /// The publisher finished: the stream ends.
+    pub(crate) fn close(self, reason: &str) {
+        let token = self.token;
+        let end = End::Ended {
+            reason: reason.to_owned(),
+        };
+        self.stream.end_if(end, |state| state.published_by(token));
+    }
+
+    fn check(&self, state: &State) -> Result<(), AppendError> {
+        if state.published_by(self.token) {
+            Ok(())
+        } else {
+            Err(AppendError::Dismissed)
+        }
+    }
+}
+
+impl State {
+    fn published_by(&self, token: FencingToken) -> bool {
+        self.publisher
+            .as_ref()
+            .is_some_and(|publisher| publisher.token == token)
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        let mut state = self.stream.state.lock();
+        if state.published_by(self.token) {
+            state.publisher = None;
+            state.lost = Some(Instant::now());
+        }
+    }
+}
+
+fn log_token(token: FencingToken) -> Token {
+    Token {
+        epoch: token.epoch,
+        attempt: token.attempt,
+    }
+}
