@@ -1,14 +1,11 @@
 //! The process's memory for replay rings: one counter, and each session's share of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use prometheus_client::metrics::gauge::Gauge;
 
 /// Bytes that all rings may hold together. A cheap handle.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
-    used: Arc<AtomicUsize>,
+    used: Gauge,
     bytes_max: usize,
 }
 
@@ -25,7 +22,7 @@ const ADMIT_PERCENT: usize = 90;
 impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self {
-            used: Arc::default(),
+            used: Gauge::default(),
             bytes_max,
         }
     }
@@ -41,7 +38,12 @@ impl Budget {
     }
 
     pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        usize::try_from(self.used.get()).unwrap_or_default()
+    }
+
+    /// Bytes in use, as a metric.
+    pub(crate) fn gauge(&self) -> Gauge {
+        self.used.clone()
     }
 
     pub(crate) fn share(&self) -> Share {
@@ -55,15 +57,10 @@ impl Budget {
 impl Share {
     /// The session holds this many bytes now.
     pub(crate) fn set(&mut self, bytes: usize) {
-        if bytes > self.charged {
-            self.budget
-                .used
-                .fetch_add(bytes - self.charged, Ordering::Relaxed);
-        } else {
-            self.budget
-                .used
-                .fetch_sub(self.charged - bytes, Ordering::Relaxed);
-        }
+        let bytes_i64 = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.budget
+            .used
+            .inc_by(bytes_i64(bytes) - bytes_i64(self.charged));
         self.charged = bytes;
     }
 

@@ -16,12 +16,24 @@
 
 #![deny(missing_docs)]
 
+mod admission;
 mod budget;
 mod config;
+mod leases;
+mod listener;
+mod live;
+mod metrics;
+mod origins;
 mod placement;
+mod publish;
+mod relay;
 mod replay_ring;
+mod revocations;
+mod session;
 
-use registry::Registry;
+use std::{sync::Arc, time::Duration};
+
+use registry::{EdgeName, Registry};
 use runtime::{
     admin::Readiness,
     grpc::{Endpoints, InProcessTarget},
@@ -29,14 +41,22 @@ use runtime::{
     shutdown::Shutdown,
     tls::{InternalTls, ReloadingCertificate, TlsError},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet, time::interval};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+use uuid::Uuid;
+
+use listener::Permits;
 
 pub use config::{
     Config, ConnectionLimits, OutagePolicy, ProxyProtocol, RelayLimits, StaticOrigin,
 };
 
 /// One edge process's role.
-pub struct Edge {}
+pub struct Edge {
+    config: Config,
+    dependencies: Dependencies,
+}
 
 /// What an edge needs from its surroundings.
 pub struct Dependencies {
@@ -77,15 +97,143 @@ pub enum EdgeError {
     Certificate(#[from] TlsError),
 }
 
+/// What every connection of this edge shares.
+pub(crate) struct Context {
+    admission: admission::Admission,
+    budget: budget::Budget,
+    certificate: ReloadingCertificate,
+    config: Config,
+    edge: EdgeName,
+    live: live::LiveSessions,
+    metrics: metrics::EdgeMetrics,
+    origins: origins::Origins,
+    readiness: Readiness,
+    registry: Registry,
+    revocations: revocations::Revocations,
+    shutdown: Shutdown,
+    /// Publications: each ends with its lease released, and `run` waits for that.
+    publications: TaskTracker,
+}
+
+/// The readiness condition: encoders can connect.
+const LISTENING: &str = "edge-listening";
+/// How often what changes slowly is looked at.
+const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(1);
+
 impl Edge {
-    /// Prepares; nothing is accepted yet. Must be called inside a tokio runtime.
-    pub fn new(_config: Config, _dependencies: Dependencies) -> Result<Self, EdgeError> {
-        todo!()
+    /// Prepares; nothing is accepted yet.
+    pub fn new(config: Config, dependencies: Dependencies) -> Result<Self, EdgeError> {
+        dependencies.certificate.server_config()?;
+        let readiness = &dependencies.readiness;
+        readiness.expect(LISTENING, "not listening yet");
+        readiness.expect(revocations::READY, "control has not answered yet");
+        readiness.expect(origins::READY, "no origin is known yet");
+        Ok(Self {
+            config,
+            dependencies,
+        })
     }
 
     /// Serves until shutdown: a drain stops accepting and waits for live sessions to end, a stop ends them; either
     /// way every lease is given back before this returns.
-    pub async fn run(self, _listeners: Listeners, _shutdown: Shutdown) {
-        todo!()
+    pub async fn run(self, listeners: Listeners, shutdown: Shutdown) {
+        let context = Arc::new(Context::new(self.config, self.dependencies, shutdown));
+        // Ends with this function.
+        let mut background = JoinSet::new();
+        background.spawn(revocations::follow(context.clone()));
+        background.spawn(origins::poll(context.clone()));
+        background.spawn(leases::renew(context.clone()));
+
+        let limits = &context.config.connections;
+        let permits = Permits::new(limits.connections_max, limits.connections_per_address_max);
+        let mut accepting = JoinSet::new();
+        for listener in listeners.rtmps {
+            accepting.spawn(listener::run(listener, permits.clone(), context.clone()));
+        }
+        context.readiness.met(LISTENING);
+        info!(edge = %context.edge, "taking publishers in");
+
+        let mut period = interval(HOUSEKEEPING_PERIOD);
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                () = context.shutdown.draining(), if !draining => {
+                    draining = true;
+                    context.readiness.unmet(LISTENING, "draining");
+                    info!(sessions = context.live.count(), "draining: no new publishers");
+                }
+                ended = accepting.join_next() => match ended {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => error!(%error, "a listener failed"),
+                    None => break,
+                },
+                _ = period.tick() => context.keep_house(draining),
+            }
+        }
+        context.publications.close();
+        context.publications.wait().await;
+        context.metrics.drain_state.set(DRAIN_EMPTY);
+        info!(edge = %context.edge, "empty: every lease is given back");
     }
+}
+
+/// `headwater_drain_state`.
+const DRAIN_SERVING: i64 = 0;
+const DRAIN_DRAINING: i64 = 2;
+const DRAIN_EMPTY: i64 = 3;
+
+impl Context {
+    fn new(config: Config, dependencies: Dependencies, shutdown: Shutdown) -> Self {
+        let Dependencies {
+            registry,
+            metrics,
+            readiness,
+            control,
+            origins,
+            certificate,
+        } = dependencies;
+        let budget = budget::Budget::new(config.relay.process_bytes_max);
+        Self {
+            admission: admission::Admission::new(control, config.relay.stale_after),
+            metrics: metrics::EdgeMetrics::register(&metrics, &budget),
+            budget,
+            certificate,
+            edge: new_edge_name(),
+            live: live::LiveSessions::default(),
+            origins: origins::Origins::new(
+                origins,
+                config.zone.clone(),
+                config.static_origins.clone(),
+            ),
+            readiness,
+            registry,
+            revocations: revocations::Revocations::new(),
+            shutdown,
+            config,
+            publications: TaskTracker::new(),
+        }
+    }
+
+    fn keep_house(&self, draining: bool) {
+        let metrics = &self.metrics;
+        metrics
+            .certificate_not_after
+            .set(self.certificate.not_after());
+        metrics.drain_state.set(if draining {
+            DRAIN_DRAINING
+        } else {
+            DRAIN_SERVING
+        });
+        let remaining = if draining { self.live.count() } else { 0 };
+        metrics
+            .drain_remaining_sessions
+            .set(i64::try_from(remaining).unwrap_or(i64::MAX));
+    }
+}
+
+/// New with each start: leases of a former process are nobody's.
+fn new_edge_name() -> EdgeName {
+    let name = format!("edge-{}", Uuid::now_v7().simple());
+    // Letters, digits and a dash are an id.
+    EdgeName::new(&name).unwrap_or_else(|_| unreachable!("{name} is an id"))
 }

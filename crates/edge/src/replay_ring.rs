@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use media::{Frame, FrameKind, Part, PartType};
+use media::{Frame, FrameKind, Part, PartType, flv};
 use tokio::time::Instant;
 
 /// Bounds of one ring.
@@ -44,6 +44,8 @@ pub(crate) struct ReplayRing {
     headers: HeaderCache,
     /// A stream with video starts at keyframes; one without at any audio.
     video: bool,
+    /// No origin has the session: nothing leaves the ring, so that what is presented to the next one stays true.
+    held: bool,
 }
 
 /// Where a replay begins.
@@ -92,6 +94,7 @@ impl ReplayRing {
             unacknowledged_bytes: 0,
             headers: HeaderCache::default(),
             video: false,
+            held: false,
         }
     }
 
@@ -124,9 +127,16 @@ impl ReplayRing {
         self.trim(now);
     }
 
-    /// Another origin took the session and has every frame before `next_sequence` alone: history behind that is
+    /// What another origin would get now. From here to [`rewind`](Self::rewind) nothing leaves the ring.
+    pub(crate) fn hold(&mut self) -> Replay {
+        self.held = true;
+        self.replay()
+    }
+
+    /// Another origin took the session and has every frame before `next_sequence` alone: what comes behind that is
     /// outstanding again.
     pub(crate) fn rewind(&mut self, next_sequence: u64, now: Instant) {
+        self.held = false;
         self.acknowledged = next_sequence.clamp(self.start, self.next_sequence());
         let skip = usize::try_from(self.acknowledged - self.start).unwrap_or(usize::MAX);
         self.unacknowledged_bytes = self
@@ -140,13 +150,13 @@ impl ReplayRing {
 
     /// Gives all acknowledged history up, because the process is short of memory.
     pub(crate) fn shed(&mut self) {
-        while self.start < self.acknowledged {
+        while !self.held && self.start < self.acknowledged {
             self.evict_first();
         }
     }
 
     /// What another origin would get now.
-    pub(crate) fn replay(&self) -> Replay {
+    fn replay(&self) -> Replay {
         Replay {
             first_sequence: self.start,
             gap: !self.replayable(),
@@ -213,6 +223,9 @@ impl ReplayRing {
     }
 
     fn trim(&mut self, now: Instant) {
+        if self.held {
+            return;
+        }
         while let Some(&next) = self.random_access.get(1)
             && self.may_start_at(next, now)
         {
@@ -284,7 +297,7 @@ impl HeaderCache {
 
 fn header_slots(frame: &Frame) -> Vec<HeaderSlot> {
     if frame.kind == FrameKind::Script {
-        return if metadata(&frame.body) {
+        return if flv::metadata(frame) {
             vec![HeaderSlot::Metadata]
         } else {
             Vec::new()
@@ -299,11 +312,6 @@ fn header_slots(frame: &Frame) -> Vec<HeaderSlot> {
             PartType::Coded | PartType::SequenceEnd => None,
         })
         .collect()
-}
-
-/// Whether script data is stream metadata: an AMF0 string (marker, 16-bit length) that is one of these two names.
-fn metadata(body: &[u8]) -> bool {
-    body.starts_with(b"\x02\x00\x0aonMetaData") || body.starts_with(b"\x02\x00\x0d@setDataFrame")
 }
 
 fn coded(part: &Part) -> bool {

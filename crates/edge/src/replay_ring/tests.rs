@@ -60,7 +60,7 @@ fn ring() -> ReplayRing {
 fn ring_after_groups(groups: usize, now: &mut Instant) -> ReplayRing {
     let mut ring = ring();
     for frame in [
-        script(b"\x02\x00\x0d@setDataFrame..."),
+        script(b"\x02\x00\x0d@setDataFrame\x02\x00\x0aonMetaData..."),
         header(FrameKind::Video),
         header(FrameKind::Audio),
     ] {
@@ -261,6 +261,7 @@ fn another_origin_makes_history_outstanding_again() {
 enum Step {
     Push(u8, usize),
     Acknowledge(u64),
+    Hold,
     Rewind(u64),
     Wait(u64),
     Shed,
@@ -270,6 +271,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0..5_u8, 1..30_000_usize).prop_map(|(kind, bytes)| Step::Push(kind, bytes)),
         4 => (0..50_u64).prop_map(Step::Acknowledge),
+        1 => Just(Step::Hold),
         1 => (0..50_u64).prop_map(Step::Rewind),
         3 => (1..2000_u64).prop_map(Step::Wait),
         1 => Just(Step::Shed),
@@ -296,6 +298,7 @@ proptest! {
         let mut now = Instant::now();
         let mut ring = ring();
         let mut pushed: Vec<Frame> = Vec::new();
+        let mut held = None;
         for step in steps {
             match step {
                 Step::Push(kind, bytes) => {
@@ -304,11 +307,21 @@ proptest! {
                     ring.push(frame, now);
                 }
                 Step::Acknowledge(ahead) => ring.acknowledge(ring.acknowledged() + ahead, now),
-                Step::Rewind(ahead) => ring.rewind(ring.replay().first_sequence + ahead, now),
+                Step::Rewind(ahead) => {
+                    held = None;
+                    ring.rewind(ring.replay().first_sequence + ahead, now);
+                }
+                Step::Hold => held = Some(ring.hold()),
                 Step::Wait(ms) => now += Duration::from_millis(ms),
                 Step::Shed => ring.shed(),
             }
             let replay = ring.replay();
+            if let Some(held) = &held {
+                prop_assert_eq!(replay.first_sequence, held.first_sequence);
+                prop_assert_eq!(&replay.headers, &held.headers);
+                // Where nothing was left, a keyframe may have come since.
+                prop_assert!(held.gap || !replay.gap);
+            }
             prop_assert_eq!(ring.next_sequence(), pushed.len() as u64);
             prop_assert!(replay.first_sequence <= ring.acknowledged(), "an unacknowledged frame is lost");
             prop_assert!(ring.acknowledged() <= ring.next_sequence());

@@ -1,0 +1,166 @@
+//! Asks control whether a publish is allowed.
+
+use std::time::Duration;
+
+use proto::{
+    grant::read_unverified,
+    internal::v1::{
+        AuthorizeRequest, Denial, DenialReason, Grant,
+        admission_service_client::AdmissionServiceClient, authorize_response::Decision,
+    },
+    v1::TakeoverPolicy,
+};
+use registry::{Policy, SessionId, Slot, StreamId};
+use runtime::{grpc::Endpoints, telemetry};
+use tokio::time::timeout;
+use tracing::warn;
+
+/// Control, as far as a publish needs it.
+pub(crate) struct Admission {
+    control: Endpoints,
+    stale_after: Duration,
+}
+
+/// What control allowed.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    /// For the origin, which verifies it.
+    pub(crate) signed_grant: Vec<u8>,
+    pub(crate) stream: StreamId,
+    pub(crate) slot: Slot,
+    pub(crate) tenant: String,
+    pub(crate) app: String,
+    pub(crate) name: String,
+    pub(crate) stream_key_id: String,
+    pub(crate) policy: Policy,
+    pub(crate) reconnect_window: Duration,
+    /// Milliseconds since the Unix epoch; `None`: no end.
+    pub(crate) session_until_ms: Option<u64>,
+}
+
+/// Why a publish does not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// A stable word for metrics and logs.
+    pub(crate) reason: &'static str,
+    /// For the person at the encoder.
+    pub(crate) description: String,
+}
+
+/// What an encoder is told about a fault that is not its own.
+pub(crate) const NOT_AVAILABLE: &str = "The service is not available right now, please try again";
+
+impl Refusal {
+    /// Ours to mend; the encoder may try again.
+    pub(crate) fn not_available(reason: &'static str) -> Self {
+        Self {
+            reason,
+            description: NOT_AVAILABLE.to_owned(),
+        }
+    }
+}
+
+impl Admission {
+    pub(crate) fn new(control: Endpoints, stale_after: Duration) -> Self {
+        Self {
+            control,
+            stale_after,
+        }
+    }
+
+    pub(crate) fn control(&self) -> &Endpoints {
+        &self.control
+    }
+
+    /// Control's decision on one publish, in time or not at all.
+    pub(crate) async fn authorize(
+        &self,
+        request: AuthorizeRequest,
+        session: &SessionId,
+        patience: Duration,
+    ) -> Result<Granted, Refusal> {
+        let call = self.control.call(|channel| {
+            let request = request.clone();
+            async move {
+                AdmissionServiceClient::with_interceptor(channel, telemetry::inject)
+                    .authorize(request)
+                    .await
+            }
+        });
+        let response = match timeout(patience, call).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => {
+                warn!(code = ?status.code(), error = status.message(), "control did not decide on a publish");
+                return Err(Refusal::not_available("control_unavailable"));
+            }
+            Err(_elapsed) => {
+                warn!("control did not answer in time");
+                return Err(Refusal::not_available("control_timeout"));
+            }
+        };
+        match response.decision {
+            Some(Decision::Denial(denial)) => Err(refusal(denial)),
+            Some(Decision::SignedGrant(signed_grant)) => {
+                self.granted(signed_grant, session).ok_or_else(|| {
+                    warn!("control's grant cannot be read, or is of another session");
+                    Refusal::not_available("grant_invalid")
+                })
+            }
+            None => {
+                warn!("control's answer holds no decision");
+                Err(Refusal::not_available("grant_invalid"))
+            }
+        }
+    }
+
+    fn granted(&self, signed_grant: Vec<u8>, session: &SessionId) -> Option<Granted> {
+        let grant: Grant = read_unverified(&signed_grant).ok()?;
+        if grant.session_id != session.as_str() {
+            return None;
+        }
+        Some(Granted {
+            signed_grant,
+            stream: StreamId::from_bytes(&grant.stream_id).ok()?,
+            slot: Slot::new(grant.slot).ok()?,
+            policy: self.policy(grant.takeover_policy),
+            tenant: grant.tenant,
+            app: grant.app,
+            name: grant.stream,
+            stream_key_id: grant.stream_key_id,
+            reconnect_window: Duration::from_millis(grant.reconnect_window_ms.into()),
+            session_until_ms: (grant.session_until_ms > 0).then_some(grant.session_until_ms),
+        })
+    }
+
+    fn policy(&self, takeover_policy: u32) -> Policy {
+        let policy = i32::try_from(takeover_policy)
+            .ok()
+            .and_then(|policy| TakeoverPolicy::try_from(policy).ok());
+        match policy {
+            Some(TakeoverPolicy::Reject) => Policy::Reject,
+            Some(TakeoverPolicy::Takeover) => Policy::Takeover,
+            // A policy of a later version: the default is the safe middle.
+            Some(TakeoverPolicy::TakeoverIfStale | TakeoverPolicy::Unspecified) | None => {
+                Policy::TakeoverIfStale(self.stale_after)
+            }
+        }
+    }
+}
+
+fn refusal(denial: Denial) -> Refusal {
+    let reason = match denial.reason() {
+        DenialReason::AppNotFound => "app_not_found",
+        DenialReason::HeldOff => "held_off",
+        DenialReason::KeyNotAccepted => "key_not_accepted",
+        DenialReason::Unspecified => "denied",
+    };
+    let description = if denial.description.is_empty() {
+        "This stream may not be published".to_owned()
+    } else {
+        denial.description
+    };
+    Refusal {
+        reason,
+        description,
+    }
+}

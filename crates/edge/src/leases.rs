@@ -1,0 +1,119 @@
+//! Renews the leases of all live sessions, spread over the period.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use registry::{Renewal, RenewalOutcome};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{debug, info, warn};
+
+use crate::{
+    Context,
+    live::{End, LiveSession},
+    metrics::Outcome,
+    origins::chain,
+};
+
+/// Parts of a period; each renews its share of the sessions.
+const SLICES: u8 = 10;
+/// Renewals in one pipeline.
+const PIPELINE_MAX: usize = 256;
+
+/// Renews for as long as the edge runs.
+pub(crate) async fn renew(context: Arc<Context>) {
+    let down = AtomicBool::new(false);
+    join_all((0..SLICES).map(|slice| renew_slice(&context, slice, &down))).await;
+}
+
+async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
+    let period = context.config.relay.renew_period;
+    sleep(offset(period, slice)).await;
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let sessions: Vec<_> = context
+            .live
+            .all()
+            .into_iter()
+            .filter(|session| slice_of(session) == slice)
+            .filter_map(|session| Some((session.renewal()?, session)))
+            .collect();
+        for chunk in sessions.chunks(PIPELINE_MAX) {
+            renew_chunk(context, chunk, down).await;
+        }
+    }
+}
+
+async fn renew_chunk(context: &Context, chunk: &[(Renewal, Arc<LiveSession>)], down: &AtomicBool) {
+    let renewals: Vec<Renewal> = chunk.iter().map(|(renewal, _)| renewal.clone()).collect();
+    let outcomes = context.registry.renew(&renewals).await;
+    for (_, session) in chunk {
+        session.renewal_done();
+    }
+    match outcomes {
+        Ok(outcomes) => {
+            if down.swap(false, Ordering::Relaxed) {
+                info!("the registry renews leases again");
+            }
+            for ((_, session), outcome) in chunk.iter().zip(outcomes) {
+                apply(context, session, outcome);
+            }
+        }
+        Err(error) => {
+            // Sessions go on: only an explicit answer fences.
+            if !down.swap(true, Ordering::Relaxed) {
+                warn!(
+                    error = chain(&error),
+                    "the registry does not renew leases; sessions go on"
+                );
+            }
+            let failed = u64::try_from(renewals.len()).unwrap_or_default();
+            count(context, "unavailable", failed);
+        }
+    }
+}
+
+fn apply(context: &Context, session: &LiveSession, outcome: RenewalOutcome) {
+    let session_id = &session.session;
+    match outcome {
+        RenewalOutcome::Renewed => count(context, "renewed", 1),
+        RenewalOutcome::Healed => {
+            debug!(%session_id, "the lease had vanished and is back");
+            count(context, "healed", 1);
+        }
+        RenewalOutcome::WonBack => {
+            info!(%session_id, "an older lease had come back and was replaced");
+            count(context, "won_back", 1);
+        }
+        RenewalOutcome::Fenced { epoch } => {
+            info!(%session_id, epoch, "another publisher owns the stream");
+            count(context, "fenced", 1);
+            session.ending().end(End::Fenced);
+        }
+    }
+}
+
+fn count(context: &Context, outcome: &'static str, renewals: u64) {
+    context
+        .metrics
+        .renewals
+        .get_or_create(&Outcome { outcome })
+        .inc_by(renewals);
+}
+
+fn offset(period: Duration, slice: u8) -> Duration {
+    period / u32::from(SLICES) * u32::from(slice)
+}
+
+/// Stream ids are hashes: any byte spreads them.
+fn slice_of(session: &LiveSession) -> u8 {
+    let [byte, ..] = session.stream.as_bytes();
+    byte % SLICES
+}

@@ -1,0 +1,357 @@
+//! Hop 4 of a frame's life: the replay ring, and from there the Publish RPC.
+//!
+//! A session has one RPC at a time, at one origin. Where that breaks, stalls, or says goodbye, the relay raises the
+//! attempt, opens at another origin and replays from the ring: the encoder notices nothing. While no origin has the
+//! session the ring fills, and a full ring stops the reading of the socket.
+
+mod feed;
+mod rpc;
+mod stall;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use proto::{
+    frames::{self, Parts},
+    internal::v1::{
+        PublishClose, PublishRequest, PublishResponse, publish_request::Request,
+        publish_response::Response,
+    },
+};
+use registry::{Origin, OriginName};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tonic::Status;
+use tracing::{debug, info, warn};
+
+use crate::{
+    Context,
+    live::{End, LiveSession},
+    metrics::ReopenLabels,
+    revocations::jittered,
+};
+
+use self::stall::{Stall, TICK};
+pub(crate) use self::{
+    feed::Feed,
+    rpc::{OpenError, Rpc, Terms},
+};
+
+/// The way of one session to its origins.
+pub(crate) struct Relay {
+    context: Arc<Context>,
+    live: Arc<LiveSession>,
+    feed: Feed,
+    terms: Terms,
+    attempt: u32,
+}
+
+/// Why an origin does not have the session any more.
+enum Lost {
+    Broken(Status),
+    Goodbye(String),
+    Stalled,
+}
+
+/// How the time with one origin ended.
+enum Outcome {
+    Fenced,
+    /// The session is over and the origin has all of it.
+    Finished,
+    Lost(Lost),
+}
+
+/// Pauses between rounds over all origins, doubling, half of each random.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+impl Relay {
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        live: &Arc<LiveSession>,
+        feed: &Feed,
+        terms: Terms,
+    ) -> Self {
+        Self {
+            context: context.clone(),
+            live: live.clone(),
+            feed: feed.clone(),
+            terms,
+            attempt: 0,
+        }
+    }
+
+    /// Opens a session's first RPC at this origin. Epoch 0 asks the origin for one.
+    pub(crate) async fn open(
+        &mut self,
+        origin: &Origin,
+        epoch: u64,
+        broadcast_id: String,
+    ) -> Result<Rpc, OpenError> {
+        self.terms.epoch = epoch;
+        self.terms.broadcast_id = broadcast_id;
+        let open_timeout = self.context.config.relay.open_timeout;
+        self.open_at(origin, Instant::now() + open_timeout).await
+    }
+
+    /// Relays until the session is over and delivered, fenced, or without any origin for too long.
+    pub(crate) async fn run(mut self, mut rpc: Rpc) {
+        loop {
+            let lost = match self.pump(&mut rpc).await {
+                Outcome::Fenced => return self.live.ending().end(End::Fenced),
+                Outcome::Finished => return,
+                Outcome::Lost(lost) => lost,
+            };
+            let left = rpc.origin.name.clone();
+            if let Lost::Broken(status) = &lost
+                && rpc::out_of_reach(status)
+            {
+                self.context.origins.avoid(&rpc.connection);
+            }
+            // The origin sees the old RPC end before the new one opens.
+            drop(rpc);
+            rpc = match self.reopen(&left, &lost).await {
+                Ok(rpc) => rpc,
+                Err(end) => return self.live.ending().end(end),
+            };
+        }
+    }
+
+    /// The time with one origin.
+    async fn pump(&mut self, rpc: &mut Rpc) -> Outcome {
+        let mut outgoing: VecDeque<PublishRequest> = VecDeque::new();
+        let mut stall = Stall::new(self.context.config.relay.stall_timeout, Instant::now());
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut close_sent = false;
+        loop {
+            if outgoing.is_empty() && !close_sent {
+                // In this order: nothing is pushed behind a finish.
+                let finished = self.feed.finished();
+                outgoing = self.next_requests(rpc);
+                if let Some(end) = finished.filter(|_| outgoing.is_empty()) {
+                    if end == End::Fenced {
+                        return Outcome::Finished;
+                    }
+                    close_sent = true;
+                    outgoing.extend(close_request(end));
+                }
+            }
+            if close_sent && outgoing.is_empty() {
+                rpc.requests = None;
+            }
+            let idle = outgoing.is_empty();
+            tokio::select! {
+                sent = rpc::send_first(rpc.requests.as_ref(), &mut outgoing), if !idle => {
+                    if !sent {
+                        // The transport takes no requests any more, and the response tells why.
+                        rpc.requests = None;
+                    } else if !close_sent {
+                        stall.sent(Instant::now());
+                    }
+                }
+                () = self.feed.pushed(), if idle && !close_sent => {}
+                response = rpc.responses.message() => {
+                    if let Some(outcome) = self.handle(response, rpc, &mut stall, close_sent) {
+                        return outcome;
+                    }
+                }
+                _ = tick.tick() => {
+                    if self.feed.finish_overdue(self.context.config.relay.finish_timeout) {
+                        warn!(origin = %rpc.origin.name, "the origin did not confirm the session's end in time");
+                        return Outcome::Finished;
+                    }
+                    if stall.tick(Instant::now()) {
+                        return Outcome::Lost(Lost::Stalled);
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_requests(&self, rpc: &mut Rpc) -> VecDeque<PublishRequest> {
+        let batch = self
+            .feed
+            .batch(rpc.next_sequence, self.context.config.relay.batch_bytes);
+        let Some((last, _)) = batch.last() else {
+            return VecDeque::new();
+        };
+        rpc.next_sequence = last + 1;
+        let bytes: usize = batch.iter().map(|(_, frame)| frame.body.len()).sum();
+        self.context
+            .metrics
+            .forwarded_bytes
+            .inc_by(u64::try_from(bytes).unwrap_or_default());
+        let frames = batch.iter().map(|(sequence, frame)| (*sequence, frame));
+        frames::batches(frames, Parts::Omitted)
+            .into_iter()
+            .map(|batch| PublishRequest {
+                request: Some(Request::Batch(batch)),
+            })
+            .collect()
+    }
+
+    fn handle(
+        &self,
+        response: Result<Option<PublishResponse>, Status>,
+        rpc: &Rpc,
+        stall: &mut Stall,
+        close_sent: bool,
+    ) -> Option<Outcome> {
+        let response = match response {
+            Ok(Some(response)) => response.response,
+            // The origin reads in order: it has what came before the close.
+            Ok(None) if close_sent => return Some(Outcome::Finished),
+            Ok(None) => {
+                let status = Status::unavailable("the origin ended the RPC");
+                return Some(Outcome::Lost(Lost::Broken(status)));
+            }
+            Err(status) if rpc::fenced(&status).is_some() => return Some(Outcome::Fenced),
+            Err(_) if close_sent && self.feed.delivered() => return Some(Outcome::Finished),
+            Err(status) => return Some(Outcome::Lost(Lost::Broken(status))),
+        };
+        match response {
+            Some(Response::Ack(ack)) => {
+                // What was never sent cannot be acknowledged.
+                let next_sequence = ack.next_sequence.min(rpc.next_sequence);
+                if self.feed.acknowledge(next_sequence) {
+                    stall.progressed(next_sequence < rpc.next_sequence, Instant::now());
+                }
+                None
+            }
+            Some(Response::Goodbye(goodbye)) => Some(Outcome::Lost(Lost::Goodbye(goodbye.reason))),
+            Some(Response::Accepted(_)) | None => None,
+        }
+    }
+
+    /// Finds another origin, in time or not at all.
+    async fn reopen(&mut self, left: &OriginName, lost: &Lost) -> Result<Rpc, End> {
+        let started = Instant::now();
+        let deadline = started + self.context.config.relay.reopen_timeout;
+        warn!(origin = %left, reason = lost.reason(), error = lost.detail(), attempt = self.attempt,
+            "lost the origin, looking for another");
+        let mut pause = ROUND_PAUSE;
+        let end = loop {
+            match self.round(left, deadline).await {
+                Ok(Some(rpc)) => {
+                    info!(origin = %rpc.origin.name, attempt = self.attempt, elapsed = ?started.elapsed(),
+                        next_sequence = rpc.next_sequence, "another origin has the session");
+                    self.count_reopen(lost, "ok");
+                    return Ok(rpc);
+                }
+                Ok(None) => {}
+                Err(end) => break end,
+            }
+            if self.feed.finished() == Some(End::Fenced) {
+                break End::Fenced;
+            }
+            let finish_timeout = self.context.config.relay.finish_timeout;
+            if Instant::now() >= deadline || self.feed.finish_overdue(finish_timeout) {
+                break End::OriginLost;
+            }
+            sleep(jittered(pause)).await;
+            pause = (pause * 2).min(ROUND_PAUSE_MAX);
+        };
+        warn!(reason = end.reason(), elapsed = ?started.elapsed(), attempt = self.attempt,
+            "no origin took the session");
+        self.count_reopen(lost, end.reason());
+        Err(end)
+    }
+
+    /// Asks every known origin once, the one that was left last.
+    async fn round(&mut self, left: &OriginName, deadline: Instant) -> Result<Option<Rpc>, End> {
+        for origin in self.context.origins.ranked(self.live.stream, Some(left)) {
+            let now = Instant::now();
+            if now >= deadline {
+                break;
+            }
+            let open_by = deadline.min(now + self.context.config.relay.open_timeout);
+            match self.open_at(&origin, open_by).await {
+                Ok(rpc) => return Ok(Some(rpc)),
+                Err(OpenError::Fenced { .. }) => return Err(End::Fenced),
+                Err(error) => {
+                    info!(origin = %origin.name, reason = error.reason(), error = %error, attempt = self.attempt,
+                        "an origin did not take the session");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn open_at(&mut self, origin: &Origin, deadline: Instant) -> Result<Rpc, OpenError> {
+        self.attempt += 1;
+        let replay = self.feed.hold();
+        let connection = self.context.origins.connect(origin);
+        let opening = Rpc::open(
+            &self.terms,
+            self.attempt,
+            origin,
+            connection.clone(),
+            &replay,
+        );
+        let opened = match timeout_at(deadline, opening).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => Err(OpenError::Timeout),
+        };
+        let (rpc, accepted) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                if error.out_of_reach() {
+                    self.context.origins.avoid(&connection);
+                }
+                return Err(error);
+            }
+        };
+        if rpc.next_sequence < replay.first_sequence
+            || rpc.next_sequence > self.feed.next_sequence()
+        {
+            return Err(OpenError::Malformed("next_sequence"));
+        }
+        self.feed.resume(rpc.next_sequence);
+        self.terms.accepted(&accepted);
+        self.live.attached(
+            self.terms.epoch,
+            self.attempt,
+            &origin.name,
+            &self.terms.broadcast_id,
+        );
+        debug!(origin = %origin.name, epoch = self.terms.epoch, attempt = self.attempt, "publishing");
+        Ok(rpc)
+    }
+
+    fn count_reopen(&self, lost: &Lost, outcome: &'static str) {
+        self.context
+            .metrics
+            .relay_reopens
+            .get_or_create(&ReopenLabels {
+                reason: lost.reason(),
+                outcome,
+            })
+            .inc();
+    }
+}
+
+/// The stream ends with the session, unless the publisher was merely lost.
+fn close_request(end: End) -> Option<PublishRequest> {
+    end.closes_stream().then(|| PublishRequest {
+        request: Some(Request::Close(PublishClose {
+            reason: end.reason().to_owned(),
+        })),
+    })
+}
+
+impl Lost {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Broken(_) => "broken",
+            Self::Goodbye(_) => "goodbye",
+            Self::Stalled => "stalled",
+        }
+    }
+
+    fn detail(&self) -> &str {
+        match self {
+            Self::Broken(status) => status.message(),
+            Self::Goodbye(reason) => reason,
+            Self::Stalled => "no acknowledgement",
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Follows control's log of revocations and terminations, and ends the sessions that they name.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::rand;
+use proto::internal::v1::{
+    WatchRevocationsRequest, WatchRevocationsResponse,
+    admission_service_client::AdmissionServiceClient, revocation,
+};
+use tokio::{sync::watch, time::sleep};
+use tonic::Status;
+use tracing::{info, warn};
+
+use crate::{Context, live::Target};
+
+/// How far this edge has read the log.
+pub(crate) struct Revocations {
+    position: watch::Sender<Option<u64>>,
+}
+
+/// The first pause before the watch is opened again; doubles up to [`PAUSE_MAX`], half of it random.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+impl Revocations {
+    pub(crate) fn new() -> Self {
+        Self {
+            position: watch::Sender::new(None),
+        }
+    }
+
+    /// Waits until the log is followed: a publish that was authorized before could miss its own revocation.
+    pub(crate) async fn followed(&self) {
+        // The sender is `self`: the channel cannot close here.
+        self.position
+            .subscribe()
+            .wait_for(Option::is_some)
+            .await
+            .ok();
+    }
+}
+
+/// Follows the log for as long as the edge runs.
+pub(crate) async fn follow(context: Arc<Context>) {
+    let mut pause = PAUSE;
+    let mut reported = false;
+    loop {
+        let before = *context.revocations.position.borrow();
+        let ended = watch_once(&context).await;
+        if *context.revocations.position.borrow() != before {
+            pause = PAUSE;
+            reported = false;
+        }
+        if !reported {
+            match &ended {
+                Ok(()) => info!("control closed the revocation watch, trying another"),
+                Err(status) => {
+                    warn!(code = ?status.code(), error = status.message(), "the revocation watch broke");
+                }
+            }
+            reported = true;
+        }
+        context.metrics.revocation_watch_restarts.inc();
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn watch_once(context: &Context) -> Result<(), Status> {
+    let after = *context.revocations.position.borrow();
+    let channel = context.admission.control().pick();
+    let mut responses = AdmissionServiceClient::new(channel)
+        .watch_revocations(WatchRevocationsRequest { after })
+        .await?
+        .into_inner();
+    while let Some(response) = responses.message().await? {
+        apply(context, response);
+    }
+    Ok(())
+}
+
+fn apply(context: &Context, response: WatchRevocationsResponse) {
+    let WatchRevocationsResponse {
+        position,
+        revocations,
+        truncated,
+    } = response;
+    if truncated {
+        warn!(
+            "revocations that this edge has not seen were pruned; sessions of revoked keys may go on"
+        );
+    }
+    for revocation in revocations {
+        let target = match revocation.target {
+            Some(revocation::Target::SessionId(session_id)) => Target::Session(session_id),
+            Some(revocation::Target::StreamKeyId(stream_key_id)) => {
+                Target::StreamKey(stream_key_id)
+            }
+            None => continue,
+        };
+        let sessions = context.live.revoke(target);
+        if sessions > 0 {
+            info!(sessions, position = revocation.position, reason = ?revocation.reason, "revoked");
+        }
+    }
+    context.revocations.position.send_replace(Some(position));
+    context.readiness.met(READY);
+}
+
+/// The readiness condition: revocations are followed.
+pub(crate) const READY: &str = "edge-control";
+
+/// Between half of a pause and all of it.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let mut random = [0; 1];
+    // Without randomness the pause is merely in step with others.
+    rand::fill(&mut random).ok();
+    let [random] = random;
+    pause / 2 + pause / 2 * u32::from(random) / 255
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jittered_pause_stays_within_its_half() {
+        for _ in 0..1000 {
+            let pause = jittered(PAUSE);
+            assert!(pause >= PAUSE / 2 && pause <= PAUSE, "{pause:?}");
+        }
+    }
+}

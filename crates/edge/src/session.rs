@@ -1,0 +1,388 @@
+//! Hop 2 of a frame's life: socket ⇄ [`rtmp::ServerSession`]. Nothing else here knows both a socket and the protocol.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use aws_lc_rs::rand;
+use bytes::BytesMut;
+use media::{Frame, FrameKind, flv, timestamp::Unwrapper};
+use registry::LeaseStats;
+use rtmp::{
+    MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent, ServerSession,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{debug, info};
+
+use crate::{
+    Context,
+    admission::Refusal,
+    live::{End, LiveSession},
+    publish::{self, Publishing},
+};
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// The encoder's, or the load balancer's where that has nothing to tell.
+    pub(crate) address: SocketAddr,
+    /// TLS server name; empty where none was sent.
+    pub(crate) server_name: String,
+}
+
+/// One connection whose bytes are RTMP.
+struct Session<S> {
+    context: Arc<Context>,
+    client: Client,
+    socket: S,
+    rtmp: ServerSession,
+    input: BytesMut,
+    /// Whether `input` holds something that `rtmp` has not been offered.
+    fresh: bool,
+    state: State,
+    timestamps: Unwrapper,
+    discontinuities: u64,
+}
+
+enum State {
+    /// No publish yet.
+    Await,
+    /// A publish is being decided on.
+    Deciding(Publishing),
+    Publishing {
+        publishing: Publishing,
+        live: Arc<LiveSession>,
+        /// The socket is not read until the origin catches up.
+        paused: bool,
+    },
+    /// The encoder was told no.
+    Refused,
+}
+
+/// What the driver waits for.
+enum Wake {
+    Decided(Result<Arc<LiveSession>, Refusal>),
+    Ended(End),
+    Read(io::Result<usize>),
+    Room,
+    Timeout,
+}
+
+/// One read at most, in bytes.
+const READ_BYTES: usize = 32 * 1024;
+/// What an encoder may send while its publish is decided on, in bytes.
+const UNDECIDED_INPUT_BYTES: usize = 64 * 1024;
+
+/// Drives one connection to its end.
+pub(crate) async fn run<S>(socket: S, client: Client, context: Arc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut random = [0; 1528];
+    // Nobody checks that these bytes are random (RTMP 1.0 §5.2.3).
+    rand::fill(&mut random).ok();
+    let config = ServerConfig {
+        chunk_bytes_out: context.config.connections.chunk_bytes_out,
+        window_bytes: context.config.connections.window_bytes,
+        limits: context.config.rtmp.clone(),
+    };
+    let mut session = Session {
+        rtmp: ServerSession::new(config, &random, std_now()),
+        context,
+        client,
+        socket,
+        input: BytesMut::new(),
+        fresh: false,
+        state: State::Await,
+        timestamps: Unwrapper::new(),
+        discontinuities: 0,
+    };
+    let end = session.drive().await.unwrap_or_else(|end| end);
+    session.close(end).await;
+}
+
+impl<S> Session<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    async fn drive(&mut self) -> Result<End, End> {
+        loop {
+            if self.fresh && self.takes_input() {
+                self.fresh = false;
+                let handled = self.rtmp.handle_input(&mut self.input, std_now());
+                // What came before the fault counts.
+                self.transmit().await?;
+                if let Some(end) = self.handle_events() {
+                    return Ok(end);
+                }
+                handled.map_err(|error| self.misbehaved(&error))?;
+            }
+            self.transmit().await?;
+            if let Some(told) = self.rtmp.closing() {
+                if !matches!(self.state, State::Refused) {
+                    info!(client_address = %self.client.address, told = ?told.description, "closing the connection");
+                }
+                return Ok(End::Protocol("refused"));
+            }
+            self.apply_backpressure();
+            match self.wait().await {
+                Wake::Decided(decision) => self.handle_decision(decision),
+                Wake::Ended(end) => return Ok(end),
+                Wake::Read(Ok(0) | Err(_)) => return Ok(End::Disconnected),
+                Wake::Read(Ok(bytes)) => {
+                    self.fresh = true;
+                    let bytes = u64::try_from(bytes).unwrap_or_default();
+                    self.context.metrics.received_bytes.inc_by(bytes);
+                }
+                Wake::Room => {}
+                Wake::Timeout => {
+                    let handled = self.rtmp.handle_timeout(std_now());
+                    handled.map_err(|error| self.misbehaved(&error))?;
+                }
+            }
+        }
+    }
+
+    /// Whether `rtmp` may be offered what was read.
+    fn takes_input(&self) -> bool {
+        let paused = matches!(self.state, State::Publishing { paused: true, .. });
+        !paused && self.rtmp.wants_input()
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let Self {
+            context,
+            socket,
+            rtmp,
+            input,
+            state,
+            ..
+        } = self;
+        // A publish that is decided on is read beside, so that an encoder that leaves is noticed.
+        let read = match state {
+            State::Await | State::Publishing { paused: false, .. } => rtmp.wants_input(),
+            State::Deciding(_) => input.len() < UNDECIDED_INPUT_BYTES,
+            State::Publishing { paused: true, .. } | State::Refused => false,
+        };
+        let idle = matches!(state, State::Await);
+        let wake_at = rtmp.poll_timeout();
+        if read {
+            input.reserve(READ_BYTES);
+        }
+        tokio::select! {
+            read = socket.read_buf(input), if read => Wake::Read(read),
+            wake = state_wake(state) => wake,
+            () = sleep_until(wake_at.map_or_else(far_future, Instant::from_std)), if wake_at.is_some() => Wake::Timeout,
+            () = context.shutdown.draining(), if idle => Wake::Ended(End::Drain),
+            () = context.shutdown.stopping() => Wake::Ended(End::Drain),
+        }
+    }
+
+    /// Sends everything that is to be sent, in one write.
+    async fn transmit(&mut self) -> Result<(), End> {
+        let Some(mut transmit) = self.rtmp.poll_transmit() else {
+            return Ok(());
+        };
+        if let Some(next) = self.rtmp.poll_transmit() {
+            let mut together = BytesMut::from(transmit);
+            together.extend_from_slice(&next);
+            while let Some(next) = self.rtmp.poll_transmit() {
+                together.extend_from_slice(&next);
+            }
+            transmit = together.freeze();
+        }
+        let write = async {
+            self.socket.write_all(&transmit).await?;
+            self.socket.flush().await
+        };
+        match timeout(self.context.config.connections.write_timeout, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Disconnected),
+            Err(_elapsed) => {
+                info!(client_address = %self.client.address, "the encoder does not read");
+                Err(End::Disconnected)
+            }
+        }
+    }
+
+    fn handle_events(&mut self) -> Option<End> {
+        while let Some(event) = self.rtmp.poll_event() {
+            match event {
+                ServerEvent::Media(message) => self.handle_media(message),
+                ServerEvent::PublishEnded(cause) => {
+                    debug!(client_address = %self.client.address, ?cause, "the encoder ended its publish");
+                    return Some(End::ClientClose);
+                }
+                ServerEvent::PublishRequested(request) => {
+                    let publishing = publish::begin(&self.context, request, self.client.clone());
+                    self.state = State::Deciding(publishing);
+                }
+            }
+        }
+        None
+    }
+
+    fn handle_media(&mut self, message: MediaMessage) {
+        let State::Publishing {
+            publishing, live, ..
+        } = &self.state
+        else {
+            return;
+        };
+        let kind = match message.kind {
+            MediaKind::Audio => FrameKind::Audio,
+            MediaKind::Script => FrameKind::Script,
+            MediaKind::Video => FrameKind::Video,
+        };
+        let bytes = message.body.len();
+        let mut frame = flv::parse_or_opaque(kind, 0, message.body);
+        self.timestamps.stamp(&mut frame, message.timestamp);
+        let discontinuities = self.timestamps.discontinuities();
+        self.context
+            .metrics
+            .timestamp_discontinuities
+            .inc_by(discontinuities - self.discontinuities);
+        self.discontinuities = discontinuities;
+        live.media(bytes, |stats| note_codec(stats, &frame));
+        publishing.feed.push(frame);
+    }
+
+    fn handle_decision(&mut self, decision: Result<Arc<LiveSession>, Refusal>) {
+        let deciding = std::mem::replace(&mut self.state, State::Refused);
+        match (deciding, decision) {
+            (State::Deciding(publishing), Ok(live)) => {
+                self.rtmp.accept_publish(std_now());
+                // What came while it was decided.
+                self.fresh = true;
+                self.state = State::Publishing {
+                    publishing,
+                    live,
+                    paused: false,
+                };
+            }
+            (_, Err(Refusal { description, .. })) => self.rtmp.reject(Rejection { description }),
+            (State::Await | State::Publishing { .. } | State::Refused, Ok(_)) => {}
+        }
+    }
+
+    /// A full ring stops the reading; TCP slows the encoder.
+    fn apply_backpressure(&mut self) {
+        let State::Publishing {
+            publishing,
+            live,
+            paused,
+        } = &mut self.state
+        else {
+            return;
+        };
+        let full = !publishing.feed.has_room();
+        if full == *paused {
+            return;
+        }
+        *paused = full;
+        live.pause(full);
+        if full {
+            self.rtmp.pause();
+        } else {
+            self.rtmp.resume(std_now());
+        }
+    }
+
+    fn misbehaved(&self, error: &ProtocolError) -> End {
+        info!(client_address = %self.client.address, reason = error.reason(), %error, "closing the connection");
+        End::Protocol(error.reason())
+    }
+
+    /// Our last words, and the time that they need to arrive.
+    async fn close(mut self, end: End) {
+        let was_live = match std::mem::replace(&mut self.state, State::Refused) {
+            State::Publishing { publishing, .. } => {
+                publishing.feed.finish(end);
+                true
+            }
+            State::Deciding(publishing) => {
+                publishing.feed.finish(end);
+                self.tell(end, |rtmp, rejection| rtmp.reject(rejection));
+                false
+            }
+            State::Await | State::Refused => false,
+        };
+        if end == End::Disconnected {
+            return;
+        }
+        if was_live {
+            self.tell(end, |rtmp, rejection| rtmp.close(rejection));
+        }
+        if self.transmit().await.is_err() {
+            return;
+        }
+        let linger = self.context.config.connections.linger;
+        if !matches!(timeout(linger, self.socket.shutdown()).await, Ok(Ok(()))) {
+            return;
+        }
+        // Unread bytes would turn our close into a reset, and that may overtake what we said.
+        let deadline = Instant::now() + linger;
+        loop {
+            self.input.clear();
+            self.input.reserve(READ_BYTES);
+            let read = tokio::time::timeout_at(deadline, self.socket.read_buf(&mut self.input));
+            if !matches!(read.await, Ok(Ok(1..))) {
+                return;
+            }
+        }
+    }
+
+    fn tell(&mut self, end: End, how: impl FnOnce(&mut ServerSession, Rejection)) {
+        if let Some(description) = end.description() {
+            let rejection = Rejection {
+                description: description.to_owned(),
+            };
+            how(&mut self.rtmp, rejection);
+        }
+    }
+}
+
+/// What a state waits for beside the socket.
+async fn state_wake(state: &mut State) -> Wake {
+    match state {
+        State::Await | State::Refused => std::future::pending().await,
+        // A lost decision is a failure of ours.
+        State::Deciding(publishing) => Wake::Decided(
+            (&mut publishing.decided)
+                .await
+                .unwrap_or_else(|_lost| Err(Refusal::not_available("internal"))),
+        ),
+        State::Publishing {
+            publishing, paused, ..
+        } => {
+            tokio::select! {
+                end = publishing.ending.ended() => Wake::Ended(end),
+                () = publishing.feed.room(), if *paused => Wake::Room,
+            }
+        }
+    }
+}
+
+/// What `sessions list` says of the codecs: those of track 0.
+fn note_codec(stats: &mut LeaseStats, frame: &Frame) {
+    let codec = match frame.kind {
+        FrameKind::Audio => &mut stats.audio_codec,
+        FrameKind::Video => &mut stats.video_codec,
+        FrameKind::Script => return,
+    };
+    if codec.is_empty()
+        && let Some(part) = frame.parts.iter().find(|part| part.track == 0)
+    {
+        *codec = part.codec.to_string();
+    }
+}
+
+/// Tokio's clock, which tests move by hand.
+fn std_now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(24 * 3600)
+}
