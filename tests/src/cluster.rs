@@ -14,7 +14,7 @@ use crate::{
     api::Api,
     binary,
     deployment::Deployment,
-    http::{self, metric},
+    http,
     postgres::Postgres,
     process::{self, Process},
     redis::Redis,
@@ -123,7 +123,7 @@ impl Cluster {
         for node in this.nodes() {
             node.serves(READY).await;
         }
-        this.knows_origins(this.origins.len()).await;
+        this.edge_knows_origins().await;
         this
     }
 
@@ -154,14 +154,16 @@ impl Cluster {
         api(&self.base(), &self.controls[control])
     }
 
-    /// Waits until the edge has heard of this many origins.
-    async fn knows_origins(&self, count: usize) {
-        wait_for("the edge to know the origins", READY, async || {
-            let metrics = self.edge.metrics().await?;
-            let known = metric(&metrics, "headwater_edge_origins_known", &[]);
-            (known >= count as f64).then_some(())
-        })
-        .await;
+    /// Waits until the edge has heard of every origin.
+    async fn edge_knows_origins(&self) {
+        let names: Vec<String> = self
+            .origins
+            .iter()
+            .map(|node| format!("{:?}", node.name()))
+            .collect();
+        let mut parts = vec!["known origins"];
+        parts.extend(names.iter().map(String::as_str));
+        self.edge.process().log_line(&parts, READY).await;
     }
 }
 

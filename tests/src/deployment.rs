@@ -78,12 +78,17 @@ impl Deployment {
             .collect()
     }
 
-    /// A stream's FLV URL at every origin.
+    /// A stream's FLV URL at every origin; a reader who comes early waits for the stream.
     pub fn flv_urls(&self, key: &IssuedKey) -> Vec<String> {
         let token = &self.playback.token;
         self.http
             .iter()
-            .map(|base| format!("{base}/live/{}/{}.flv?token={token}", key.app, key.stream))
+            .map(|base| {
+                format!(
+                    "{base}/live/{}/{}.flv?token={token}&wait=60",
+                    key.app, key.stream
+                )
+            })
             .collect()
     }
 

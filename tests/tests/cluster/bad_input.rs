@@ -84,7 +84,8 @@ async fn keys_that_are_not_accepted(deployment: &Deployment, edge: &Process) {
         assert!(status.description.contains("key"), "{what}: {status:?}");
         encoder.until_closed(CLOSED).await;
     }
-    edge.log_line(&["reason", "key_not_accepted"], LOGGED).await;
+    edge.log_line(&["reason=\"key_not_accepted\""], LOGGED)
+        .await;
 
     // A real encoder shows the person what is wrong.
     let url = format!("{}/{mistyped}", deployment.rtmps_url(APP));
@@ -123,15 +124,18 @@ async fn an_unknown_application(deployment: &Deployment, edge: &Process) {
         "{status:?}"
     );
     encoder.until_closed(CLOSED).await;
-    edge.log_line(&["reason", "app_not_found"], LOGGED).await;
+    edge.log_line(&["reason=\"app_not_found\""], LOGGED).await;
 }
 
 async fn plain_rtmp(deployment: &Deployment, edge: &Process) {
     let plain = tls::connect_plain(deployment.rtmps).await.unwrap();
     let mut encoder = Encoder::new(plain);
     encoder.handshake().await.unwrap_err();
-    edge.log_line(&["rtmp:// used on an rtmps:// port"], LOGGED)
-        .await;
+    edge.log_line(
+        &["rtmp:// used on an rtmps:// port", "reason=\"plain_rtmp\""],
+        LOGGED,
+    )
+    .await;
 }
 
 async fn tls_on_a_plain_port(deployment: &Deployment) {
@@ -147,36 +151,34 @@ async fn tls_on_a_plain_port(deployment: &Deployment) {
 }
 
 async fn garbage(deployment: &Deployment, edge: &Process) {
-    let bytes: Vec<u8> = (0..8192_u32)
-        .map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8)
-        .collect();
-    // Where TLS is expected.
+    // No TLS record, no RTMP version, a chunk that continues nothing: 0xff is wrong everywhere.
+    let bytes = [0xff; 8192];
     let mut plain = tls::connect_plain(deployment.rtmps).await.unwrap();
-    plain
-        .write_all(&[&[0x47], bytes.as_slice()].concat())
-        .await
-        .ok();
+    plain.write_all(&bytes).await.ok();
     closes(plain).await;
-    // Inside TLS, where the handshake is expected.
+    edge.log_line(&["reason=\"not_tls\""], LOGGED).await;
+
     let config = tls::trusting(&deployment.ca_file, &[]);
     let mut encrypted = tls::connect(deployment.rtmps, config).await.unwrap();
-    encrypted
-        .write_all(&[&[0x47], bytes.as_slice()].concat())
-        .await
-        .ok();
+    encrypted.write_all(&bytes).await.ok();
     closes(encrypted).await;
-    // Behind the handshake, where commands are expected.
+    edge.log_line(&["reason=\"unknown_protocol\""], LOGGED)
+        .await;
+
     let mut encoder = deployment.encoder().await;
     encoder.handshake().await.unwrap();
     encoder.send_bytes(&bytes).await.ok();
     encoder.until_closed(CLOSED).await;
-    // Behind connect: a command whose body is no AMF0.
+    edge.log_line(&["reason=\"unknown_chunk_stream\""], LOGGED)
+        .await;
+
     let mut encoder = deployment.encoder().await;
     encoder.handshake().await.unwrap();
     encoder.connect(APP).await.unwrap().unwrap();
-    encoder.send_message(3, 20, 0, 0, &[0xff; 64]).await.ok();
+    encoder.send_message(3, 20, 0, 0, &bytes[..64]).await.ok();
     encoder.until_closed(CLOSED).await;
-    edge.log_line(&["reason", "protocol_error"], LOGGED).await;
+    edge.log_line(&["reason=\"malformed_command\""], LOGGED)
+        .await;
 }
 
 async fn closes(mut connection: Box<dyn tls::Connection>) {
@@ -200,7 +202,8 @@ async fn silence(deployment: &Deployment, edge: &Process) {
         closes(no_handshake),
         no_publish.until_closed(CLOSED)
     );
-    edge.log_line(&["reason", "timeout"], LOGGED).await;
+    edge.log_line(&["reason=\"tls_timeout\""], LOGGED).await;
+    edge.log_line(&["reason=\"deadline\""], LOGGED).await;
 }
 
 async fn a_slow_handshake(deployment: &Deployment, edge: &Process) {
@@ -218,7 +221,7 @@ async fn a_slow_handshake(deployment: &Deployment, edge: &Process) {
     tokio::time::timeout(CLOSED, drip)
         .await
         .expect("the server gives up on a drip");
-    edge.log_line(&["reason", "timeout"], LOGGED).await;
+    edge.log_line(&["reason=\"deadline\""], LOGGED).await;
 }
 
 async fn messages_beyond_the_limit(deployment: &Deployment, edge: &Process) {
@@ -242,7 +245,8 @@ async fn messages_beyond_the_limit(deployment: &Deployment, edge: &Process) {
         .await
         .unwrap();
     unknown.until_closed(CLOSED).await;
-    edge.log_line(&["reason", "protocol_error"], LOGGED).await;
+    edge.log_line(&["reason=\"message_too_large\""], LOGGED)
+        .await;
 }
 
 async fn media_before_publish(deployment: &Deployment, edge: &Process) {
@@ -252,7 +256,8 @@ async fn media_before_publish(deployment: &Deployment, edge: &Process) {
     encoder.create_stream().await.unwrap();
     encoder.send(&synthetic::video(0, true, 400)).await.unwrap();
     encoder.until_closed(CLOSED).await;
-    edge.log_line(&["reason", "protocol_error"], LOGGED).await;
+    edge.log_line(&["reason=\"media_before_publish\""], LOGGED)
+        .await;
 
     // The connection that behaved is not confused with it.
     let key = deployment.api.create_key(APP, "behaved").await;

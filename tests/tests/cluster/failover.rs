@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tests::{
-    bench::{self, Publishers},
+    bench::{Bench, Load},
     cluster::{Cluster, Layout},
     deployment::APP,
     ffmpeg::Pace,
@@ -63,18 +63,16 @@ async fn origin_dies_under_ffmpeg(cluster: &mut Cluster, redis_first: bool) {
 async fn the_death_of_an_origin_leaves_the_load_generators_ledger_clean() {
     let _turn = turn().await;
     let mut cluster = Cluster::start(Layout::default()).await;
-    let mut publishers = Publishers::start(
-        &cluster.deployment,
-        "ledger",
-        &bench::Load {
-            publishers: 8,
-            seconds: 12,
-            kilobits_per_second: 400,
-        },
-    )
-    .await;
-    publishers.are_live(PUBLISHED).await;
-    cluster.origins[0].kill();
-    let report = publishers.finish(PUBLISHED).await;
-    report.assert_clean();
+    let load = Load {
+        publishers: 8,
+        seconds: 12,
+        ramp_seconds: 0,
+        kilobits_per_second: 400,
+    };
+    let mut bench = Bench::start(&cluster.deployment, "ledger", &load).await;
+    bench.is_live(PUBLISHED).await;
+    let owned = cluster.deployment.api.sessions().await.unwrap();
+    let owner = cluster.owner(&owned[0].stream).await;
+    cluster.origins[owner].kill();
+    bench.finish_clean(PUBLISHED).await;
 }

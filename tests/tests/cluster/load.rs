@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use tests::{
-    bench::{Load, Publishers},
+    bench::{Bench, Load},
     binary,
     cluster::{Cluster, Layout},
     deployment::{APP, Deployment},
@@ -22,18 +22,16 @@ const KEYFRAME_BYTES: usize = 12 * 1024 * 1024;
 async fn five_hundred_sessions_share_an_edge_and_an_origin() {
     let _turn = turn_alone().await;
     let cluster = Cluster::start(one_origin()).await;
-    let mut publishers = Publishers::start(
-        &cluster.deployment,
-        "many",
-        &Load {
-            publishers: 500,
-            seconds: 20,
-            kilobits_per_second: 32,
-        },
-    )
-    .await;
-    publishers.are_live(PUBLISHED).await;
-    publishers.finish(PUBLISHED).await.assert_clean();
+    let load = Load {
+        publishers: 500,
+        seconds: 20,
+        ramp_seconds: 10,
+        kilobits_per_second: 32,
+    };
+    let mut bench = Bench::start(&cluster.deployment, "many", &load).await;
+    bench.is_live(PUBLISHED).await;
+    let reports = bench.finish_clean(PUBLISHED).await;
+    println!("500 publishers: {}", reports.publish["connect_ms"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,17 +56,14 @@ fn one_origin() -> Layout {
 }
 
 async fn a_large_keyframe_reaches_a_python_client(deployment: &Deployment) {
-    let mut neighbours = Publishers::start(
-        deployment,
-        "neighbour",
-        &Load {
-            publishers: 100,
-            seconds: 25,
-            kilobits_per_second: 64,
-        },
-    )
-    .await;
-    neighbours.are_live(PUBLISHED).await;
+    let load = Load {
+        publishers: 100,
+        seconds: 25,
+        ramp_seconds: 2,
+        kilobits_per_second: 64,
+    };
+    let mut neighbours = Bench::start(deployment, "neighbour", &load).await;
+    neighbours.is_live(PUBLISHED).await;
 
     let key = deployment.api.create_key(APP, "large").await;
     let mut client = python_subscriber(deployment, &key.stream);
@@ -97,7 +92,7 @@ async fn a_large_keyframe_reaches_a_python_client(deployment: &Deployment) {
         "{expected}\n{}",
         client.log()
     );
-    neighbours.finish(PUBLISHED).await.assert_clean();
+    neighbours.finish_clean(PUBLISHED).await;
 }
 
 /// A client with grpcio's defaults: no message above 4 MiB.

@@ -128,7 +128,8 @@ async fn a_late_reader_starts_at_a_keyframe(deployment: &Deployment) {
     let (_, suffix) = whole
         .split_at_checked(whole.len() - packets.len())
         .expect("no more packets than there were");
-    assert_eq!(packets, suffix);
+    // A player's clock starts anew where it joins.
+    flv::assert_same_packets(&packets, suffix);
     let first = tags.iter().find(|tag| tag.packet().is_some()).unwrap();
     assert!(first.is_keyframe(), "{first:?}");
     let ahead = tags.iter().take_while(|tag| tag.packet().is_none());

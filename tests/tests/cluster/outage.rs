@@ -27,7 +27,7 @@ async fn live_sessions_outlive_control_and_redis() {
     let status = publish(&deployment, &next.secret).await;
     assert_refused_for_now(&status);
     let edge = cluster.edge.process();
-    edge.log_line(&["reason", "control_unavailable"], LOGGED)
+    edge.log_line(&["reason=\"control_unavailable\""], LOGGED)
         .await;
     witness.is_alive().await;
     cluster.controls[0].start().await;
@@ -65,8 +65,7 @@ async fn a_publisher_without_an_origin_is_told_to_come_back() {
     let status = publish(&deployment, &key.secret).await;
     assert_refused_for_now(&status);
     let edge = cluster.edge.process();
-    edge.log_line(&["reason", "origin_unavailable"], LOGGED)
-        .await;
+    edge.log_line(&["reason=\"origin_refused\""], LOGGED).await;
     cluster.origins[0].start().await;
     is_accepted(&deployment, &key.secret).await;
 }

@@ -30,7 +30,7 @@ async fn a_newcomer_publishes_with_what_is_printed() {
         );
     }
 
-    let reader = FlvReader::start(&text("flv_url"));
+    let reader = FlvReader::start(&format!("{}&wait=60", text("flv_url")));
     let url = format!("{}/{}", text("rtmps_url"), text("stream_key"));
     let logs = standalone.directory.path();
     let mut ffmpeg = ffmpeg::publish(&fixture("source.flv"), 1, Pace::RealTime, &url, logs);
