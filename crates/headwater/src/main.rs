@@ -1,1 +1,68 @@
-fn main() {}
+//! The one binary of Headwater: reads arguments and configuration, wires the roles, decides nothing.
+//!
+//! This crate alone reads the environment, and it alone writes to standard output.
+
+mod api;
+mod bench;
+mod bootstrap;
+mod cli;
+mod config;
+mod files;
+mod keys;
+mod output;
+mod process;
+mod ready;
+mod roles;
+mod secrets;
+mod sessions;
+mod standalone;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+/// Something failed.
+const FAILURE: u8 = 1;
+/// The command line or the configuration is wrong (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error, USAGE),
+    };
+    runtime::tls::install_crypto_provider();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&anyhow::Error::new(error).context("cannot start the async runtime"));
+            return ExitCode::from(FAILURE);
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            let usage = error.is::<config::ConfigError>() || error.is::<cli::UsageError>();
+            ExitCode::from(if usage { USAGE } else { FAILURE })
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Bench(arguments) => bench::run(arguments).await,
+        Command::Bootstrap { directory } => bootstrap::run(&directory),
+        Command::Control(arguments) => roles::control::run(&arguments).await,
+        Command::Edge(arguments) => roles::edge::run(&arguments).await,
+        Command::Keys { server, command } => keys::run(&server, command).await,
+        Command::Origin(arguments) => roles::origin::run(&arguments).await,
+        Command::Sessions { server, command } => sessions::run(&server, command).await,
+        Command::Standalone(arguments) => standalone::run(&arguments).await,
+    }
+}

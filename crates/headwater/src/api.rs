@@ -1,0 +1,239 @@
+//! A client of control's public API: finds the server and its credential, connects, and puts refusals in plain words.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tonic::{
+    Code, Request, Status,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{
+    cli::{ServerArguments, UsageError},
+    files,
+    standalone::DataDir,
+};
+
+/// To reach the server, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many items are asked for at a time.
+pub(crate) const PAGE_ITEMS: u32 = 1000;
+
+/// A channel that sends the credential along.
+pub(crate) type ApiChannel = InterceptedService<Channel, Bearer>;
+
+/// Adds the credential to each request.
+#[derive(Clone)]
+pub(crate) struct Bearer(AsciiMetadataValue);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request
+            .metadata_mut()
+            .insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// Where the server is and what it wants to see.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) token_file: PathBuf,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// What a standalone process leaves in its data directory for the commands that follow.
+#[derive(Deserialize)]
+struct StandaloneAddresses {
+    grpc_url: String,
+}
+
+impl Server {
+    /// As the command line, the environment or the data directory say.
+    pub(crate) fn find(arguments: &ServerArguments) -> anyhow::Result<Self> {
+        if let Some(url) = arguments.server.clone() {
+            let token_file = arguments.token_file.clone().ok_or_else(|| {
+                UsageError("--server needs --token-file (or HEADWATER_TOKEN_FILE) beside it".into())
+            })?;
+            return Ok(Self {
+                url,
+                token_file,
+                ca_file: arguments.ca_file.clone(),
+            });
+        }
+        let data_dir = DataDir::new(&arguments.data_dir);
+        let Some(addresses) = files::read_if_there(&data_dir.addresses())? else {
+            let message = format!(
+                "no server given: there is no standalone process in {}; use --data-dir or --server",
+                arguments.data_dir.display()
+            );
+            return Err(UsageError(message).into());
+        };
+        let addresses: StandaloneAddresses = serde_json::from_str(&addresses)
+            .with_context(|| format!("{} is damaged", data_dir.addresses().display()))?;
+        Ok(Self {
+            url: addresses.grpc_url,
+            token_file: data_dir.api_token(),
+            ca_file: Some(data_dir.certificate().certificate),
+        })
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self) -> anyhow::Result<ApiChannel> {
+        let token = files::read(&self.token_file)?;
+        let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()))
+            .with_context(|| format!("{} holds no token", self.token_file.display()))?;
+        bearer.set_sensitive(true);
+        let channel = self
+            .channel()
+            .await
+            .with_context(|| format!("cannot reach {}; is it running?", self.url))?;
+        Ok(InterceptedService::new(channel, Bearer(bearer)))
+    }
+
+    async fn channel(&self) -> anyhow::Result<Channel> {
+        let endpoint = Endpoint::from_shared(self.url.clone())
+            .map_err(|_malformed| UsageError(format!("{:?} is not a URL", self.url)))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT);
+        match endpoint.uri().scheme_str() {
+            Some("http") => Ok(endpoint.connect().await?),
+            Some("https") => {
+                let tls = tls_connector(self.ca_file.as_deref())?;
+                let connect = tower::service_fn(move |uri: Uri| connect_with_tls(uri, tls.clone()));
+                Ok(endpoint.connect_with_connector(connect).await?)
+            }
+            _ => Err(UsageError(format!(
+                "{:?} begins with neither https:// nor http://",
+                self.url
+            ))
+            .into()),
+        }
+    }
+}
+
+/// A refusal, in plain words.
+pub(crate) fn explain(status: &Status) -> anyhow::Error {
+    let reason = proto::error::reason(status);
+    let what = match status.code() {
+        Code::Unauthenticated => "the server does not accept the token",
+        Code::NotFound => "not found",
+        Code::InvalidArgument => "the server does not accept this",
+        Code::AlreadyExists => "exists already",
+        Code::Unavailable => "the server cannot do this now, try again",
+        Code::DeadlineExceeded | Code::Cancelled => "no answer in time",
+        Code::Aborted
+        | Code::DataLoss
+        | Code::FailedPrecondition
+        | Code::Internal
+        | Code::Ok
+        | Code::OutOfRange
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::Unimplemented
+        | Code::Unknown => "the server refused",
+    };
+    match reason {
+        Some(reason) => anyhow::anyhow!("{what}: {} ({reason})", status.message()),
+        None => anyhow::anyhow!("{what}: {}", status.message()),
+    }
+}
+
+/// A time as RFC 3339 in UTC; `-` where there is none.
+pub(crate) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
+    timestamp
+        .and_then(|timestamp| jiff::Timestamp::from_second(timestamp.seconds).ok())
+        .map_or_else(|| "-".to_owned(), |timestamp| timestamp.to_string())
+}
+
+async fn connect_with_tls(
+    uri: Uri,
+    tls: tokio_rustls::TlsConnector,
+) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let host = uri.host().unwrap_or_default();
+    // A URL writes IPv6 addresses in brackets, certificates and resolvers do not.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+    let socket = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
+    Ok(TokioIo::new(tls.connect(name, socket).await?))
+}
+
+fn tls_connector(ca_file: Option<&Path>) -> anyhow::Result<tokio_rustls::TlsConnector> {
+    let mut roots = rustls::RootCertStore::empty();
+    let certificates = match ca_file {
+        Some(path) => CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .with_context(|| format!("cannot read certificates from {}", path.display()))?,
+        // Those of the system that cannot be read are no concern while others can.
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    roots.add_parsable_certificates(certificates);
+    let mut config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(data_dir: &Path) -> ServerArguments {
+        ServerArguments {
+            server: None,
+            token_file: None,
+            ca_file: None,
+            data_dir: data_dir.to_owned(),
+            json: false,
+        }
+    }
+
+    #[test]
+    fn a_standalone_process_is_found_by_its_data_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = Server::find(&arguments(directory.path())).unwrap_err();
+        assert!(missing.is::<UsageError>(), "{missing:#}");
+
+        let data_dir = DataDir::new(directory.path());
+        files::write_private(
+            &data_dir.addresses(),
+            br#"{"grpc_url": "http://127.0.0.1:7"}"#,
+        )
+        .unwrap();
+        let server = Server::find(&arguments(directory.path())).unwrap();
+        assert_eq!(server.url, "http://127.0.0.1:7");
+        assert_eq!(server.token_file, data_dir.api_token());
+    }
+
+    #[test]
+    fn a_server_needs_a_token() {
+        let arguments = ServerArguments {
+            server: Some("https://control:7443".to_owned()),
+            ..arguments(Path::new("data"))
+        };
+        assert!(Server::find(&arguments).unwrap_err().is::<UsageError>());
+    }
+
+    #[test]
+    fn a_refusal_names_its_reason() {
+        let status = proto::error::status(Code::NotFound, "KEY_NOT_FOUND", "no such stream key");
+        assert_eq!(
+            explain(&status).to_string(),
+            "not found: no such stream key (KEY_NOT_FOUND)"
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! The command line, as data. What it means is elsewhere.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::bench::BenchArguments;
+
+const EXAMPLES: &str = "\
+Examples:
+  headwater standalone                                  a whole cluster in one process, data under ./data
+  headwater keys create --app live --stream studio-1    a stream key for it
+  headwater sessions list                               who publishes
+  headwater bootstrap ./cluster                         certificates, secrets and configuration for the roles
+  headwater edge --config ./cluster/edge.yaml           one role by itself
+
+Exit codes:
+  0   all is well
+  1   something failed; the last line on standard error says what
+  64  the command line or the configuration is wrong; every mistake is listed";
+
+const ROLE_HELP: &str = "\
+Every field of the file can be overridden by an environment variable: edge.listen by HEADWATER__EDGE__LISTEN, whose
+value is read as YAML. Relative paths are relative to the file. The first SIGTERM drains, the second forces the end.";
+
+/// Horizontally scalable RTMPS ingest: encoders publish with stream keys, consumers read over gRPC or HTTP-FLV.
+#[derive(Debug, Parser)]
+#[command(name = "headwater", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster in one process: nothing else is needed
+    Standalone(StandaloneArguments),
+    /// Run an edge: takes publishers in over RTMPS
+    #[command(after_help = ROLE_HELP)]
+    Edge(RoleArguments),
+    /// Run a control: issues stream keys and decides who may publish
+    #[command(after_help = ROLE_HELP)]
+    Control(RoleArguments),
+    /// Run an origin: holds live streams and serves subscribers
+    #[command(after_help = ROLE_HELP)]
+    Origin(RoleArguments),
+    /// Write certificates, secrets and configuration to run the roles apart on one machine
+    ///
+    /// For development: in production, certificates and secrets come from the platform. Files that exist are kept.
+    Bootstrap {
+        /// Where to write
+        directory: PathBuf,
+    },
+    /// Create, list and revoke stream keys
+    Keys {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// List and end live publishing sessions
+    Sessions {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(subcommand)]
+        command: SessionsCommand,
+    },
+    /// Publish and subscribe in quantity, and account for every frame
+    Bench(BenchArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RoleArguments {
+    /// Configuration (YAML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Write the addresses that were bound to this file (JSON) once they are
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StandaloneArguments {
+    /// Keys, certificate and secrets; made where it does not exist
+    #[arg(long, value_name = "DIR", default_value = "./data")]
+    pub(crate) data_dir: PathBuf,
+    /// Write addresses and credentials to this file (JSON, mode 0600) once everything serves
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Where encoders publish; port 0 takes a free one, here and below
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    pub(crate) rtmps_listen: SocketAddr,
+    /// The gRPC API: stream keys and sessions. Without TLS on loopback, else with it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
+    pub(crate) grpc_listen: SocketAddr,
+    /// Playback over gRPC. Without TLS on loopback, else with it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7446")]
+    pub(crate) playback_listen: SocketAddr,
+    /// Playback over HTTP-FLV
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) http_listen: SocketAddr,
+    /// Metrics and health
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    pub(crate) admin_listen: SocketAddr,
+    /// How long sessions may go on after the first SIGTERM or Ctrl-C
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    pub(crate) drain_timeout: Duration,
+    /// How log lines look on standard error
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: a level, or tracing directives such as `info,edge=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub(crate) log_filter: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    Json,
+    Text,
+}
+
+/// Which control, and with which credential. Without `--server`: the standalone process of `--data-dir`.
+#[derive(Args, Debug)]
+pub(crate) struct ServerArguments {
+    /// gRPC API, `https://host:port`; `http://` where it serves without TLS
+    #[arg(long, value_name = "URL", env = "HEADWATER_SERVER", global = true)]
+    pub(crate) server: Option<String>,
+    /// File that holds the API token
+    #[arg(long, value_name = "FILE", env = "HEADWATER_TOKEN_FILE", global = true)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust instead of the system's
+    #[arg(long, value_name = "FILE", env = "HEADWATER_CA_FILE", global = true)]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Data directory of a standalone process, asked where no server is given
+    #[arg(long, value_name = "DIR", default_value = "./data", global = true)]
+    pub(crate) data_dir: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Create a stream key; its secret is shown this once
+    Create {
+        /// Application, as in the RTMPS URL's path
+        #[arg(long, default_value = "live")]
+        app: String,
+        /// Public name of the stream that the key publishes
+        #[arg(long)]
+        stream: String,
+        /// For people
+        #[arg(long, default_value = "")]
+        description: String,
+        /// The key is refused after this time, such as `30days`; without it, it does not expire
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        expires_in: Option<Duration>,
+        /// What a second publisher with the key gets while the first is live
+        #[arg(long, default_value = "if-stale")]
+        takeover: Takeover,
+    },
+    /// List stream keys, oldest first
+    List {
+        /// Of one application alone
+        #[arg(long, default_value = "")]
+        app: String,
+        /// Revoked ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Revoke a stream key and end its live sessions
+    Revoke {
+        /// As `keys list` shows it
+        id: String,
+        /// For the log and the publisher
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Takeover {
+    /// Admitted; the first is ended
+    Always,
+    /// Admitted where the first has sent no media for some seconds
+    IfStale,
+    /// Refused
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// List live sessions
+    List {
+        /// Of one application alone
+        #[arg(long, default_value = "")]
+        app: String,
+    },
+    /// End a session and refuse its key for 30 s
+    Kill {
+        /// As `sessions list` shows it
+        id: String,
+        /// For the log and the publisher
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+/// The command line is well-formed but makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime_serde::re::humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_written_with_units() {
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("90").is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! Configuration of a role process: one YAML file, the environment over it, every mistake reported at once.
+//!
+//! Three steps. [`document`] reads the file and lays the environment over it. The modules of the sections give the raw
+//! form, in which every field is optional and every scalar is parsed. `finish` in each of them makes the role's own
+//! `Config` of finished values and looks at what a type cannot say: required fields, files, and fields that exclude
+//! each other.
+//!
+//! Sections of other roles may be in the same file: their form is checked, their files are not touched.
+
+mod check;
+mod control;
+mod document;
+mod edge;
+mod origin;
+mod scalar;
+mod shared;
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use self::{
+    check::Check,
+    document::Document,
+    shared::{AdminSection, ClusterSection, InternalTlsSection, LogSection, RegistrySection},
+};
+pub(crate) use self::{
+    check::ConfigError,
+    control::ControlConfig,
+    edge::EdgeConfig,
+    origin::OriginConfig,
+    shared::{ProcessConfig, Shared},
+};
+
+/// A whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Sections {
+    admin: Option<AdminSection>,
+    cluster: Option<ClusterSection>,
+    drain_timeout: Option<scalar::Time>,
+    internal_tls: Option<InternalTlsSection>,
+    log: Option<LogSection>,
+    registry: Option<RegistrySection>,
+
+    control: Option<control::Section>,
+    edge: Option<edge::Section>,
+    origin: Option<origin::Section>,
+}
+
+/// Reads what a control process needs.
+pub(crate) fn control(file: &Path) -> Result<(Shared, ControlConfig), ConfigError> {
+    load(file, std::env::vars(), |sections, check| {
+        let section = check.required("control", sections.control.take())?;
+        section.finish(check)
+    })
+}
+
+/// Reads what an edge process needs.
+pub(crate) fn edge(file: &Path) -> Result<(Shared, EdgeConfig), ConfigError> {
+    load(file, std::env::vars(), |sections, check| {
+        let section = check.required("edge", sections.edge.take())?;
+        section.finish(check)
+    })
+}
+
+/// Reads what an origin process needs.
+pub(crate) fn origin(file: &Path) -> Result<(Shared, OriginConfig), ConfigError> {
+    load(file, std::env::vars(), |sections, check| {
+        let section = check.required("origin", sections.origin.take())?;
+        section.finish(check)
+    })
+}
+
+/// `finish` takes its section out and gives nothing where it has found a mistake.
+fn load<T>(
+    file: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+    finish: impl FnOnce(&mut Sections, &mut Check) -> Option<T>,
+) -> Result<(Shared, T), ConfigError> {
+    let mut check = Check::new(file);
+    let mut sections: Sections = Document::read(file, environment, &mut check).parse(&mut check);
+    let role = finish(&mut sections, &mut check);
+    let shared = Shared::finish(sections, &mut check);
+    match (shared, role) {
+        (Some(shared), Some(role)) if check.passed() => Ok((shared, role)),
+        _ => Err(check.into_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! The section `control`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use control::DatabaseConfig;
+use runtime::tls::CertificateFiles;
+use serde::Deserialize;
+
+use super::{
+    check::Check,
+    scalar::{Address, OneOrMany, Time},
+    shared,
+};
+
+/// What a control process needs beside [`shared::Shared`].
+#[derive(Debug)]
+pub(crate) struct ControlConfig {
+    pub(crate) control: control::Config,
+    pub(crate) internal_listen: SocketAddr,
+    pub(crate) public_certificate: CertificateFiles,
+    pub(crate) public_listen: SocketAddr,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Section {
+    api_token_file: Option<PathBuf>,
+    applications: Option<OneOrMany<String>>,
+    database: Option<DatabaseSection>,
+    grant_key_file: Option<PathBuf>,
+    grant_lifetime: Option<Time>,
+    hold_off: Option<Time>,
+    internal: Option<InternalSection>,
+    pepper_file: Option<PathBuf>,
+    public: Option<PublicSection>,
+    tenant: Option<String>,
+}
+
+/// One of the two.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DatabaseSection {
+    postgres: Option<PostgresSection>,
+    sqlite: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PostgresSection {
+    password_file: Option<PathBuf>,
+    url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct InternalSection {
+    listen: Option<Address>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PublicSection {
+    certificate: Option<PathBuf>,
+    listen: Option<Address>,
+    private_key: Option<PathBuf>,
+}
+
+impl Section {
+    pub(super) fn finish(self, check: &mut Check) -> Option<ControlConfig> {
+        let database = check.required("control.database", self.database);
+        let database = database.and_then(|database| database.finish(check));
+        let pepper_file = check.file("control.pepper_file", self.pepper_file);
+        let grant_key_file = check.file("control.grant_key_file", self.grant_key_file);
+        let api_token_file = check.file("control.api_token_file", self.api_token_file);
+        let internal = self.internal.unwrap_or_default();
+        let internal_listen = check.required("control.internal.listen", internal.listen);
+        let public = self.public.unwrap_or_default();
+        let public_listen = check.required("control.public.listen", public.listen);
+        let public_certificate = shared::certificate(
+            "control.public",
+            public.certificate,
+            public.private_key,
+            check,
+        );
+        let applications = self
+            .applications
+            .map(|applications| applications.finish("control.applications", check));
+        if applications.as_ref().is_some_and(Vec::is_empty) {
+            check.mistake("control.applications", "needs an application");
+        }
+
+        let mut control =
+            control::Config::new(database?, pepper_file?, grant_key_file?, api_token_file?);
+        if let Some(applications) = applications {
+            control.applications = applications;
+        }
+        if let Some(tenant) = self.tenant {
+            control.default_tenant = tenant;
+        }
+        if let Some(hold_off) = self.hold_off {
+            control.hold_off = hold_off.0;
+        }
+        if let Some(grant_lifetime) = self.grant_lifetime {
+            control.grant_lifetime = grant_lifetime.0;
+        }
+        Some(ControlConfig {
+            control,
+            internal_listen: internal_listen?.0,
+            public_certificate: public_certificate?,
+            public_listen: public_listen?.0,
+        })
+    }
+}
+
+impl DatabaseSection {
+    fn finish(self, check: &mut Check) -> Option<DatabaseConfig> {
+        match (self.sqlite, self.postgres) {
+            (Some(path), None) => {
+                let path = check.resolve(&path);
+                let directory = path.parent().filter(|directory| directory.is_dir());
+                if directory.is_none() {
+                    let what = format!("the directory of {} does not exist", path.display());
+                    check.mistake("control.database.sqlite", what);
+                }
+                Some(DatabaseConfig::Sqlite { path })
+            }
+            (None, Some(postgres)) => postgres.finish(check),
+            (None, None) => {
+                check.mistake("control.database", "needs sqlite or postgres");
+                None
+            }
+            (Some(_), Some(_)) => {
+                check.mistake("control.database", "has both sqlite and postgres");
+                None
+            }
+        }
+    }
+}
+
+impl PostgresSection {
+    fn finish(self, check: &mut Check) -> Option<DatabaseConfig> {
+        const URL: &str = "control.database.postgres.url";
+        let url = check.required(URL, self.url)?;
+        let password_file = check.optional_file(
+            "control.database.postgres.password_file",
+            self.password_file,
+        );
+        // What is wrong with the URL is not printed: it may hold a password.
+        let rest = url
+            .strip_prefix("postgres://")
+            .or_else(|| url.strip_prefix("postgresql://"));
+        let Some(rest) = rest else {
+            check.mistake(URL, "does not begin with postgres://");
+            return None;
+        };
+        let user = rest
+            .split('/')
+            .next()
+            .and_then(|host| host.rsplit_once('@'));
+        if user.is_some_and(|(user, _host)| user.contains(':')) || rest.contains("password=") {
+            check.mistake(URL, "holds a password; it belongs in password_file");
+        }
+        Some(DatabaseConfig::Postgres { url, password_file })
+    }
+}

@@ -1,0 +1,200 @@
+//! The section `edge`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use edge::{ProxyProtocol, StaticOrigin};
+use runtime::tls::CertificateFiles;
+use serde::Deserialize;
+
+use super::{
+    check::Check,
+    scalar::{
+        Address, Bytes, Count, HostPort, Network, OneOrMany, OriginName, OutagePolicy, Time,
+        defaulted_section,
+    },
+    shared,
+};
+
+/// What an edge process needs beside [`shared::Shared`].
+#[derive(Debug)]
+pub(crate) struct EdgeConfig {
+    pub(crate) certificate: CertificateFiles,
+    /// `host:port` of control's internal port; each name may resolve to many addresses.
+    pub(crate) control: Vec<String>,
+    pub(crate) edge: edge::Config,
+    pub(crate) listen: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Section {
+    certificate: Option<PathBuf>,
+    connections: Option<ConnectionsSection>,
+    control: Option<OneOrMany<HostPort>>,
+    listen: Option<OneOrMany<Address>>,
+    origins: Option<Vec<Option<OriginSection>>>,
+    outage_policy: Option<OutagePolicy>,
+    private_key: Option<PathBuf>,
+    proxy_protocol: Option<ProxySection>,
+    relay: Option<RelaySection>,
+    rtmp: Option<RtmpSection>,
+    zone: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OriginSection {
+    name: Option<OriginName>,
+    relay_address: Option<HostPort>,
+    zone: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProxySection {
+    mode: Option<ProxyMode>,
+    trusted: Option<OneOrMany<Network>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum ProxyMode {
+    Off,
+    Require,
+}
+
+defaulted_section! {
+    ConnectionsSection => edge::ConnectionLimits {
+        connections_max: Count<usize>,
+        connections_per_address_max: Count<usize>,
+        proxy_header_timeout: Time,
+        tls_handshake_timeout: Time,
+        write_timeout: Time,
+        linger: Time,
+        keepalive_idle: Time,
+        keepalive_interval: Time,
+        keepalive_probes: Count<u32>,
+        tcp_user_timeout: Time,
+        chunk_bytes_out: Bytes<u32>,
+        window_bytes: Bytes<u32>,
+    }
+}
+
+defaulted_section! {
+    RelaySection => edge::RelayLimits {
+        authorize_timeout: Time,
+        open_timeout: Time,
+        start_timeout: Time,
+        stale_after: Time,
+        replay_window: Time,
+        unacknowledged_bytes_max: Bytes<usize>,
+        ring_bytes_max: Bytes<usize>,
+        process_bytes_max: Bytes<usize>,
+        batch_bytes: Bytes<usize>,
+        stall_timeout: Time,
+        reopen_timeout: Time,
+        finish_timeout: Time,
+        origins_poll_period: Time,
+        renew_period: Time,
+    }
+}
+
+defaulted_section! {
+    RtmpSection => rtmp::limits::Limits {
+        handshake_deadline: Time,
+        connect_deadline: Time,
+        publish_deadline: Time,
+        first_media_deadline: Time,
+        idle_deadline: Time,
+        slow_drip_deadline: Time,
+        slow_drip_bytes_per_second: Count<u32>,
+        chunk_bytes_in_min: Bytes<u32>,
+        audio_message_bytes: Bytes<usize>,
+        video_message_bytes: Bytes<usize>,
+        messages_per_second: Count<u32>,
+        control_messages_per_second: Count<u32>,
+    }
+}
+
+impl Section {
+    pub(super) fn finish(self, check: &mut Check) -> Option<EdgeConfig> {
+        let certificate = shared::certificate("edge", self.certificate, self.private_key, check);
+        let control = check.required("edge.control", self.control);
+        let control = control.map(|control| control.finish("edge.control", check));
+        let listen = check.required("edge.listen", self.listen);
+        let listen = listen.map(|listen| listen.finish("edge.listen", check));
+        if listen.as_ref().is_some_and(Vec::is_empty) {
+            check.mistake("edge.listen", "needs an address");
+        }
+        if control.as_ref().is_some_and(Vec::is_empty) {
+            check.mistake("edge.control", "needs an address");
+        }
+        let edge = edge::Config {
+            zone: self.zone.unwrap_or_default(),
+            static_origins: origins(self.origins.unwrap_or_default(), check),
+            proxy_protocol: self.proxy_protocol.unwrap_or_default().finish(check),
+            outage_policy: match self.outage_policy {
+                Some(OutagePolicy::FailClosed) => edge::OutagePolicy::FailClosed,
+                Some(OutagePolicy::Keep) => edge::OutagePolicy::Keep,
+                None => edge::OutagePolicy::default(),
+            },
+            connections: ConnectionsSection::finish(self.connections),
+            relay: RelaySection::finish(self.relay),
+            rtmp: RtmpSection::finish(self.rtmp),
+        };
+        if edge.relay.unacknowledged_bytes_max > edge.relay.ring_bytes_max {
+            check.mistake(
+                "edge.relay.unacknowledged_bytes_max",
+                "is above edge.relay.ring_bytes_max",
+            );
+        }
+        Some(EdgeConfig {
+            certificate: certificate?,
+            control: control?.into_iter().map(|address| address.0).collect(),
+            edge,
+            listen: listen?.into_iter().map(|address| address.0).collect(),
+        })
+    }
+}
+
+fn origins(sections: Vec<Option<OriginSection>>, check: &mut Check) -> Vec<StaticOrigin> {
+    let mut origins = Vec::with_capacity(sections.len());
+    for (index, section) in sections.into_iter().enumerate() {
+        let path = format!("edge.origins[{index}]");
+        let Some(section) = check.required(&path, section) else {
+            continue;
+        };
+        let name = check.required(&format!("{path}.name"), section.name);
+        let relay_address = check.required(&format!("{path}.relay_address"), section.relay_address);
+        if let (Some(name), Some(relay_address)) = (name, relay_address) {
+            origins.push(StaticOrigin {
+                name: name.0,
+                relay_address: relay_address.0,
+                zone: section.zone.unwrap_or_default(),
+            });
+        }
+    }
+    origins
+}
+
+impl ProxySection {
+    fn finish(self, check: &mut Check) -> ProxyProtocol {
+        let trusted: Vec<_> = self
+            .trusted
+            .map(|trusted| trusted.finish("edge.proxy_protocol.trusted", check))
+            .unwrap_or_default()
+            .into_iter()
+            .map(|network| network.0)
+            .collect();
+        if self.mode != Some(ProxyMode::Require) {
+            return ProxyProtocol::Off;
+        }
+        if trusted.is_empty() {
+            check.mistake(
+                "edge.proxy_protocol.trusted",
+                "is required where mode is require: anybody could claim any address",
+            );
+        }
+        ProxyProtocol::Require { trusted }
+    }
+}

@@ -1,0 +1,188 @@
+//! The section `origin`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use proto::grant::GrantVerifier;
+use runtime::{bearer::BearerCredentials, tls::CertificateFiles};
+use serde::Deserialize;
+
+use super::{
+    check::Check,
+    scalar::{Address, Bytes, Count, HostPort, OriginName, OutagePolicy, Time, defaulted_section},
+    shared,
+};
+
+/// What an origin process needs beside [`shared::Shared`].
+pub(crate) struct OriginConfig {
+    pub(crate) grants: GrantVerifier,
+    pub(crate) http_listen: SocketAddr,
+    pub(crate) origin: origin::Config,
+    pub(crate) playback: BearerCredentials,
+    pub(crate) playback_certificate: CertificateFiles,
+    pub(crate) playback_listen: SocketAddr,
+    /// Where edges reach the relay port; `None`: where it listens.
+    pub(crate) relay_advertise: Option<String>,
+    pub(crate) relay_listen: SocketAddr,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Section {
+    grant_public_key_file: Option<PathBuf>,
+    http: Option<HttpSection>,
+    limits: Option<LimitsSection>,
+    log: Option<LogSection>,
+    name: Option<OriginName>,
+    outage_policy: Option<OutagePolicy>,
+    playback: Option<PlaybackSection>,
+    playback_token_file: Option<PathBuf>,
+    relay: Option<RelaySection>,
+    tenant: Option<String>,
+    timing: Option<TimingSection>,
+    zone: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HttpSection {
+    listen: Option<Address>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PlaybackSection {
+    certificate: Option<PathBuf>,
+    listen: Option<Address>,
+    private_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RelaySection {
+    advertise: Option<HostPort>,
+    listen: Option<Address>,
+}
+
+defaulted_section! {
+    /// What one stream may hold.
+    LogSection => media::log::LogLimits {
+        bytes_max: Bytes<usize>,
+        frames_max: Count<usize>,
+        age_max: Time,
+    }
+}
+
+defaulted_section! {
+    LimitsSection => origin::Limits {
+        process_bytes_max: Bytes<usize>,
+        streams_max: Count<usize>,
+        subscribers_max: Count<usize>,
+        http_connections_max: Count<usize>,
+    }
+}
+
+defaulted_section! {
+    TimingSection => origin::Timing {
+        open_timeout: Time,
+        registry_wait: Time,
+        publisher_lost_grace: Time,
+        ack_period: Time,
+        recheck_period: Time,
+        announce_period: Time,
+        resume_wait: Time,
+        wait_for_stream_max: Time,
+        http_request_timeout: Time,
+        http_write_timeout: Time,
+    }
+}
+
+impl Section {
+    pub(super) fn finish(self, check: &mut Check) -> Option<OriginConfig> {
+        let name = check.required("origin.name", self.name);
+        let relay = self.relay.unwrap_or_default();
+        let relay_listen = check.required("origin.relay.listen", relay.listen);
+        let everywhere = relay_listen
+            .as_ref()
+            .is_some_and(|listen| listen.0.ip().is_unspecified());
+        if everywhere && relay.advertise.is_none() {
+            check.mistake(
+                "origin.relay.advertise",
+                "is required where origin.relay.listen is every address: edges need one of them",
+            );
+        }
+        let playback = self.playback.unwrap_or_default();
+        let playback_listen = check.required("origin.playback.listen", playback.listen);
+        let playback_certificate = shared::certificate(
+            "origin.playback",
+            playback.certificate,
+            playback.private_key,
+            check,
+        );
+        let http = self.http.unwrap_or_default();
+        let http_listen = check.required("origin.http.listen", http.listen);
+        let grants = grants(self.grant_public_key_file, check);
+        let playback_credentials = credentials(self.playback_token_file, check);
+
+        let defaults = origin::Config::new(name?.0);
+        Some(OriginConfig {
+            grants: grants?,
+            http_listen: http_listen?.0,
+            origin: origin::Config {
+                zone: self.zone.unwrap_or_default(),
+                tenant: self.tenant.unwrap_or(defaults.tenant),
+                outage_policy: match self.outage_policy {
+                    Some(OutagePolicy::FailClosed) => origin::OutagePolicy::FailClosed,
+                    Some(OutagePolicy::Keep) => origin::OutagePolicy::Keep,
+                    None => defaults.outage_policy,
+                },
+                log: LogSection::finish(self.log),
+                limits: LimitsSection::finish(self.limits),
+                timing: TimingSection::finish(self.timing),
+                name: defaults.name,
+                // Known once the port is bound.
+                relay_address: String::new(),
+            },
+            playback: playback_credentials?,
+            playback_certificate: playback_certificate?,
+            playback_listen: playback_listen?.0,
+            relay_advertise: relay.advertise.map(|advertise| advertise.0),
+            relay_listen: relay_listen?.0,
+        })
+    }
+}
+
+/// 64 hex digits a line; more than one while control's key rotates.
+fn grants(file: Option<PathBuf>, check: &mut Check) -> Option<GrantVerifier> {
+    const PATH: &str = "origin.grant_public_key_file";
+    let content = check.content(PATH, file)?;
+    let public_keys: Option<Vec<[u8; 32]>> = lines(&content)
+        .map(|line| {
+            let bytes = HEXLOWER_PERMISSIVE.decode(line.as_bytes()).ok()?;
+            bytes.try_into().ok()
+        })
+        .collect();
+    let public_keys = public_keys.filter(|public_keys| !public_keys.is_empty());
+    if public_keys.is_none() {
+        check.mistake(PATH, "does not hold public keys, 64 hex digits a line");
+    }
+    Some(GrantVerifier::new(public_keys?))
+}
+
+/// One a line; more than one while they rotate.
+fn credentials(file: Option<PathBuf>, check: &mut Check) -> Option<BearerCredentials> {
+    const PATH: &str = "origin.playback_token_file";
+    let content = check.content(PATH, file)?;
+    if content.is_empty() {
+        check.mistake(PATH, "is empty");
+        return None;
+    }
+    Some(BearerCredentials::new(lines(&content)))
+}
+
+fn lines(content: &str) -> impl Iterator<Item = &str> {
+    content
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+}

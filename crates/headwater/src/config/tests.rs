@@ -1,0 +1,288 @@
+//! What a wrong file gets told, and that the files in `deploy/` are right.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::bootstrap;
+
+type Loaded<T> = Result<(Shared, T), ConfigError>;
+
+fn load_edge(file: &Path, environment: &[(&str, &str)]) -> Loaded<EdgeConfig> {
+    load(file, owned(environment), |sections, check| {
+        check.required("edge", sections.edge.take())?.finish(check)
+    })
+}
+
+fn load_control(file: &Path, environment: &[(&str, &str)]) -> Loaded<ControlConfig> {
+    load(file, owned(environment), |sections, check| {
+        check
+            .required("control", sections.control.take())?
+            .finish(check)
+    })
+}
+
+fn load_origin(file: &Path, environment: &[(&str, &str)]) -> Loaded<OriginConfig> {
+    load(file, owned(environment), |sections, check| {
+        check
+            .required("origin", sections.origin.take())?
+            .finish(check)
+    })
+}
+
+fn owned(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// What `headwater bootstrap` writes: the files in `deploy/`, with everything that they name.
+fn bootstrapped() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    bootstrap::write(directory.path()).unwrap();
+    directory
+}
+
+fn write(directory: &TempDir, text: &str) -> PathBuf {
+    let file = directory.path().join("test.yaml");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+fn mistakes<T>(loaded: Loaded<T>) -> Vec<String> {
+    match loaded {
+        Ok(_) => panic!("no mistake was found"),
+        Err(error) => error
+            .to_string()
+            .lines()
+            .skip(1)
+            .map(|line| line.trim().to_owned())
+            .collect(),
+    }
+}
+
+#[test]
+fn the_deployed_configuration_is_right() {
+    let directory = bootstrapped();
+    let file = |name| directory.path().join(name);
+
+    let (shared, edge) = load_edge(&file("edge.yaml"), &[]).unwrap();
+    assert_eq!(edge.listen, ["127.0.0.1:8443".parse().unwrap()]);
+    assert_eq!(edge.control, ["127.0.0.1:7445"]);
+    assert_eq!(edge.certificate.certificate, file("public.pem"));
+    assert_eq!(shared.registry.username.as_deref(), Some("edge"));
+    assert_eq!(shared.process.drain_timeout, Duration::from_secs(30));
+
+    let (_, control) = load_control(&file("control.yaml"), &[]).unwrap();
+    assert_eq!(control.control.applications, ["live"]);
+    assert_eq!(control.control.pepper_file, file("pepper"));
+
+    let (_, a) = load_origin(&file("origin-a.yaml"), &[]).unwrap();
+    let (_, b) = load_origin(&file("origin-b.yaml"), &[]).unwrap();
+    assert_ne!(a.origin.name, b.origin.name);
+    assert_ne!(a.relay_listen, b.relay_listen);
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_with_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = write(
+        &directory,
+        r#"
+log: { format: xml, filter: "edge=loud" }
+admin: { listen: 9090 }
+drain_timeout: soon
+cluster: { name: dev, namespace: "a/b", trust_domain: headwater.local }
+internal_tls: { certificate: missing.pem, private_key: missing.key, ca: missing-ca.pem }
+registry: { redis: { url: "redis://user:hunter2@localhost" } }
+edge:
+  lisen: 127.0.0.1:8443
+  listen: [127.0.0.1:1, foo, 127.0.0.1:2, bar]
+  control: control
+  certificate: .
+  connections: { connections_max: 0, tls_handshake_timeout: 10 }
+  relay: { ring_bytes_max: 1MB }
+  outage_policy: hope
+  proxy_protocol: { mode: require, trusted: [10.0.0.0/33] }
+  origins: [{ name: "a b" }]
+"#,
+    );
+    let base = directory.path().display();
+    let expected = [
+        r#"admin.listen: invalid type: integer `9090`, expected a string"#.to_owned(),
+        r#"cluster.namespace: "a/b" has more than letters, digits, . and -"#.to_owned(),
+        r#"drain_timeout: "soon" is not a length of time (such as 15s or 250ms)"#.to_owned(),
+        format!("edge.certificate: {base}/. is not a file"),
+        "edge.connections.connections_max: 0 is not a number in the range allowed".to_owned(),
+        "edge.connections.tls_handshake_timeout: invalid type: integer `10`, expected a string"
+            .to_owned(),
+        r#"edge.control: "control" is not a host and a port (such as control:7445)"#.to_owned(),
+        "edge.lisen: is not a known field".to_owned(),
+        r#"edge.listen[1]: "foo" is not an address (such as 127.0.0.1:8443)"#.to_owned(),
+        r#"edge.listen[3]: "bar" is not an address (such as 127.0.0.1:8443)"#.to_owned(),
+        r#"edge.origins[0].name: "a b" is not a name (letters, digits, and . _ : -)"#.to_owned(),
+        "edge.origins[0].relay_address: is required".to_owned(),
+        "edge.outage_policy: unknown variant `hope`, expected `fail_closed` or `keep`".to_owned(),
+        "edge.private_key: is required".to_owned(),
+        "edge.proxy_protocol.trusted: is required where mode is require: anybody could claim any address".to_owned(),
+        r#"edge.proxy_protocol.trusted[0]: "10.0.0.0/33" is not a network (such as 10.0.0.0/8)"#.to_owned(),
+        r#"edge.relay.ring_bytes_max: invalid value: string "1MB", expected a number of bytes (such as 65536 or 64KiB)"#.to_owned(),
+        format!("internal_tls.ca: {base}/missing-ca.pem: No such file or directory (os error 2)"),
+        format!("internal_tls.certificate: {base}/missing.pem: No such file or directory (os error 2)"),
+        format!("internal_tls.private_key: {base}/missing.key: No such file or directory (os error 2)"),
+        r#"log.filter: the log filter "edge=loud" is not valid"#.to_owned(),
+        "log.format: unknown variant `xml`, expected `json` or `text`".to_owned(),
+        "registry.redis.url: holds credentials; they belong in username and password_file".to_owned(),
+    ];
+    assert_eq!(mistakes(load_edge(&file, &[])), expected);
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let directory = bootstrapped();
+    let file = directory.path().join("edge.yaml");
+    let (shared, edge) = load_edge(
+        &file,
+        &[
+            ("HEADWATER__EDGE__LISTEN", "[127.0.0.1:0, '[::1]:0']"),
+            ("HEADWATER__EDGE__RELAY__STALL_TIMEOUT", "7s"),
+            ("HEADWATER__EDGE__CONNECTIONS__CONNECTIONS_MAX", "17"),
+            ("HEADWATER__REGISTRY__REDIS__PASSWORD_FILE", "null"),
+            ("HEADWATER__DRAIN_TIMEOUT", "1m"),
+            ("HEADWATER_SERVER", "not a field"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(edge.listen.len(), 2);
+    assert_eq!(edge.edge.relay.stall_timeout, Duration::from_secs(7));
+    assert_eq!(edge.edge.connections.connections_max, 17);
+    assert_eq!(shared.registry.password_file, None);
+    assert_eq!(shared.process.drain_timeout, Duration::from_secs(60));
+}
+
+#[test]
+fn a_whole_section_can_come_from_the_environment() {
+    let directory = bootstrapped();
+    let file = directory.path().join("control.yaml");
+    let (_, control) = load_control(
+        &file,
+        &[("HEADWATER__CONTROL__DATABASE", "{sqlite: control.db}")],
+    )
+    .unwrap();
+    let path = directory.path().join("control.db");
+    assert!(matches!(
+        control.control.database,
+        ::control::DatabaseConfig::Sqlite { path: found } if found == path
+    ));
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_the_variable() {
+    let directory = bootstrapped();
+    let file = directory.path().join("edge.yaml");
+    let found = mistakes(load_edge(
+        &file,
+        &[
+            ("HEADWATER__EDGE__LISTEN", "foo"),
+            ("HEADWATER__EDGE__ZOME", "a"),
+            ("HEADWATER__EDGE__LISTEN__PORT", "1"),
+            ("HEADWATER__LOG__FILTER", "{"),
+        ],
+    ));
+    assert_eq!(found.len(), 4, "{found:#?}");
+    assert_eq!(
+        found[0],
+        r#"edge.listen: "foo" is not an address (such as 127.0.0.1:8443) (from HEADWATER__EDGE__LISTEN)"#
+    );
+    assert_eq!(
+        found[1],
+        "edge.listen.port: is not a field of a section (from HEADWATER__EDGE__LISTEN__PORT)"
+    );
+    assert_eq!(
+        found[2],
+        "edge.zome: is not a known field (from HEADWATER__EDGE__ZOME)"
+    );
+    assert!(
+        found[3].starts_with("log.filter: is not YAML"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn another_roles_section_is_checked_but_its_files_are_not() {
+    let directory = bootstrapped();
+    let edge = fs::read_to_string(directory.path().join("edge.yaml")).unwrap();
+    let file = write(
+        &directory,
+        &format!("{edge}\ncontrol: {{ pepper_file: elsewhere, hold_off: 20s }}\n"),
+    );
+    load_edge(&file, &[]).unwrap();
+
+    let file = write(
+        &directory,
+        &format!("{edge}\ncontrol: {{ hold_off: 20 }}\n"),
+    );
+    assert_eq!(
+        mistakes(load_edge(&file, &[])),
+        ["control.hold_off: invalid type: integer `20`, expected a string"]
+    );
+}
+
+#[test]
+fn what_is_no_yaml_is_one_mistake_beside_what_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = write(&directory, "edge: [");
+    let found = mistakes(load_edge(&file, &[]));
+    assert!(found[0].starts_with("is not YAML"), "{found:#?}");
+
+    let found = mistakes(load_edge(Path::new("/nowhere.yaml"), &[]));
+    assert!(found[0].starts_with("cannot be read"), "{found:#?}");
+}
+
+#[test]
+fn a_field_that_comes_twice_is_a_mistake() {
+    let directory = bootstrapped();
+    let edge = fs::read_to_string(directory.path().join("edge.yaml")).unwrap();
+    let file = write(&directory, &format!("{edge}\nlog: {{}}\n"));
+    let found = mistakes(load_edge(&file, &[]));
+    assert!(found[0].contains("duplicate"), "{found:#?}");
+}
+
+#[test]
+fn a_password_in_an_address_is_refused_and_not_repeated() {
+    let directory = bootstrapped();
+    let file = directory.path().join("control.yaml");
+    let found = mistakes(load_control(
+        &file,
+        &[
+            (
+                "HEADWATER__CONTROL__DATABASE__POSTGRES__URL",
+                "postgres://headwater:hunter2@localhost/headwater",
+            ),
+            (
+                "HEADWATER__REGISTRY__REDIS__URL",
+                "rediss://headwater:hunter2@localhost",
+            ),
+        ],
+    ));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(!found.join("").contains("hunter2"), "{found:#?}");
+}
+
+#[test]
+fn an_origin_that_listens_everywhere_says_where_it_is() {
+    let directory = bootstrapped();
+    let file = directory.path().join("origin-a.yaml");
+    let everywhere = ("HEADWATER__ORIGIN__RELAY__LISTEN", "0.0.0.0:7444");
+    let found = mistakes(load_origin(&file, &[everywhere]));
+    assert!(
+        found[0].starts_with("origin.relay.advertise: is required"),
+        "{found:#?}"
+    );
+
+    let advertise = ("HEADWATER__ORIGIN__RELAY__ADVERTISE", "origin-a:7444");
+    let (_, origin) = load_origin(&file, &[everywhere, advertise]).unwrap();
+    assert_eq!(origin.relay_advertise.as_deref(), Some("origin-a:7444"));
+}

@@ -1,0 +1,186 @@
+//! `headwater keys`: stream keys, over the gRPC API.
+
+use std::time::{Duration, SystemTime};
+
+use proto::v1::{
+    CreateStreamKeyRequest, ListStreamKeysRequest, RevokeStreamKeyRequest, StreamKey,
+    TakeoverPolicy, stream_key_service_client::StreamKeyServiceClient,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{self, ApiChannel, Server, explain},
+    cli::{KeysCommand, ServerArguments, Takeover},
+    output,
+};
+
+type Client = StreamKeyServiceClient<ApiChannel>;
+
+/// Runs one of the commands.
+pub(crate) async fn run(arguments: &ServerArguments, command: KeysCommand) -> anyhow::Result<()> {
+    let server = Server::find(arguments)?;
+    let mut client = Client::new(server.connect().await?);
+    match command {
+        KeysCommand::Create {
+            app,
+            stream,
+            description,
+            expires_in,
+            takeover,
+        } => {
+            let request = CreateStreamKeyRequest {
+                app,
+                stream,
+                description,
+                expire_time: expires_in.map(expire_time),
+                takeover_policy: policy(takeover).into(),
+                tenant: String::new(),
+            };
+            create(&mut client, request, arguments.json).await
+        }
+        KeysCommand::List { app, all } => list(&mut client, app, all, arguments.json).await,
+        KeysCommand::Revoke { id, reason } => {
+            let request = RevokeStreamKeyRequest { id, reason };
+            revoke(&mut client, request, arguments.json).await
+        }
+    }
+}
+
+async fn create(
+    client: &mut Client,
+    request: CreateStreamKeyRequest,
+    json: bool,
+) -> anyhow::Result<()> {
+    let response = client
+        .create_stream_key(request)
+        .await
+        .map_err(|status| explain(&status))?
+        .into_inner();
+    let stream_key = response.stream_key.unwrap_or_default();
+    if json {
+        let mut value = to_json(&stream_key);
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("secret".to_owned(), response.secret.into());
+        }
+        output::json(&value);
+        return Ok(());
+    }
+    output::line(format_args!(
+        "Stream key {} publishes {}/{}. Enter this in the encoder as stream key; it is not shown again:\n\n    {}\n",
+        stream_key.id, stream_key.app, stream_key.stream, response.secret
+    ));
+    Ok(())
+}
+
+async fn list(client: &mut Client, app: String, all: bool, json: bool) -> anyhow::Result<()> {
+    let mut stream_keys = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListStreamKeysRequest {
+            app: app.clone(),
+            page_size: api::PAGE_ITEMS,
+            page_token,
+            include_revoked: all,
+        };
+        let page = client
+            .list_stream_keys(request)
+            .await
+            .map_err(|status| explain(&status))?
+            .into_inner();
+        stream_keys.extend(page.stream_keys);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if json {
+        output::json(&stream_keys.iter().map(to_json).collect());
+        return Ok(());
+    }
+    let rows: Vec<_> = stream_keys
+        .into_iter()
+        .map(|stream_key| {
+            let created = api::time(stream_key.create_time.as_ref());
+            let expires = api::time(stream_key.expire_time.as_ref());
+            let revoked = api::time(stream_key.revoke_time.as_ref());
+            let StreamKey {
+                id,
+                app,
+                stream,
+                description,
+                ..
+            } = stream_key;
+            [id, app, stream, created, expires, revoked, description]
+        })
+        .collect();
+    output::table(
+        [
+            "ID",
+            "APP",
+            "STREAM",
+            "CREATED",
+            "EXPIRES",
+            "REVOKED",
+            "DESCRIPTION",
+        ],
+        &rows,
+    );
+    Ok(())
+}
+
+async fn revoke(
+    client: &mut Client,
+    request: RevokeStreamKeyRequest,
+    json: bool,
+) -> anyhow::Result<()> {
+    let stream_key = client
+        .revoke_stream_key(request)
+        .await
+        .map_err(|status| explain(&status))?
+        .into_inner();
+    if json {
+        output::json(&to_json(&stream_key));
+    } else {
+        output::line(format_args!(
+            "Stream key {} of {}/{} is revoked; its live sessions end.",
+            stream_key.id, stream_key.app, stream_key.stream
+        ));
+    }
+    Ok(())
+}
+
+fn to_json(stream_key: &StreamKey) -> Value {
+    let takeover = stream_key
+        .takeover_policy()
+        .as_str_name()
+        .trim_start_matches("TAKEOVER_POLICY_")
+        .to_lowercase();
+    let time = |timestamp: Option<&prost_types::Timestamp>| {
+        timestamp.map_or(Value::Null, |timestamp| api::time(Some(timestamp)).into())
+    };
+    json!({
+        "id": stream_key.id,
+        "tenant": stream_key.tenant,
+        "app": stream_key.app,
+        "stream": stream_key.stream,
+        "description": stream_key.description,
+        "create_time": time(stream_key.create_time.as_ref()),
+        "expire_time": time(stream_key.expire_time.as_ref()),
+        "revoke_time": time(stream_key.revoke_time.as_ref()),
+        "takeover_policy": takeover,
+    })
+}
+
+fn policy(takeover: Takeover) -> TakeoverPolicy {
+    match takeover {
+        Takeover::Always => TakeoverPolicy::Takeover,
+        Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
+        Takeover::Never => TakeoverPolicy::Reject,
+    }
+}
+
+fn expire_time(expires_in: Duration) -> prost_types::Timestamp {
+    // Far enough: what lies beyond what a clock can say does not expire in anybody's lifetime.
+    let expires_in = expires_in.min(Duration::from_secs(u32::MAX.into()));
+    (SystemTime::now() + expires_in).into()
+}

@@ -1,0 +1,61 @@
+//! `headwater edge`.
+
+use anyhow::Context as _;
+use edge::{Dependencies, Edge, Listeners, OriginDialer};
+use runtime::{
+    grpc::{Endpoints, Target},
+    identity::Role,
+    tls::ReloadingCertificate,
+};
+use serde_json::json;
+
+use super::Wiring;
+use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
+
+pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
+    let (shared, config) = config::edge(&arguments.config)?;
+    let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
+    let Wiring {
+        internal_tls,
+        process,
+        registry,
+    } = Wiring::start(&shared).await?;
+
+    let mut rtmps = Vec::new();
+    let mut addresses = Vec::new();
+    for address in &config.listen {
+        let listener = bind(*address, "edge.listen").await?;
+        addresses.push(listener.local_addr()?.to_string());
+        rtmps.push(listener);
+    }
+    let control = config
+        .control
+        .iter()
+        .map(|address| Target::Internal(address.clone(), internal_tls.clone(), Role::Control))
+        .collect();
+    let certificate = ReloadingCertificate::load(&config.certificate)
+        .context("edge.certificate cannot be used")?;
+    let dependencies = Dependencies {
+        registry,
+        metrics: process.metrics.clone(),
+        readiness: process.readiness.clone(),
+        control: Endpoints::new(control),
+        origins: OriginDialer::Internal(internal_tls),
+        certificate,
+    };
+    let edge = Edge::new(config.edge, dependencies).context("the edge cannot start")?;
+    let ready = json!({
+        "role": "edge",
+        "rtmps": addresses,
+        "admin_url": process.admin_url(),
+    });
+    process.started();
+    ready_file.write(&ready)?;
+    let shutdown = process.shutdown.clone();
+    process
+        .run(async {
+            edge.run(Listeners { rtmps }, shutdown).await;
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,126 @@
+//! `headwater sessions`: who publishes, over the gRPC API.
+
+use proto::v1::{
+    ListSessionsRequest, Session, TerminateSessionRequest,
+    session_service_client::SessionServiceClient,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{self, ApiChannel, Server, explain},
+    cli::{ServerArguments, SessionsCommand},
+    output,
+};
+
+type Client = SessionServiceClient<ApiChannel>;
+
+/// Runs one of the commands.
+pub(crate) async fn run(
+    arguments: &ServerArguments,
+    command: SessionsCommand,
+) -> anyhow::Result<()> {
+    let server = Server::find(arguments)?;
+    let mut client = Client::new(server.connect().await?);
+    match command {
+        SessionsCommand::Kill { id, reason } => kill(&mut client, id, reason, arguments.json).await,
+        SessionsCommand::List { app } => list(&mut client, app, arguments.json).await,
+    }
+}
+
+async fn kill(client: &mut Client, id: String, reason: String, json: bool) -> anyhow::Result<()> {
+    let request = TerminateSessionRequest {
+        id: id.clone(),
+        reason,
+    };
+    client
+        .terminate_session(request)
+        .await
+        .map_err(|status| explain(&status))?;
+    if json {
+        output::json(&json!({ "id": id }));
+    } else {
+        output::line(format_args!(
+            "Session {id} ends; its stream key is refused for 30 s."
+        ));
+    }
+    Ok(())
+}
+
+async fn list(client: &mut Client, app: String, json: bool) -> anyhow::Result<()> {
+    let mut sessions = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListSessionsRequest {
+            app: app.clone(),
+            page_size: api::PAGE_ITEMS,
+            page_token,
+        };
+        let page = client
+            .list_sessions(request)
+            .await
+            .map_err(|status| explain(&status))?
+            .into_inner();
+        sessions.extend(page.sessions);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if json {
+        output::json(&sessions.iter().map(to_json).collect());
+        return Ok(());
+    }
+    let rows: Vec<_> = sessions.into_iter().map(row).collect();
+    output::table(
+        [
+            "ID", "APP", "STREAM", "SINCE", "BITRATE", "CODECS", "ORIGIN", "EDGE", "CLIENT",
+            "ENCODER",
+        ],
+        &rows,
+    );
+    Ok(())
+}
+
+fn row(session: Session) -> [String; 10] {
+    let since = api::time(session.start_time.as_ref());
+    let codecs = [session.video_codec, session.audio_codec]
+        .into_iter()
+        .filter(|codec| !codec.is_empty())
+        .collect::<Vec<_>>()
+        .join("+");
+    [
+        session.id,
+        session.app,
+        session.stream,
+        since,
+        format!("{} kb/s", session.bitrate_bps / 1000),
+        codecs,
+        session.origin,
+        session.edge,
+        session.client_address,
+        session.encoder,
+    ]
+}
+
+fn to_json(session: &Session) -> Value {
+    json!({
+        "id": session.id,
+        "tenant": session.tenant,
+        "app": session.app,
+        "stream": session.stream,
+        "slot": session.slot,
+        "stream_key_id": session.stream_key_id,
+        "edge": session.edge,
+        "origin": session.origin,
+        "epoch": session.epoch,
+        "attempt": session.attempt,
+        "start_time": api::time(session.start_time.as_ref()),
+        "media_age_ms": session.media_age_ms,
+        "client_address": session.client_address,
+        "encoder": session.encoder,
+        "bitrate_bps": session.bitrate_bps,
+        "received_bytes": session.received_bytes,
+        "video_codec": session.video_codec,
+        "audio_codec": session.audio_codec,
+    })
+}
