@@ -317,12 +317,21 @@ where
         if self.transmit().await.is_err() {
             return;
         }
+        if end == End::ClientClose {
+            // The encoder has more to say (deleteStream behind FCUnpublish) and takes a close before that for an error.
+            self.linger().await;
+        }
         let linger = self.context.config.connections.linger;
         if !matches!(timeout(linger, self.socket.shutdown()).await, Ok(Ok(()))) {
             return;
         }
         // Unread bytes would turn our close into a reset, and that may overtake what we said.
-        let deadline = Instant::now() + linger;
+        self.linger().await;
+    }
+
+    /// Reads and discards until the encoder closes, for a bounded time.
+    async fn linger(&mut self) {
+        let deadline = Instant::now() + self.context.config.connections.linger;
         loop {
             self.input.clear();
             self.input.reserve(READ_BYTES);
@@ -386,3 +395,6 @@ fn std_now() -> std::time::Instant {
 fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(24 * 3600)
 }
+
+#[cfg(test)]
+mod tests;

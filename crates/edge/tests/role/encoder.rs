@@ -1,0 +1,210 @@
+//! An encoder: [`rtmp::ClientSession`] over TLS, and the media that it sends.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use rtmp::{ClientConfig, ClientEvent, ClientSession, MediaKind, MediaMessage, StreamKeyText};
+use rustls::{
+    ClientConfig as TlsConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// One publishing connection.
+pub(crate) struct Encoder {
+    socket: TlsStream<TcpStream>,
+    session: ClientSession,
+    input: BytesMut,
+}
+
+/// What the server said to a publish, or in the middle of one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Closed,
+    Rejected(String),
+    Started,
+}
+
+impl Encoder {
+    /// Connects and asks to publish.
+    pub(crate) async fn connect(address: SocketAddr, app: &str, stream_key: &str) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap(), app, stream_key).await
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) async fn over(socket: TcpStream, app: &str, stream_key: &str) -> Self {
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(trusting_everyone());
+        let socket = connector.connect(name, socket).await.unwrap();
+        let config = ClientConfig {
+            app: app.to_owned(),
+            tc_url: format!("rtmps://localhost/{app}"),
+            name: StreamKeyText::new(stream_key.to_owned()),
+            flash_ver: "test".to_owned(),
+            chunk_bytes_out: 4096,
+        };
+        Self {
+            socket,
+            session: ClientSession::new(config, &[7; 1528], Instant::now()),
+            input: BytesMut::new(),
+        }
+    }
+
+    /// Connects and publishes.
+    pub(crate) async fn publish(address: SocketAddr, app: &str, stream_key: &str) -> Self {
+        let mut encoder = Self::connect(address, app, stream_key).await;
+        assert_eq!(encoder.said().await, Said::Started);
+        encoder
+    }
+
+    /// Waits for the server's next word.
+    pub(crate) async fn said(&mut self) -> Said {
+        loop {
+            self.flush().await;
+            if let Some(event) = self.session.poll_event() {
+                return match event {
+                    ClientEvent::PublishStarted => Said::Started,
+                    ClientEvent::Rejected { description, .. } => Said::Rejected(description),
+                };
+            }
+            match self.socket.read_buf(&mut self.input).await {
+                Ok(0) | Err(_) => return Said::Closed,
+                Ok(_) => self
+                    .session
+                    .handle_input(&mut self.input, Instant::now())
+                    .unwrap(),
+            }
+        }
+    }
+
+    pub(crate) async fn send(&mut self, message: &MediaMessage) {
+        self.session.send(message);
+        self.flush().await;
+    }
+
+    pub(crate) async fn send_all(&mut self, messages: &[MediaMessage]) {
+        for message in messages {
+            self.send(message).await;
+        }
+    }
+
+    /// Bytes that no session would send.
+    pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.unwrap();
+        self.socket.flush().await.unwrap();
+    }
+
+    /// Stops as an encoder does, and waits for the server to close.
+    pub(crate) async fn finish(mut self) {
+        self.session.finish();
+        self.flush().await;
+        self.socket.shutdown().await.ok();
+        while self.said().await != Said::Closed {}
+    }
+
+    async fn flush(&mut self) {
+        while let Some(transmit) = self.session.poll_transmit() {
+            if self.socket.write_all(&transmit).await.is_err() {
+                return;
+            }
+        }
+        self.socket.flush().await.ok();
+    }
+}
+
+/// Metadata, sequence headers, then frames of 40 ms: a keyframe every ten, audio beside each.
+pub(crate) fn media(range: std::ops::Range<u32>, bytes: usize) -> Vec<MediaMessage> {
+    let mut messages = Vec::new();
+    if range.start == 0 {
+        let metadata =
+            b"\x02\x00\x0d@setDataFrame\x02\x00\x0aonMetaData\x08\x00\x00\x00\x00\x00\x00\x09";
+        messages.push(message(MediaKind::Script, 0, metadata, 0));
+        messages.push(message(
+            MediaKind::Video,
+            0,
+            &[0x17, 0, 0, 0, 0, 1, 2, 3],
+            0,
+        ));
+        messages.push(message(MediaKind::Audio, 0, &[0xaf, 0, 0x12, 0x10], 0));
+    }
+    for number in range {
+        let first = if number % 10 == 0 { 0x17 } else { 0x27 };
+        let [a, b, c, d] = number.to_be_bytes();
+        let video = [first, 1, 0, 0, 0, a, b, c, d];
+        messages.push(message(MediaKind::Video, number * 40, &video, bytes));
+        messages.push(message(
+            MediaKind::Audio,
+            number * 40,
+            &[0xaf, 1, a, b, c, d],
+            0,
+        ));
+    }
+    messages
+}
+
+fn message(kind: MediaKind, timestamp: u32, start: &[u8], padding: usize) -> MediaMessage {
+    let mut body = start.to_vec();
+    body.resize(start.len() + padding, 0x55);
+    MediaMessage {
+        kind,
+        timestamp,
+        body: Bytes::from(body),
+    }
+}
+
+fn trusting_everyone() -> Arc<TlsConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = TlsConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustEveryone))
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct TrustEveryone;
+
+impl ServerCertVerifier for TrustEveryone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,197 @@
+//! Control as an edge sees it: decides by what the stream key says, and keeps a log of revocations.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use proto::{
+    grant::GrantSigner,
+    internal::v1::{
+        AuthorizeRequest, AuthorizeResponse, Denial, DenialReason, Grant, Revocation,
+        WatchRevocationsRequest, WatchRevocationsResponse,
+        admission_service_server::{AdmissionService, AdmissionServiceServer},
+        authorize_request::Credential,
+        authorize_response::Decision,
+        revocation::Target,
+    },
+    v1::TakeoverPolicy,
+};
+use registry::StreamId;
+use runtime::{
+    grpc::{self, Endpoints, Target as GrpcTarget},
+    identity::Role,
+    shutdown::Shutdown,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// A cheap handle.
+#[derive(Clone)]
+pub(crate) struct FakeControl {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    signer: GrantSigner,
+    log: watch::Sender<Vec<Target>>,
+    requests: Mutex<Vec<AuthorizeRequest>>,
+    /// Called for each decision, before it is answered.
+    before_answer: Mutex<Option<Target>>,
+}
+
+/// `good-NAME` may publish NAME, `reject-NAME` and `takeover-NAME` with that policy; `hang-…` is never answered.
+pub(crate) const DENIED: &str = "This stream key is not accepted";
+
+impl FakeControl {
+    /// Serves in process.
+    pub(crate) fn start() -> (Self, Endpoints, Shutdown) {
+        let signer = GrantSigner::from_pkcs8(&GrantSigner::generate_pkcs8().unwrap()).unwrap();
+        let this = Self {
+            shared: Arc::new(Shared {
+                signer,
+                log: watch::Sender::new(Vec::new()),
+                requests: Mutex::default(),
+                before_answer: Mutex::default(),
+            }),
+        };
+        let (listener, target) = grpc::in_process(Role::Edge);
+        let shutdown = Shutdown::default();
+        let router = grpc::server().add_service(AdmissionServiceServer::new(this.clone()));
+        tokio::spawn(grpc::serve(
+            router,
+            grpc::Listener::InProcess(listener),
+            shutdown.clone(),
+        ));
+        let endpoints = Endpoints::new(vec![GrpcTarget::InProcess(target)]);
+        (this, endpoints, shutdown)
+    }
+
+    pub(crate) fn revoke_stream_key(&self, stream_key_id: &str) {
+        let target = Target::StreamKeyId(stream_key_id.to_owned());
+        self.shared.log.send_modify(|log| log.push(target));
+    }
+
+    pub(crate) fn terminate(&self, session_id: &str) {
+        let target = Target::SessionId(session_id.to_owned());
+        self.shared.log.send_modify(|log| log.push(target));
+    }
+
+    /// The next grant is overtaken by this revocation.
+    pub(crate) fn revoke_before_the_next_answer(&self, stream_key_id: &str) {
+        *self.shared.before_answer.lock() = Some(Target::StreamKeyId(stream_key_id.to_owned()));
+    }
+
+    pub(crate) fn requests(&self) -> Vec<AuthorizeRequest> {
+        self.shared.requests.lock().clone()
+    }
+
+    fn grant(&self, request: &AuthorizeRequest, policy: TakeoverPolicy, name: &str) -> Vec<u8> {
+        let now_ms = unix_ms();
+        self.shared.signer.sign(&Grant {
+            tenant: "default".to_owned(),
+            app: request.app.clone(),
+            stream: name.to_owned(),
+            stream_id: StreamId::derive("default", &request.app, name)
+                .as_bytes()
+                .to_vec(),
+            slot: 0,
+            session_id: request.session_id.clone(),
+            stream_key_id: format!("key-of-{name}"),
+            issued_ms: now_ms,
+            expires_ms: now_ms + 30_000,
+            session_until_ms: 0,
+            takeover_policy: i32::from(policy).try_into().unwrap(),
+            reconnect_window_ms: 0,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl AdmissionService for FakeControl {
+    async fn authorize(
+        &self,
+        request: Request<AuthorizeRequest>,
+    ) -> Result<Response<AuthorizeResponse>, Status> {
+        let request = request.into_inner();
+        self.shared.requests.lock().push(request.clone());
+        let Some(Credential::StreamKey(stream_key)) = &request.credential else {
+            return Err(Status::invalid_argument("no credential"));
+        };
+        let (policy, name) = match stream_key.split_once('-') {
+            Some(("good", name)) => (TakeoverPolicy::TakeoverIfStale, name),
+            Some(("reject", name)) => (TakeoverPolicy::Reject, name),
+            Some(("takeover", name)) => (TakeoverPolicy::Takeover, name),
+            Some(("hang", _)) => {
+                tokio::time::sleep(Duration::from_secs(3600)).await;
+                return Err(Status::aborted("late"));
+            }
+            _ => {
+                let denial = Denial {
+                    reason: DenialReason::KeyNotAccepted.into(),
+                    description: DENIED.to_owned(),
+                    retryable: false,
+                };
+                return Ok(Response::new(AuthorizeResponse {
+                    decision: Some(Decision::Denial(denial)),
+                }));
+            }
+        };
+        let grant = self.grant(&request, policy, name);
+        let overtaking = self.shared.before_answer.lock().take();
+        if let Some(target) = overtaking {
+            self.shared.log.send_modify(|log| log.push(target));
+            // Long enough for the watch to arrive first.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        Ok(Response::new(AuthorizeResponse {
+            decision: Some(Decision::SignedGrant(grant)),
+        }))
+    }
+
+    type WatchRevocationsStream = ReceiverStream<Result<WatchRevocationsResponse, Status>>;
+
+    async fn watch_revocations(
+        &self,
+        request: Request<WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+        let mut log = self.shared.log.subscribe();
+        let now = log.borrow().len();
+        let mut position = request
+            .into_inner()
+            .after
+            .map_or(now, |after| usize::try_from(after).unwrap());
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            loop {
+                let revocations: Vec<Revocation> = log
+                    .borrow_and_update()
+                    .iter()
+                    .enumerate()
+                    .skip(position)
+                    .map(|(index, target)| Revocation {
+                        position: index as u64 + 1,
+                        target: Some(target.clone()),
+                        reason: "test".to_owned(),
+                    })
+                    .collect();
+                position += revocations.len();
+                let response = WatchRevocationsResponse {
+                    position: position as u64,
+                    revocations,
+                    truncated: false,
+                };
+                if sender.send(Ok(response)).await.is_err() || log.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+pub(crate) fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}

@@ -1,0 +1,18 @@
+//! The role as a whole: encoders on loopback TLS, control and origins as fakes over the real gRPC transport, leases in
+//! memory.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
+
+mod connections;
+mod encoder;
+mod failover;
+mod fake_control;
+mod fake_origin;
+mod harness;
+mod publish;
