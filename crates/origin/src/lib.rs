@@ -98,44 +98,14 @@ impl Origin {
 
     /// Serves until a drain has let the last publisher and the last subscriber go, or until the stop.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> Result<(), OriginError> {
-        let Self {
+        let readiness = self.dependencies.readiness.clone();
+        let Services {
             config,
-            dependencies,
-            streams,
-        } = self;
-        let Dependencies {
-            registry,
-            metrics: _,
-            readiness,
-            grants,
+            flv_output,
+            ownership,
             playback,
-        } = dependencies;
-        let ownership = Ownership {
-            config: Arc::clone(&config),
-            registry: registry.clone(),
-            shutdown: shutdown.clone(),
-            streams: streams.clone(),
-        };
-        let relay = Relay {
-            config: Arc::clone(&config),
-            grants,
-            ownership: ownership.clone(),
-            registry,
-            shutdown: shutdown.clone(),
-            streams: streams.clone(),
-        };
-        let players = Playback {
-            config: Arc::clone(&config),
-            credentials: playback.clone(),
-            shutdown: shutdown.clone(),
-            streams: streams.clone(),
-        };
-        let flv_output = FlvOutput {
-            config: Arc::clone(&config),
-            credentials: playback,
-            shutdown: shutdown.clone(),
-            streams,
-        };
+            relay,
+        } = self.services(&shutdown);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<RelayServiceServer<Relay>>().await;
         health
@@ -144,15 +114,15 @@ impl Origin {
         let relay = grpc::server()
             .add_service(health_service.clone())
             .add_service(RelayServiceServer::new(relay));
-        let players = grpc::server()
+        let playback = grpc::server()
             .add_service(health_service)
-            .add_service(PlaybackServiceServer::new(players));
+            .add_service(PlaybackServiceServer::new(playback));
         readiness.met(SERVING);
 
         let serving = async {
             tokio::try_join!(
                 grpc::serve(relay, listeners.relay, shutdown.clone()),
-                grpc::serve(players, listeners.playback, shutdown.clone()),
+                grpc::serve(playback, listeners.playback, shutdown.clone()),
                 async {
                     let router = flv::router(flv_output);
                     let Config { limits, timing, .. } = &*config;
@@ -163,6 +133,7 @@ impl Origin {
         };
         let served = tokio::select! {
             served = serving => served,
+            // These last as long as the process.
             () = ownership.announce() => Ok(((), (), ())),
             () = ownership.recheck() => Ok(((), (), ())),
             () = say_draining(&health, &readiness, &shutdown) => Ok(((), (), ())),
@@ -172,6 +143,53 @@ impl Origin {
         served?;
         Ok(())
     }
+
+    fn services(self, shutdown: &Shutdown) -> Services {
+        let Self {
+            config,
+            dependencies,
+            streams,
+        } = self;
+        let ownership = Ownership {
+            config: Arc::clone(&config),
+            registry: dependencies.registry.clone(),
+            shutdown: shutdown.clone(),
+            streams: streams.clone(),
+        };
+        Services {
+            relay: Relay {
+                config: Arc::clone(&config),
+                grants: dependencies.grants,
+                ownership: ownership.clone(),
+                registry: dependencies.registry,
+                shutdown: shutdown.clone(),
+                streams: streams.clone(),
+            },
+            playback: Playback {
+                config: Arc::clone(&config),
+                credentials: dependencies.playback.clone(),
+                shutdown: shutdown.clone(),
+                streams: streams.clone(),
+            },
+            flv_output: FlvOutput {
+                config: Arc::clone(&config),
+                credentials: dependencies.playback,
+                shutdown: shutdown.clone(),
+                streams,
+            },
+            config,
+            ownership,
+        }
+    }
+}
+
+/// What runs, wired.
+struct Services {
+    config: Arc<Config>,
+    flv_output: FlvOutput,
+    ownership: Ownership,
+    playback: Playback,
+    relay: Relay,
 }
 
 /// Tells who asks that new work goes elsewhere; lasts until the end.

@@ -18,6 +18,7 @@ pub(crate) struct OriginMetrics {
     pub(crate) streams: Gauge,
     pub(crate) publishers: Gauge,
     pub(crate) subscribers: Family<OutputLabels, Gauge>,
+    pub(crate) subscribers_waiting: Gauge,
     pub(crate) opens: Family<OpenLabels, Counter>,
     pub(crate) epoch_rejections: Counter,
     pub(crate) received_bytes: Counter,
@@ -47,19 +48,7 @@ pub(crate) struct OpenLabels {
 
 impl OriginMetrics {
     pub(crate) fn register(metrics: &runtime::metrics::Metrics) -> Self {
-        let own = Self {
-            streams: Gauge::default(),
-            publishers: Gauge::default(),
-            subscribers: Family::default(),
-            opens: Family::default(),
-            epoch_rejections: Counter::default(),
-            received_bytes: Counter::default(),
-            sent_bytes: Family::default(),
-            duplicate_frames: Counter::default(),
-            gaps: Family::default(),
-            splice_gap_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 10)),
-            budget_bytes: Gauge::default(),
-        };
+        let own = Self::new();
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("origin");
             registry.register("streams_active", "Streams held", own.streams.clone());
@@ -72,6 +61,11 @@ impl OriginMetrics {
                 "subscribers_active",
                 "Subscribers attached, by output",
                 own.subscribers.clone(),
+            );
+            registry.register(
+                "subscribers_waiting",
+                "Subscribers that wait for a stream to start",
+                own.subscribers_waiting.clone(),
             );
             registry.register(
                 "opens",
@@ -115,6 +109,23 @@ impl OriginMetrics {
             );
         });
         own
+    }
+
+    fn new() -> Self {
+        Self {
+            streams: Gauge::default(),
+            publishers: Gauge::default(),
+            subscribers: Family::default(),
+            subscribers_waiting: Gauge::default(),
+            opens: Family::default(),
+            epoch_rejections: Counter::default(),
+            received_bytes: Counter::default(),
+            sent_bytes: Family::default(),
+            duplicate_frames: Counter::default(),
+            gaps: Family::default(),
+            splice_gap_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 10)),
+            budget_bytes: Gauge::default(),
+        }
     }
 
     pub(crate) fn show_budget(&self, budget: &Budget) {

@@ -159,27 +159,24 @@ impl Session {
                 info!(reason, "publish closed");
                 self.acknowledge();
                 self.publication.close(&reason);
+                return;
             }
-            Ended::Lost => {
-                info!("publisher lost");
-                drop(self.publication);
-                relay.ownership.publisher_lost(stream, self.grace).await;
-            }
+            Ended::Lost => info!("publisher lost"),
             Ended::Refused(refusal) => {
                 let reason = refusal_reason(&refusal);
                 info!(reason, "publish ended: {}", refusal.message());
                 if reason == FENCED {
                     relay.streams.metrics().epoch_rejections.inc();
                 }
-                drop(self.publication);
-                drop(self.requests);
                 let sent = self.answers.send(Err(refusal));
                 // A peer that does not read finds a broken RPC.
                 tokio::time::timeout(LAST_ANSWER_TIMEOUT, sent).await.ok();
-                drop(self.answers);
-                relay.ownership.publisher_lost(stream, self.grace).await;
             }
         }
+        // The RPC is over before the wait for the next one.
+        let grace = self.grace;
+        drop(self);
+        relay.ownership.publisher_lost(stream, grace).await;
     }
 
     async fn take_frames(&mut self, relay: &Relay) -> Ended {
@@ -214,11 +211,10 @@ impl Session {
                     self.acknowledge();
                 }
                 message = self.requests.message() => {
-                    let message = match message {
-                        Ok(Some(PublishRequest { request })) => request,
-                        Ok(None) | Err(_) => return Ended::Lost,
+                    let Ok(Some(PublishRequest { request })) = message else {
+                        return Ended::Lost;
                     };
-                    match self.take(message, relay) {
+                    match self.take(request, relay) {
                         Ok(None) => {}
                         Ok(Some(reason)) => return Ended::Closed { reason },
                         Err(refusal) => return Ended::Refused(refusal),

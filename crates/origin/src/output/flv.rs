@@ -104,6 +104,7 @@ impl FlvOutput {
         let stream_id = StreamId::derive(&self.config.tenant, app, name);
         let deadline = tokio::time::Instant::now() + wait;
         let (stream, waited) = tokio::select! {
+            biased;
             found = self.streams.wait(stream_id, deadline) => {
                 found.ok_or((StatusCode::NOT_FOUND, "no such stream is live"))?
             }

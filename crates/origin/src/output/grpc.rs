@@ -105,6 +105,7 @@ impl Playback {
         let stream_id = StreamId::derive(&self.config.tenant, &request.app, &request.stream);
         let deadline = tokio::time::Instant::now() + wait;
         let found = tokio::select! {
+            biased;
             found = self.streams.wait(stream_id, deadline) => found,
             () = self.shutdown.draining() => None,
         };

@@ -182,13 +182,13 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_peer_that_takes_no_bytes_is_given_up() {
         let (ours, _theirs) = tokio::io::duplex(8);
-        let mut socket = WriteDeadline::new(ours, Duration::from_secs(10));
+        let mut socket = WriteDeadline::new(ours, Duration::from_millis(50));
         let begun = Instant::now();
         let error = socket.write_all(&[0; 9]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(begun.elapsed().as_secs(), 10);
+        assert!(begun.elapsed() >= Duration::from_millis(50));
     }
 }

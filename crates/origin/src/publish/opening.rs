@@ -33,8 +33,6 @@ pub(super) struct Accepted {
 
 /// Longest broadcast id, in bytes.
 const BROADCAST_ID_BYTES_MAX: usize = 64;
-/// Clocks of control and origin may differ by this much, in milliseconds.
-const CLOCK_LEEWAY_MS: u64 = 5_000;
 
 impl Relay {
     /// Reads the first message and decides.
@@ -139,7 +137,7 @@ impl Relay {
         if grant.slot != open.slot || grant.session_id != open.session_id {
             return Err(refuse("the grant is for another slot or session"));
         }
-        if grant.issued_ms > now_ms.saturating_add(CLOCK_LEEWAY_MS) {
+        if grant.issued_ms > now_ms.saturating_add(EPOCH_AHEAD_MS_MAX) {
             return Err(refuse("the grant was issued in the future"));
         }
         // A session that was accepted once is bound by its own end alone.

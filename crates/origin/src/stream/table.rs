@@ -11,6 +11,7 @@ use std::{
 
 use media::log::{Log, LogLimits};
 use parking_lot::RwLock;
+use prometheus_client::metrics::gauge::Gauge;
 use registry::{Slot, StreamId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -116,14 +117,17 @@ impl Streams {
         stream_id: StreamId,
         deadline: tokio::time::Instant,
     ) -> Option<(Arc<Stream>, bool)> {
+        let place = (stream_id, Slot::PRIMARY);
+        if let Some(stream) = self.find(place) {
+            return Some((stream, false));
+        }
+        let _waiting = Waiting::new(&self.shared.metrics.subscribers_waiting);
         let mut opened = self.shared.opened.subscribe();
-        let mut waited = false;
         loop {
             opened.borrow_and_update();
-            if let Some(stream) = self.find((stream_id, Slot::PRIMARY)) {
-                return Some((stream, waited));
+            if let Some(stream) = self.find(place) {
+                return Some((stream, true));
             }
-            waited = true;
             tokio::time::timeout_at(deadline, opened.changed())
                 .await
                 .ok()?
@@ -147,5 +151,21 @@ impl Streams {
         self.shared.count.store(streams, Ordering::Relaxed);
         let gauge = &self.shared.metrics.streams;
         gauge.set(i64::try_from(streams).unwrap_or(i64::MAX));
+    }
+}
+
+/// Counts for as long as somebody waits.
+struct Waiting<'a>(&'a Gauge);
+
+impl<'a> Waiting<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
