@@ -1,1 +1,261 @@
-//! stub
+//! Stream keys, admission, sessions and revocations: the only place that opens the key database.
+//!
+//! Two ports: the public one for product backends (stream keys, sessions; a bearer token), the internal one for edges
+//! (admission, the revocation log; mutual TLS). Keys are rows in SQL, sessions are leases in the registry; control
+//! itself holds nothing that another replica needs.
+
+#![deny(missing_docs)]
+
+mod admission;
+mod caller;
+mod config;
+mod database;
+mod field;
+mod keys;
+mod log_tail;
+mod metrics;
+mod page_token;
+mod pepper;
+mod secret_file;
+mod sessions;
+mod stream_key;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use proto::{
+    grant::GrantSigner,
+    internal::v1::admission_service_server::AdmissionServiceServer,
+    v1::{
+        session_service_server::SessionServiceServer,
+        stream_key_service_server::StreamKeyServiceServer,
+    },
+};
+use registry::Registry;
+use runtime::{admin::Readiness, grpc, metrics::Metrics, shutdown::Shutdown};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::service::interceptor::InterceptedService;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use self::{
+    admission::Admission,
+    caller::Authenticate,
+    database::Database,
+    keys::StreamKeys,
+    log_tail::{LogFollower, LogTail},
+    metrics::ControlMetrics,
+    pepper::Peppers,
+    sessions::Sessions,
+};
+pub use self::{
+    config::{Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF},
+    database::DatabaseError,
+    field::{app as check_application, tenant as check_tenant},
+    pepper::generate_pepper_file,
+    secret_file::{SecretFileError, encode_grant_key},
+};
+
+/// A control process, opened and ready to run.
+pub struct Control {
+    shared: Arc<Shared>,
+    follower: LogFollower,
+    authenticate: Authenticate,
+}
+
+/// What control is given by its process.
+pub struct Dependencies {
+    /// Where sessions are.
+    pub registry: Registry,
+    /// Where control registers its own.
+    pub metrics: Metrics,
+    /// Gets the condition `database`.
+    pub readiness: Readiness,
+}
+
+/// Where control accepts.
+pub struct Listeners {
+    /// API clients.
+    pub public: grpc::Listener,
+    /// Edges.
+    pub internal: grpc::Listener,
+}
+
+/// Control could not start, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A configured name cannot be one.
+    #[error("{field} {value:?}: {expected}")]
+    Config {
+        /// Which setting.
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The database could not be opened.
+    #[error("the key database cannot be used")]
+    Database(#[from] DatabaseError),
+    /// Stream keys need a pepper that is not there.
+    #[error("the pepper file lacks version {version}, which stream keys in the database need")]
+    PepperMissing {
+        /// Its version.
+        version: u32,
+    },
+    /// A secret could not be read.
+    #[error("a secret cannot be used")]
+    Secret(#[from] SecretFileError),
+    /// A port failed.
+    #[error("a port cannot be served")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+impl Control {
+    /// Reads the secrets, opens the database and migrates it.
+    pub async fn new(config: Config, dependencies: Dependencies) -> Result<Self, ControlError> {
+        check_names(&config)?;
+        let Dependencies {
+            registry,
+            metrics,
+            readiness,
+        } = dependencies;
+        readiness.expect(log_tail::READINESS, "not opened yet");
+        let peppers = Peppers::load(&config.pepper_file)?;
+        let signer = secret_file::read_grant_signer(&config.grant_key_file)?;
+        let credentials = secret_file::read_bearer_credentials(&config.api_token_file)?;
+
+        let database = Database::open(&config.database).await?;
+        if let Some(version) = database
+            .pepper_versions()
+            .await?
+            .into_iter()
+            .find(|version| !peppers.has(*version))
+        {
+            return Err(ControlError::PepperMissing { version });
+        }
+        let metrics = ControlMetrics::register(&metrics);
+        let (follower, tail) =
+            LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
+        let shared = Shared {
+            applications: config.applications.into_iter().collect(),
+            hold_off: config.hold_off,
+            grant_lifetime: config.grant_lifetime,
+            database,
+            peppers,
+            signer,
+            registry,
+            metrics,
+            tail,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            follower,
+            authenticate: Authenticate {
+                credentials,
+                tenant: config.default_tenant.into(),
+            },
+        })
+    }
+
+    /// Serves both ports until shutdown completed.
+    pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> Result<(), ControlError> {
+        let Self {
+            shared,
+            follower,
+            authenticate,
+        } = self;
+        let _following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let _reporting = AbortOnDropHandle::new(tokio::spawn(report_health(
+            reporter,
+            shared.tail.clone(),
+            shutdown.clone(),
+        )));
+
+        let stream_keys = StreamKeyServiceServer::new(StreamKeys(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let sessions = SessionServiceServer::new(Sessions(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let public = grpc::server()
+            .add_service(health.clone())
+            .add_service(InterceptedService::new(stream_keys, authenticate.clone()))
+            .add_service(InterceptedService::new(sessions, authenticate));
+        let admission =
+            AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
+                .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let internal = grpc::server().add_service(health).add_service(admission);
+
+        tokio::try_join!(
+            grpc::serve(public, listeners.public, shutdown.clone()),
+            grpc::serve(internal, listeners.internal, shutdown),
+        )?;
+        shared.database.close().await;
+        Ok(())
+    }
+}
+
+/// What the services share.
+pub(crate) struct Shared {
+    applications: BTreeSet<String>,
+    hold_off: Duration,
+    grant_lifetime: Duration,
+    database: Database,
+    peppers: Peppers,
+    signer: GrantSigner,
+    registry: Registry,
+    metrics: ControlMetrics,
+    tail: watch::Receiver<LogTail>,
+}
+
+/// gRPC health follows the database, and ends with the drain.
+async fn report_health(
+    reporter: HealthReporter,
+    mut tail: watch::Receiver<LogTail>,
+    shutdown: Shutdown,
+) {
+    loop {
+        let fresh = tail.borrow_and_update().fresh && !shutdown.is_draining();
+        let status = if fresh {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in HEALTH_SERVICES {
+            reporter.set_service_status(service, status).await;
+        }
+        if shutdown.is_draining() {
+            return;
+        }
+        tokio::select! {
+            () = shutdown.draining() => {}
+            changed = tail.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn check_names(config: &Config) -> Result<(), ControlError> {
+    let error = |field, value: &str| {
+        let value = value.to_owned();
+        move |expected| ControlError::Config {
+            field,
+            value,
+            expected,
+        }
+    };
+    for app in &config.applications {
+        field::app(app).map_err(error("application", app))?;
+    }
+    field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
+}
+
+/// Longest request, in bytes: the longest legal one is some 2 KiB.
+const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// The server as a whole, then each service by its name.
+const HEALTH_SERVICES: [&str; 4] = [
+    "",
+    proto::internal::v1::admission_service_server::SERVICE_NAME,
+    proto::v1::session_service_server::SERVICE_NAME,
+    proto::v1::stream_key_service_server::SERVICE_NAME,
+];

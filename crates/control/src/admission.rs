@@ -1,0 +1,300 @@
+//! `AdmissionService`: may this encoder publish, and what has ended since. For edges alone.
+
+mod watch;
+
+use std::sync::Arc;
+
+use proto::{
+    error::status,
+    internal::v1::{
+        AuthorizeRequest, AuthorizeResponse, Denial, DenialReason, Grant, WatchRevocationsRequest,
+        WatchRevocationsResponse, admission_service_server::AdmissionService,
+        authorize_request::Credential, authorize_response::Decision,
+    },
+};
+use registry::{SessionId, StreamId};
+use runtime::shutdown::Shutdown;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+use tracing::Instrument as _;
+use zeroize::Zeroizing;
+
+use crate::{
+    Shared,
+    caller::require_edge,
+    database::KeyRecord,
+    field::{invalid, now_ms},
+    stream_key::{StreamKey, StreamKeyError, redacted},
+};
+
+/// Serves one control process's decisions.
+pub(crate) struct Admission {
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+    watches: Arc<tokio::sync::Semaphore>,
+}
+
+impl Admission {
+    pub(crate) fn new(shared: Arc<Shared>, shutdown: Shutdown) -> Self {
+        Self {
+            shared,
+            shutdown,
+            watches: Arc::new(tokio::sync::Semaphore::new(WATCHES_MAX)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl AdmissionService for Admission {
+    async fn authorize(
+        &self,
+        request: Request<AuthorizeRequest>,
+    ) -> Result<Response<AuthorizeResponse>, Status> {
+        let span = tracing::info_span!("authorize");
+        let traceparent = request
+            .metadata()
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok());
+        if let Some(traceparent) = traceparent {
+            runtime::telemetry::set_parent(&span, traceparent);
+        }
+        self.shared
+            .metrics
+            .timed("Authorize", self.decide(request).instrument(span))
+            .await
+    }
+
+    type WatchRevocationsStream = ReceiverStream<Result<WatchRevocationsResponse, Status>>;
+
+    async fn watch_revocations(
+        &self,
+        request: Request<WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+        require_edge(&request)?;
+        let permit = self
+            .watches
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_none_left| {
+                status(
+                    Code::ResourceExhausted,
+                    "TOO_MANY_WATCHES",
+                    "too many open watches; try another control",
+                )
+            })?;
+        let watch = watch::Watch::open(&self.shared, request.into_inner().after).await?;
+        let counted = self.shared.metrics.watch_opened();
+        let (answers, stream) = tokio::sync::mpsc::channel(ANSWERS_QUEUED_MAX);
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            watch.run(answers, shutdown).await;
+            drop((permit, counted));
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl Admission {
+    async fn decide(
+        &self,
+        request: Request<AuthorizeRequest>,
+    ) -> Result<AuthorizeResponse, Status> {
+        require_edge(&request)?;
+        let mut request = request.into_inner();
+        let Some(Credential::StreamKey(credential)) = request.credential.take() else {
+            return Err(invalid(
+                "credential",
+                "missing, or of a kind that this version does not know",
+            ));
+        };
+        let credential = Zeroizing::new(credential);
+        if SessionId::new(&request.session_id).is_err() {
+            return Err(invalid("session_id", "1 to 128 bytes of [A-Za-z0-9._:-]"));
+        }
+        let now_ms = now_ms();
+        let decision = match self.check(&credential, &request.app, now_ms).await? {
+            Ok(record) => Decision::SignedGrant(self.grant(&request, record, now_ms)),
+            Err((refusal, source)) => {
+                self.shared.metrics.key_check(refusal.outcome(), source);
+                tracing::info!(
+                    reason = refusal.outcome(),
+                    stream_key_id = StreamKey::parse(&credential)
+                        .ok()
+                        .map(|stream_key| stream_key.id().to_string()),
+                    app = &*redacted(&request.app),
+                    session_id = request.session_id,
+                    client_address = request.client_address,
+                    server_name = &*redacted(&request.server_name),
+                    encoder = &*redacted(&request.encoder),
+                    "publish refused"
+                );
+                Decision::Denial(refusal.denial())
+            }
+        };
+        Ok(AuthorizeResponse {
+            decision: Some(decision),
+        })
+    }
+
+    /// The key that was accepted, or why none was and what that was decided with.
+    async fn check(
+        &self,
+        credential: &str,
+        app: &str,
+        now_ms: i64,
+    ) -> Result<Result<KeyRecord, (Refusal, &'static str)>, Status> {
+        if !self.shared.applications.contains(app) {
+            return Ok(Err((Refusal::AppNotFound, "request")));
+        }
+        let stream_key = match StreamKey::parse(credential) {
+            Ok(stream_key) => stream_key,
+            Err(StreamKeyError::Malformed) => return Ok(Err((Refusal::Malformed, "request"))),
+            Err(StreamKeyError::Mistyped) => return Ok(Err((Refusal::Mistyped, "request"))),
+        };
+        let record = match self.shared.database.key(stream_key.id()).await {
+            Ok(record) => record,
+            Err(error) => {
+                self.shared.metrics.key_check("undecided", "database");
+                return Err(error.into());
+            }
+        };
+        let peppers = &self.shared.peppers;
+        // An unknown id costs the same HMAC as a known one.
+        let (version, mac) = match &record {
+            Some(record) => (record.pepper_version, record.mac),
+            None => (peppers.current(), [0; 32]),
+        };
+        if !peppers.has(version) {
+            tracing::error!(stream_key_id = %stream_key.id(), pepper_version = version, "the pepper file lacks this version");
+            self.shared.metrics.key_check("undecided", "database");
+            return Err(status(
+                Code::Unavailable,
+                "PEPPER_UNKNOWN",
+                "the key's pepper is not known here",
+            ));
+        }
+        let authentic = peppers.verify(version, &stream_key, &mac);
+        Ok(match record {
+            None => Err(Refusal::Unknown),
+            Some(_) if !authentic => Err(Refusal::WrongSecret),
+            Some(record) => admissible(record, app, now_ms),
+        }
+        .map_err(|refusal| (refusal, "database")))
+    }
+
+    fn grant(&self, request: &AuthorizeRequest, record: KeyRecord, now_ms: i64) -> Vec<u8> {
+        self.shared.metrics.key_check("accepted", "database");
+        let stream_id = StreamId::derive(&record.tenant, &record.app, &record.stream);
+        tracing::info!(
+            stream_key_id = %record.id,
+            tenant = record.tenant,
+            app = record.app,
+            stream = record.stream,
+            stream_id = %stream_id,
+            session_id = request.session_id,
+            client_address = request.client_address,
+            "publish authorized"
+        );
+        let issued_ms = u64::try_from(now_ms).unwrap_or_default();
+        let lifetime_ms = u64::try_from(self.shared.grant_lifetime.as_millis()).unwrap_or(u64::MAX);
+        self.shared.signer.sign(&Grant {
+            tenant: record.tenant,
+            app: record.app,
+            stream: record.stream,
+            stream_id: stream_id.as_bytes().to_vec(),
+            slot: 0,
+            session_id: request.session_id.clone(),
+            stream_key_id: record.id.to_string(),
+            issued_ms,
+            expires_ms: issued_ms.saturating_add(lifetime_ms),
+            // A key's expiry ends what it started.
+            session_until_ms: record
+                .expire_ms
+                .and_then(|expire_ms| u64::try_from(expire_ms).ok())
+                .unwrap_or_default(),
+            takeover_policy: u32::try_from(record.takeover_policy).unwrap_or_default(),
+            reconnect_window_ms: 0,
+        })
+    }
+}
+
+/// Whether an authentic key may publish to this app now.
+fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Refusal> {
+    if record.app != app {
+        Err(Refusal::WrongApp)
+    } else if record.revoke_ms.is_some() {
+        Err(Refusal::Revoked)
+    } else if record
+        .expire_ms
+        .is_some_and(|expire_ms| expire_ms <= now_ms)
+    {
+        Err(Refusal::Expired)
+    } else if record.held_off_until_ms > now_ms {
+        Err(Refusal::HeldOff)
+    } else {
+        Ok(record)
+    }
+}
+
+/// Why a publish is refused: told to our own log and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    AppNotFound,
+    Expired,
+    HeldOff,
+    Malformed,
+    Mistyped,
+    Revoked,
+    Unknown,
+    WrongApp,
+    WrongSecret,
+}
+
+impl Refusal {
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::AppNotFound => "app_not_found",
+            Self::Expired => "expired",
+            Self::HeldOff => "held_off",
+            Self::Malformed => "malformed",
+            Self::Mistyped => "mistyped",
+            Self::Revoked => "revoked",
+            Self::Unknown => "unknown",
+            Self::WrongApp => "wrong_app",
+            Self::WrongSecret => "wrong_secret",
+        }
+    }
+
+    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys.
+    fn denial(self) -> Denial {
+        let (reason, description, retryable) = match self {
+            Self::AppNotFound => (DenialReason::AppNotFound, "Application not found", false),
+            Self::HeldOff => (
+                DenialReason::HeldOff,
+                "Session was ended; try again later",
+                true,
+            ),
+            Self::Expired
+            | Self::Malformed
+            | Self::Mistyped
+            | Self::Revoked
+            | Self::Unknown
+            | Self::WrongApp
+            | Self::WrongSecret => (
+                DenialReason::KeyNotAccepted,
+                "Stream key not accepted",
+                false,
+            ),
+        };
+        Denial {
+            reason: reason.into(),
+            description: description.to_owned(),
+            retryable,
+        }
+    }
+}
+
+/// Edges (or attempts of them) that watch one control process.
+const WATCHES_MAX: usize = 1024;
+/// Answers that wait for one edge to read them.
+const ANSWERS_QUEUED_MAX: usize = 4;

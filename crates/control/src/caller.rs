@@ -1,0 +1,64 @@
+//! Who calls: a bearer token's tenant on the public port, a role on the internal one.
+
+use std::sync::Arc;
+
+use proto::error::status;
+use runtime::{
+    bearer::{BearerCredentials, BearerError},
+    grpc::Peer,
+    identity::Role,
+};
+use tonic::{Code, Request, Status, service::Interceptor};
+
+/// Lets requests with a good bearer token in, and notes its tenant. Every token is of one tenant so far.
+#[derive(Clone)]
+pub(crate) struct Authenticate {
+    pub(crate) credentials: BearerCredentials,
+    pub(crate) tenant: Arc<str>,
+}
+
+/// The tenant of the caller's token, as request extension.
+#[derive(Clone)]
+pub(crate) struct Tenant(pub(crate) Arc<str>);
+
+impl Interceptor for Authenticate {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        self.credentials
+            .check_metadata(request.metadata())
+            .map_err(unauthenticated)?;
+        request.extensions_mut().insert(Tenant(self.tenant.clone()));
+        Ok(request)
+    }
+}
+
+/// The tenant that a public request acts for.
+pub(crate) fn tenant<T>(request: &Request<T>) -> Result<Arc<str>, Status> {
+    match request.extensions().get() {
+        Some(Tenant(tenant)) => Ok(tenant.clone()),
+        None => Err(unauthenticated(BearerError::Missing)),
+    }
+}
+
+/// Admits the role `edge` alone.
+pub(crate) fn require_edge<T>(request: &Request<T>) -> Result<(), Status> {
+    match request
+        .extensions()
+        .get::<Peer>()
+        .and_then(|peer| peer.role)
+    {
+        Some(Role::Edge) => Ok(()),
+        Some(Role::Control | Role::Operator | Role::Origin) | None => Err(status(
+            Code::PermissionDenied,
+            "ROLE_NOT_ADMITTED",
+            "only the role edge may call this",
+        )),
+    }
+}
+
+fn unauthenticated(error: BearerError) -> Status {
+    let reason = match error {
+        BearerError::Invalid => "TOKEN_INVALID",
+        BearerError::Missing => "TOKEN_MISSING",
+    };
+    status(Code::Unauthenticated, reason, error.to_string())
+}

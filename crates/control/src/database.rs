@@ -1,0 +1,201 @@
+//! The key database: SQLite or PostgreSQL behind one set of statements and migrations.
+//!
+//! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
+
+mod keys;
+mod revocations;
+
+use std::{
+    os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _,
+    any::{AnyConnectOptions, AnyPoolOptions},
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode},
+};
+use tokio::time::timeout;
+
+pub(crate) use self::{
+    keys::{CreateOutcome, KeyFilter, KeyRecord},
+    revocations::{LogEntry, Target, Termination},
+};
+use crate::{
+    config::DatabaseConfig,
+    secret_file::{SecretFileError, read_password},
+};
+
+/// A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Database {
+    pool: AnyPool,
+}
+
+/// The database could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The schema is not what this version needs, and could not be made so.
+    #[error("the database cannot be migrated")]
+    Migration(#[from] MigrateError),
+    /// The directory or file cannot be written.
+    #[error("{} cannot be opened", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is stored is not what we write.
+    #[error("the database holds a malformed {what}")]
+    Malformed {
+        /// Which value.
+        what: &'static str,
+    },
+    /// The password could not be read.
+    #[error("the database's password")]
+    Password(#[from] SecretFileError),
+    /// A password file, and a URL that has no place for a password.
+    #[error("the database's URL has no host, so it takes no password")]
+    PasswordWithoutHost,
+    /// No connection, or an error of the database.
+    #[error("the database cannot be reached or refused a statement")]
+    Sql(#[from] sqlx::Error),
+    /// No answer within [`OPERATION_TIMEOUT`].
+    #[error("the database did not answer in time")]
+    Timeout,
+}
+
+impl Database {
+    /// Connects and migrates. Several processes may do so at the same time on PostgreSQL.
+    pub(crate) async fn open(config: &DatabaseConfig) -> Result<Self, DatabaseError> {
+        sqlx::any::install_default_drivers();
+        let options = match config {
+            DatabaseConfig::Postgres { url, password_file } => {
+                postgres_options(url, password_file.as_deref())?
+            }
+            DatabaseConfig::Sqlite { path } => sqlite_options(path).await?,
+        };
+        let pool = AnyPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await?;
+        migrator().run(&pool).await?;
+        Ok(Self { pool })
+    }
+
+    /// Ends all connections.
+    pub(crate) async fn close(&self) {
+        // A connection that hangs must not hold up the end of the process.
+        timeout(OPERATION_TIMEOUT, self.pool.close()).await.ok();
+    }
+
+    async fn bounded<T>(
+        &self,
+        operation: impl Future<Output = Result<T, DatabaseError>>,
+    ) -> Result<T, DatabaseError> {
+        match timeout(OPERATION_TIMEOUT, operation).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(DatabaseError::Timeout),
+        }
+    }
+}
+
+/// No decision without the database: the one answer to every fault of it. Logs the fault.
+impl From<DatabaseError> for tonic::Status {
+    fn from(error: DatabaseError) -> Self {
+        tracing::warn!(
+            reason = error_chain(&error),
+            "the database failed an operation"
+        );
+        let description = "the database does not answer";
+        proto::error::status(
+            tonic::Code::Unavailable,
+            "DATABASE_UNAVAILABLE",
+            description,
+        )
+    }
+}
+
+/// An error and its sources in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+fn postgres_options(
+    url: &str,
+    password_file: Option<&Path>,
+) -> Result<AnyConnectOptions, DatabaseError> {
+    let mut options: AnyConnectOptions = url.parse()?;
+    if let Some(path) = password_file {
+        let password = read_password(path)?;
+        let set = options.database_url.set_password(Some(&password));
+        set.map_err(|()| DatabaseError::PasswordWithoutHost)?;
+    }
+    Ok(options)
+}
+
+async fn sqlite_options(path: &Path) -> Result<AnyConnectOptions, DatabaseError> {
+    let path = create_private(path).map_err(|source| DatabaseError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    // Write-ahead logging is kept in the file: readers and the one writer do not wait for each other.
+    let options = SqliteConnectOptions::new().filename(&path);
+    let connection = options
+        .journal_mode(SqliteJournalMode::Wal)
+        .connect()
+        .await?;
+    connection.close().await?;
+    // sqlx's defaults do the rest: foreign keys on, busy timeout 5 s, synchronous full. (Its own way from a path to a
+    // URL does not survive a `%`.)
+    let mut url = "sqlite://".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(byte) {
+            url.push(char::from(*byte));
+        } else {
+            url.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    Ok(url.parse()?)
+}
+
+/// The absolute path of a file that is there: SQLite would make it with the process's umask. Its companions (-wal,
+/// -shm) take over its mode. A file that exists is not opened: closing it would end SQLite's locks in this process.
+fn create_private(path: &Path) -> std::io::Result<PathBuf> {
+    let created = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match created {
+        Ok(_file) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    std::path::absolute(path)
+}
+
+fn migrator() -> Migrator {
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "stream keys and revocations".into(),
+        MigrationType::Simple,
+        include_str!("../migrations/0001_stream_keys_and_revocations.sql").into_sql_str(),
+        false,
+    )])
+}
+
+/// Connections to the database, per process.
+const CONNECTIONS_MAX: u32 = 8;
+/// To get a connection: below [`OPERATION_TIMEOUT`], so that "no connection" is told from "no answer".
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// For one operation. An edge waits 2.5 s for a decision.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,169 @@
+//! The log of revocations and terminations: positions 1, 2, 3, …, visible in that order and without gaps (the
+//! migration says how). So a reader knows from the positions alone whether something was pruned behind it.
+
+use sqlx::{Any, Row as _, Transaction, any::AnyRow};
+
+use super::{Database, DatabaseError, keys::number};
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogEntry {
+    pub(crate) position: u64,
+    pub(crate) create_ms: i64,
+    pub(crate) target: Target,
+    pub(crate) reason: String,
+}
+
+/// What ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// One session, by its id.
+    Session(String),
+    /// Every session of a key, by the key's id.
+    StreamKey(String),
+}
+
+/// Entries behind a position, as of one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogPage {
+    /// The last position given out.
+    pub(crate) head: u64,
+    /// In order; at most as many as asked for.
+    pub(crate) entries: Vec<LogEntry>,
+    /// Entries behind the position asked for are gone (or it was never given out by this database).
+    pub(crate) truncated: bool,
+}
+
+/// The end of a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Termination<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) session_id: &'a str,
+    /// As the lease has it.
+    pub(crate) stream_key_id: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) held_off_until_ms: i64,
+}
+
+impl Database {
+    /// What comes behind a position.
+    pub(crate) async fn log_page(&self, after: u64, limit: u32) -> Result<LogPage, DatabaseError> {
+        // Positions are made by us and are i64 there; one that is not cannot be in the log.
+        let stored_after = i64::try_from(after).unwrap_or(i64::MAX);
+        self.bounded(async {
+            // One statement, one snapshot: the head always comes back, with or without entries.
+            let rows = sqlx::query(
+                "SELECT revocations_head.position AS head, revocations.position, create_ms, stream_key_id, session_id, \
+                 reason FROM revocations_head LEFT JOIN revocations ON revocations.position > $1 \
+                 ORDER BY revocations.position LIMIT $2",
+            )
+            .bind(stored_after)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+            let head = rows.first().ok_or(DatabaseError::Malformed { what: "head of the log" })?;
+            let head = number(head.try_get("head")?, "position")?;
+            let entries: Vec<_> = rows.into_iter().filter_map(|row| LogEntry::read(&row).transpose()).collect::<Result<_, _>>()?;
+            let next = entries.first().map(|entry| entry.position);
+            let truncated = match next {
+                Some(next) => next.checked_sub(1) != Some(after),
+                None => head != after,
+            };
+            Ok(LogPage { head, entries, truncated })
+        })
+        .await
+    }
+
+    /// Appends the end of a session and holds its key off, or neither.
+    pub(crate) async fn terminate_session(
+        &self,
+        termination: &Termination<'_>,
+        now_ms: i64,
+    ) -> Result<(), DatabaseError> {
+        self.bounded(async {
+            let mut transaction = self.pool.begin().await?;
+            sqlx::query(
+                "UPDATE stream_keys SET held_off_until_ms = $1 WHERE id = $2 AND tenant = $3",
+            )
+            .bind(termination.held_off_until_ms)
+            .bind(termination.stream_key_id)
+            .bind(termination.tenant)
+            .execute(&mut *transaction)
+            .await?;
+            let target = Target::Session(termination.session_id.to_owned());
+            append(&mut transaction, &target, termination.reason, now_ms).await?;
+            transaction.commit().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets entries up to the newest one made before a time. How many.
+    pub(crate) async fn prune_log(&self, before_ms: i64) -> Result<u64, DatabaseError> {
+        self.bounded(async {
+            // By position, not by time: what remains has no gap even where the replicas' clocks differ.
+            let pruned = sqlx::query(
+                "DELETE FROM revocations WHERE position <= \
+                 (SELECT COALESCE(MAX(position), 0) FROM revocations WHERE create_ms < $1)",
+            )
+            .bind(before_ms)
+            .execute(&self.pool)
+            .await?;
+            Ok(pruned.rows_affected())
+        })
+        .await
+    }
+}
+
+/// Takes the next position; to be the last statement before the commit, since it locks the head.
+pub(super) async fn append(
+    transaction: &mut Transaction<'_, Any>,
+    target: &Target,
+    reason: &str,
+    now_ms: i64,
+) -> Result<(), DatabaseError> {
+    let (stream_key_id, session_id) = match target {
+        Target::Session(id) => (None, Some(id)),
+        Target::StreamKey(id) => (Some(id), None),
+    };
+    let position: i64 = sqlx::query_scalar(
+        "UPDATE revocations_head SET position = position + 1 RETURNING position",
+    )
+    .fetch_one(&mut **transaction)
+    .await?;
+    sqlx::query(
+        "INSERT INTO revocations (position, create_ms, stream_key_id, session_id, reason) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(position)
+    .bind(now_ms)
+    .bind(stream_key_id)
+    .bind(session_id)
+    .bind(reason)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+impl LogEntry {
+    /// `None` for the row that carries the head alone.
+    fn read(row: &AnyRow) -> Result<Option<Self>, DatabaseError> {
+        let Some(position) = row.try_get::<Option<i64>, _>("position")? else {
+            return Ok(None);
+        };
+        let stream_key_id: Option<String> = row.try_get("stream_key_id")?;
+        let session_id: Option<String> = row.try_get("session_id")?;
+        let target = match (stream_key_id, session_id) {
+            (Some(id), None) => Target::StreamKey(id),
+            (None, Some(id)) => Target::Session(id),
+            (None, None) | (Some(_), Some(_)) => {
+                return Err(DatabaseError::Malformed { what: "revocation" });
+            }
+        };
+        Ok(Some(Self {
+            position: number(position, "position")?,
+            create_ms: row.try_get("create_ms")?,
+            target,
+            reason: row.try_get("reason")?,
+        }))
+    }
+}

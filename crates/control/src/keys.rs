@@ -1,0 +1,265 @@
+//! `StreamKeyService`: stream keys for product backends.
+
+use std::sync::Arc;
+
+use proto::{
+    error::status,
+    v1::{
+        CreateStreamKeyRequest, CreateStreamKeyResponse, GetStreamKeyRequest,
+        ListStreamKeysRequest, ListStreamKeysResponse, RevokeStreamKeyRequest,
+        StreamKey as StreamKeyMessage, TakeoverPolicy, stream_key_service_server::StreamKeyService,
+    },
+};
+use tonic::{Code, Request, Response, Status};
+
+use crate::{
+    Shared,
+    caller::tenant,
+    database::{CreateOutcome, KeyFilter, KeyRecord},
+    field::{self, Violations, now_ms, timestamp},
+    page_token::Cursor,
+    stream_key::{StreamKey, StreamKeyId},
+};
+
+/// Serves one control process's stream keys.
+pub(crate) struct StreamKeys(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl StreamKeyService for StreamKeys {
+    async fn create_stream_key(
+        &self,
+        request: Request<CreateStreamKeyRequest>,
+    ) -> Result<Response<CreateStreamKeyResponse>, Status> {
+        self.0
+            .metrics
+            .timed("CreateStreamKey", self.create(request))
+            .await
+    }
+
+    async fn get_stream_key(
+        &self,
+        request: Request<GetStreamKeyRequest>,
+    ) -> Result<Response<StreamKeyMessage>, Status> {
+        self.0
+            .metrics
+            .timed("GetStreamKey", self.get(request))
+            .await
+    }
+
+    async fn list_stream_keys(
+        &self,
+        request: Request<ListStreamKeysRequest>,
+    ) -> Result<Response<ListStreamKeysResponse>, Status> {
+        self.0
+            .metrics
+            .timed("ListStreamKeys", self.list(request))
+            .await
+    }
+
+    async fn revoke_stream_key(
+        &self,
+        request: Request<RevokeStreamKeyRequest>,
+    ) -> Result<Response<StreamKeyMessage>, Status> {
+        self.0
+            .metrics
+            .timed("RevokeStreamKey", self.revoke(request))
+            .await
+    }
+}
+
+impl StreamKeys {
+    async fn create(
+        &self,
+        request: Request<CreateStreamKeyRequest>,
+    ) -> Result<CreateStreamKeyResponse, Status> {
+        let tenant = tenant(&request)?;
+        let request = request.into_inner();
+        let now_ms = now_ms();
+        let mut violations = Violations::default();
+        violations.check("app", field::app(&request.app));
+        violations.check("stream", field::stream(&request.stream));
+        violations.check("description", field::description(&request.description));
+        let expire_ms = request
+            .expire_time
+            .map(|time| field::future_ms(time, now_ms))
+            .transpose();
+        let expire_ms = violations.check("expire_time", expire_ms).flatten();
+        let policy = violations.check("takeover_policy", takeover_policy(request.takeover_policy));
+        let own = request.tenant.is_empty() || *request.tenant == *tenant;
+        violations.check(
+            "tenant",
+            if own {
+                Ok(())
+            } else {
+                Err("not the tenant of the caller's token")
+            },
+        );
+        violations.finish()?;
+        if !self.0.applications.contains(&request.app) {
+            return Err(status(
+                Code::NotFound,
+                "APP_NOT_FOUND",
+                "no such application",
+            ));
+        }
+
+        let unavailable = || status(Code::Unavailable, "RANDOM_UNAVAILABLE", "no random bytes");
+        let stream_key = StreamKey::generate().map_err(|_no_random| unavailable())?;
+        let record = KeyRecord {
+            id: stream_key.id(),
+            tenant: tenant.as_ref().into(),
+            app: request.app,
+            stream: request.stream,
+            description: request.description,
+            takeover_policy: policy.unwrap_or_default(),
+            mac: self.0.peppers.mac(&stream_key),
+            pepper_version: self.0.peppers.current(),
+            create_ms: now_ms,
+            expire_ms,
+            revoke_ms: None,
+            held_off_until_ms: 0,
+        };
+        match self.0.database.create_key(&record).await? {
+            CreateOutcome::Created => {}
+            CreateOutcome::StreamOfAnotherTenant => {
+                let description = "the stream belongs to another tenant";
+                return Err(status(
+                    Code::AlreadyExists,
+                    "STREAM_OF_ANOTHER_TENANT",
+                    description,
+                ));
+            }
+        }
+        self.audit("create_stream_key", &record, "");
+        Ok(CreateStreamKeyResponse {
+            stream_key: Some(message(record)),
+            secret: (*stream_key.reveal()).clone(),
+        })
+    }
+
+    async fn get(&self, request: Request<GetStreamKeyRequest>) -> Result<StreamKeyMessage, Status> {
+        let tenant = tenant(&request)?;
+        self.find(&tenant, id(&request.into_inner().id)?)
+            .await
+            .map(message)
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListStreamKeysRequest>,
+    ) -> Result<ListStreamKeysResponse, Status> {
+        let tenant = tenant(&request)?;
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        violations.check(
+            "app",
+            if request.app.is_empty() {
+                Ok(())
+            } else {
+                field::app(&request.app)
+            },
+        );
+        let page_size = violations.check("page_size", field::page_size(request.page_size));
+        let cursor = violations.check("page_token", Cursor::decode(&request.page_token));
+        violations.finish()?;
+        let page_size = page_size.unwrap_or_default();
+
+        let filter = KeyFilter {
+            tenant: tenant.as_ref().into(),
+            app: request.app,
+            include_revoked: request.include_revoked,
+        };
+        // One more than asked for tells whether there is a next page.
+        let after = cursor.unwrap_or(Cursor::START);
+        let mut records = self
+            .0
+            .database
+            .keys(&filter, &after, page_size.saturating_add(1))
+            .await?;
+        let page_len = usize::try_from(page_size).unwrap_or(usize::MAX);
+        let more = records.len() > page_len;
+        records.truncate(page_len);
+        let last = records.last().filter(|_| more);
+        let next = last.map(|last| Cursor {
+            time_ms: last.create_ms,
+            id: last.id.to_string(),
+        });
+        Ok(ListStreamKeysResponse {
+            next_page_token: next.map(|cursor| cursor.encode()).unwrap_or_default(),
+            stream_keys: records.into_iter().map(message).collect(),
+        })
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<RevokeStreamKeyRequest>,
+    ) -> Result<StreamKeyMessage, Status> {
+        let tenant = tenant(&request)?;
+        let request = request.into_inner();
+        let id = id(&request.id)?;
+        let mut violations = Violations::default();
+        violations.check("reason", field::reason(&request.reason));
+        violations.finish()?;
+        let revoked = self
+            .0
+            .database
+            .revoke_key(&tenant, id, &request.reason, now_ms())
+            .await?;
+        let record = self.find(&tenant, id).await?;
+        if revoked {
+            self.audit("revoke_stream_key", &record, &request.reason);
+        }
+        Ok(message(record))
+    }
+
+    /// What another tenant owns is not there.
+    async fn find(&self, tenant: &str, id: StreamKeyId) -> Result<KeyRecord, Status> {
+        let record = self
+            .0
+            .database
+            .key(id)
+            .await?
+            .filter(|record| record.tenant == tenant);
+        record.ok_or_else(|| status(Code::NotFound, "KEY_NOT_FOUND", "no such stream key"))
+    }
+
+    fn audit(&self, action: &'static str, record: &KeyRecord, reason: &str) {
+        self.0.metrics.admin_action(action);
+        tracing::info!(
+            action,
+            tenant = record.tenant,
+            stream_key_id = %record.id,
+            app = record.app,
+            stream = record.stream,
+            reason,
+            "stream key changed"
+        );
+    }
+}
+
+fn id(id: &str) -> Result<StreamKeyId, Status> {
+    StreamKeyId::parse(id)
+        .map_err(|_malformed| field::invalid("id", "16 characters of Crockford base32"))
+}
+
+fn takeover_policy(policy: i32) -> Result<i32, &'static str> {
+    match TakeoverPolicy::try_from(policy) {
+        Ok(TakeoverPolicy::Unspecified) => Ok(TakeoverPolicy::TakeoverIfStale.into()),
+        Ok(known) => Ok(known.into()),
+        Err(_unknown) => Err("not a takeover policy"),
+    }
+}
+
+fn message(record: KeyRecord) -> StreamKeyMessage {
+    StreamKeyMessage {
+        id: record.id.to_string(),
+        tenant: record.tenant,
+        app: record.app,
+        stream: record.stream,
+        description: record.description,
+        create_time: Some(timestamp(record.create_ms)),
+        expire_time: record.expire_ms.map(timestamp),
+        revoke_time: record.revoke_ms.map(timestamp),
+        takeover_policy: record.takeover_policy,
+    }
+}

@@ -1,0 +1,185 @@
+//! The tail of the revocation log, as this process knows it: one task asks the database, every watcher reads from here.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use runtime::admin::Readiness;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use crate::{
+    database::{Database, DatabaseError, LogEntry, error_chain},
+    field::now_ms,
+    metrics::ControlMetrics,
+};
+
+/// What is known of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct LogTail {
+    /// The last position.
+    pub(crate) position: u64,
+    /// The newest entries; nothing is missing between the first of them and `position`.
+    pub(crate) recent: Arc<VecDeque<Arc<LogEntry>>>,
+    /// Whether the database answered lately: if it did not, nobody can say that nothing was revoked.
+    pub(crate) fresh: bool,
+}
+
+impl LogTail {
+    /// The entries behind a position; `None` where they reach further back than is kept here.
+    pub(crate) fn behind(&self, after: u64, limit: usize) -> Option<Vec<Arc<LogEntry>>> {
+        let missing = usize::try_from(self.position.checked_sub(after)?).ok()?;
+        let skipped = self.recent.len().checked_sub(missing)?;
+        Some(
+            self.recent
+                .iter()
+                .skip(skipped)
+                .take(limit)
+                .cloned()
+                .collect(),
+        )
+    }
+}
+
+/// Asks the database for new entries, and has old ones forgotten.
+pub(crate) struct LogFollower {
+    database: Database,
+    metrics: ControlMetrics,
+    readiness: Readiness,
+    tail: watch::Sender<LogTail>,
+    answered: Instant,
+}
+
+impl LogFollower {
+    /// Starts at the end of the log.
+    pub(crate) async fn start(
+        database: Database,
+        metrics: ControlMetrics,
+        readiness: Readiness,
+    ) -> Result<(Self, watch::Receiver<LogTail>), DatabaseError> {
+        let head = database.log_page(u64::MAX, 1).await?.head;
+        let (tail, receiver) = watch::channel(LogTail {
+            position: head,
+            recent: Arc::default(),
+            fresh: true,
+        });
+        readiness.met(READINESS);
+        Ok((
+            Self {
+                database,
+                metrics,
+                readiness,
+                tail,
+                answered: Instant::now(),
+            },
+            receiver,
+        ))
+    }
+
+    /// Follows the log until it is dropped.
+    pub(crate) async fn run(mut self) {
+        let mut poll = interval(POLL_PERIOD);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut prune = interval(PRUNE_PERIOD);
+        prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = poll.tick() => self.poll().await,
+                _ = prune.tick() => self.prune().await,
+            }
+        }
+    }
+
+    async fn poll(&mut self) {
+        match self.advance().await {
+            Ok(()) => {
+                self.answered = Instant::now();
+                if self.set_fresh(true) {
+                    self.readiness.met(READINESS);
+                    tracing::info!("the database answers again");
+                }
+            }
+            Err(error) => {
+                if self.answered.elapsed() > STALE_AFTER && self.set_fresh(false) {
+                    self.readiness
+                        .unmet(READINESS, "the database does not answer");
+                    tracing::warn!(reason = error_chain(&error), "the database does not answer");
+                }
+            }
+        }
+    }
+
+    /// Whether that was a change.
+    fn set_fresh(&self, fresh: bool) -> bool {
+        self.tail
+            .send_if_modified(|tail| std::mem::replace(&mut tail.fresh, fresh) != fresh)
+    }
+
+    /// Reads to the end of the log.
+    async fn advance(&self) -> Result<(), DatabaseError> {
+        loop {
+            let after = self.tail.borrow().position;
+            let page = self.database.log_page(after, ENTRIES_PER_PAGE).await?;
+            if page.truncated {
+                // Pruned while we were away, or another database: watchers find out by asking it themselves.
+                tracing::warn!(
+                    position = after,
+                    head = page.head,
+                    "the revocation log does not continue here"
+                );
+                self.tail.send_modify(|tail| {
+                    tail.position = page.head;
+                    tail.recent = Arc::default();
+                });
+                return Ok(());
+            }
+            let Some(last) = page.entries.last().map(|entry| entry.position) else {
+                return Ok(());
+            };
+            for entry in &page.entries {
+                let age_ms = now_ms().saturating_sub(entry.create_ms).max(0);
+                self.metrics
+                    .revocation_seen(Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64());
+            }
+            self.tail.send_modify(|tail| {
+                let recent = Arc::make_mut(&mut tail.recent);
+                recent.extend(page.entries.into_iter().map(Arc::new));
+                recent.drain(..recent.len().saturating_sub(RECENT_ENTRIES_MAX));
+                tail.position = last;
+            });
+            if last >= page.head {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn prune(&self) {
+        let retention_ms = i64::try_from(RETENTION.as_millis()).unwrap_or(i64::MAX);
+        match self
+            .database
+            .prune_log(now_ms().saturating_sub(retention_ms))
+            .await
+        {
+            Ok(0) => {}
+            Ok(pruned) => tracing::info!(pruned, "old revocations forgotten"),
+            Err(error) => tracing::info!(
+                reason = error_chain(&error),
+                "old revocations are not forgotten yet"
+            ),
+        }
+    }
+}
+
+/// The readiness condition that says whether the database answers.
+pub(crate) const READINESS: &str = "database";
+/// A revocation is known to every control process at most this long (and a query) after it was made.
+const POLL_PERIOD: Duration = Duration::from_millis(250);
+/// Without an answer for this long, watches end: their edges cannot trust what they remember of keys.
+const STALE_AFTER: Duration = Duration::from_secs(5);
+/// For how long an edge may be away and still catch up entry by entry.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const PRUNE_PERIOD: Duration = Duration::from_secs(60 * 60);
+/// Entries kept in memory for watchers.
+const RECENT_ENTRIES_MAX: usize = 1024;
+/// Entries in one answer of the database, or to an edge: some 200 KiB with the longest reasons.
+pub(crate) const ENTRIES_PER_PAGE: u32 = 500;

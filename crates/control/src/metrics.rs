@@ -1,0 +1,148 @@
+//! What control counts. No label carries a stream, a key or an address.
+
+use std::{sync::Arc, time::Instant};
+
+use prometheus_client::{
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Unit,
+};
+use tonic::{Response, Status};
+
+/// A cheap handle.
+#[derive(Clone)]
+pub(crate) struct ControlMetrics(Arc<Families>);
+
+/// Names and values.
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+struct Families {
+    key_checks: Family<Labels<2>, Counter>,
+    admin_actions: Family<Labels<1>, Counter>,
+    revocation_propagation: Histogram,
+    watches: Gauge,
+    rpc_duration: Family<Labels<2>, Histogram, fn() -> Histogram>,
+}
+
+impl ControlMetrics {
+    pub(crate) fn register(metrics: &runtime::metrics::Metrics) -> Self {
+        let families = Families {
+            key_checks: Family::default(),
+            admin_actions: Family::default(),
+            revocation_propagation: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
+            watches: Gauge::default(),
+            rpc_duration: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 2.0, 13))
+            }),
+        };
+        metrics.register(|registry| {
+            registry.register(
+                "key_checks",
+                "Stream keys checked",
+                families.key_checks.clone(),
+            );
+            registry.register(
+                "admin_actions",
+                "Changes made through the API",
+                families.admin_actions.clone(),
+            );
+            registry.register_with_unit(
+                "key_revocation_propagation",
+                "From a revocation to this process's log tail",
+                Unit::Seconds,
+                families.revocation_propagation.clone(),
+            );
+            registry.register(
+                "revocation_watches",
+                "Open WatchRevocations calls",
+                families.watches.clone(),
+            );
+            registry.register_with_unit(
+                "rpc_server_duration",
+                "Unary calls served",
+                Unit::Seconds,
+                families.rpc_duration.clone(),
+            );
+        });
+        Self(Arc::new(families))
+    }
+
+    /// `source`: what the outcome was decided with, `request` (the database was spared) or `database`.
+    pub(crate) fn key_check(&self, outcome: &'static str, source: &'static str) {
+        self.0
+            .key_checks
+            .get_or_create(&[("outcome", outcome), ("source", source)])
+            .inc();
+    }
+
+    pub(crate) fn admin_action(&self, action: &'static str) {
+        self.0
+            .admin_actions
+            .get_or_create(&[("action", action)])
+            .inc();
+    }
+
+    pub(crate) fn revocation_seen(&self, age_seconds: f64) {
+        self.0.revocation_propagation.observe(age_seconds);
+    }
+
+    /// Counts a watch for as long as the guard lives.
+    pub(crate) fn watch_opened(&self) -> OpenWatch {
+        self.0.watches.inc();
+        OpenWatch(self.clone())
+    }
+
+    /// Runs a unary call under a stopwatch.
+    pub(crate) async fn timed<T>(
+        &self,
+        rpc: &'static str,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Response<T>, Status> {
+        let started = Instant::now();
+        let result = call.await;
+        let code = result
+            .as_ref()
+            .map_or_else(|status| code_name(status.code()), |_answer| "OK");
+        let duration = started.elapsed().as_secs_f64();
+        self.0
+            .rpc_duration
+            .get_or_create(&[("method", rpc), ("code", code)])
+            .observe(duration);
+        result.map(Response::new)
+    }
+}
+
+pub(crate) struct OpenWatch(ControlMetrics);
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.0.0.watches.dec();
+    }
+}
+
+/// The codes that control answers with.
+fn code_name(code: tonic::Code) -> &'static str {
+    match code {
+        tonic::Code::Ok => "OK",
+        tonic::Code::AlreadyExists => "ALREADY_EXISTS",
+        tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
+        tonic::Code::NotFound => "NOT_FOUND",
+        tonic::Code::PermissionDenied => "PERMISSION_DENIED",
+        tonic::Code::Unauthenticated => "UNAUTHENTICATED",
+        tonic::Code::Unavailable => "UNAVAILABLE",
+        tonic::Code::Aborted
+        | tonic::Code::Cancelled
+        | tonic::Code::DataLoss
+        | tonic::Code::DeadlineExceeded
+        | tonic::Code::FailedPrecondition
+        | tonic::Code::Internal
+        | tonic::Code::OutOfRange
+        | tonic::Code::ResourceExhausted
+        | tonic::Code::Unimplemented
+        | tonic::Code::Unknown => "OTHER",
+    }
+}

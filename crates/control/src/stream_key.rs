@@ -1,0 +1,322 @@
+//! What a publisher enters in the encoder: `hw_<id>_<secret><checksum>`, lower-case Crockford base32.
+//!
+//! The id is public; the secret is known to the publisher alone (the database holds its HMAC, see [`crate::pepper`]).
+//! The checksum catches typos before the database is asked; it defends nothing.
+
+use std::borrow::Cow;
+
+use aws_lc_rs::{digest, rand};
+use zeroize::Zeroizing;
+
+/// A stream key. A secret: neither `Debug` nor `Display`, wiped when dropped.
+pub(crate) struct StreamKey {
+    id: StreamKeyId,
+    secret: Zeroizing<[u8; SECRET_CHARS]>,
+}
+
+/// The public part of a stream key: 16 characters, 80 random bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct StreamKeyId([u8; ID_CHARS]);
+
+/// Not a stream key.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum StreamKeyError {
+    /// Not of the form.
+    #[error("not a stream key")]
+    Malformed,
+    /// Of the form, with the checksum of something else.
+    #[error("the stream key is mistyped")]
+    Mistyped,
+}
+
+/// The system gave no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("no random bytes")]
+pub(crate) struct RandomError;
+
+impl StreamKey {
+    /// A new key.
+    pub(crate) fn generate() -> Result<Self, RandomError> {
+        Ok(Self {
+            id: StreamKeyId(*random_characters()?),
+            secret: random_characters()?,
+        })
+    }
+
+    /// Reads what an encoder sent. Upper case and the look-alikes of Crockford's base32 (`o` for 0, `i` and `l` for 1)
+    /// are taken as meant, and so is white space around a pasted key.
+    pub(crate) fn parse(text: &str) -> Result<Self, StreamKeyError> {
+        let characters = text.trim_ascii().as_bytes();
+        let (stream_key, checksum) = Self::split(characters).ok_or(StreamKeyError::Malformed)?;
+        if checksum == stream_key.checksum() {
+            Ok(stream_key)
+        } else {
+            Err(StreamKeyError::Mistyped)
+        }
+    }
+
+    fn split(characters: &[u8]) -> Option<(Self, [u8; CHECKSUM_CHARS])> {
+        let (prefix, rest) = characters.split_first_chunk::<{ PREFIX.len() }>()?;
+        let (id, rest) = rest.split_first_chunk()?;
+        let (separator, rest) = rest.split_first()?;
+        let (secret, checksum) = rest.split_first_chunk()?;
+        if !PREFIX.eq_ignore_ascii_case(prefix) || *separator != SEPARATOR {
+            return None;
+        }
+        let stream_key = Self {
+            id: StreamKeyId(*normalise(id)?),
+            secret: normalise(secret)?,
+        };
+        Some((stream_key, *normalise(checksum.try_into().ok()?)?))
+    }
+
+    /// The same secret under another id.
+    #[cfg(test)]
+    pub(crate) fn with_id(self, id: StreamKeyId) -> Self {
+        Self { id, ..self }
+    }
+
+    /// The public part.
+    pub(crate) fn id(&self) -> StreamKeyId {
+        self.id
+    }
+
+    /// The whole key, for the one answer that shows it.
+    pub(crate) fn reveal(&self) -> Zeroizing<String> {
+        // One allocation, so that none is left behind unwiped.
+        let mut text = Zeroizing::new(String::with_capacity(KEY_CHARS));
+        let parts: [&[u8]; 5] = [
+            PREFIX,
+            &self.id.0,
+            &[SEPARATOR],
+            &*self.secret,
+            &self.checksum(),
+        ];
+        text.extend(parts.iter().copied().flatten().copied().map(char::from));
+        text
+    }
+
+    /// What is authenticated: the secret, bound to its id.
+    pub(crate) fn mac_input(&self) -> Zeroizing<[u8; ID_CHARS + SECRET_CHARS]> {
+        let mut input = Zeroizing::new([0; ID_CHARS + SECRET_CHARS]);
+        for (byte, character) in input.iter_mut().zip(self.id.0.iter().chain(&*self.secret)) {
+            *byte = *character;
+        }
+        input
+    }
+
+    /// The first 20 bits of a SHA-256 over id and secret.
+    fn checksum(&self) -> [u8; CHECKSUM_CHARS] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(b"headwater-stream-key");
+        context.update(&*self.mac_input());
+        let hash = context.finish();
+        let mut bits = hash
+            .as_ref()
+            .iter()
+            .take(4)
+            .fold(0, |bits: u32, byte| bits << 8 | u32::from(*byte));
+        [(); CHECKSUM_CHARS].map(|()| {
+            bits = bits.rotate_left(5);
+            character(bits)
+        })
+    }
+}
+
+impl StreamKeyId {
+    /// Reads an id; upper case and look-alikes are taken as meant.
+    pub(crate) fn parse(text: &str) -> Result<Self, StreamKeyError> {
+        let characters = text.as_bytes().try_into().ok().and_then(normalise);
+        Ok(Self(*characters.ok_or(StreamKeyError::Malformed)?))
+    }
+}
+
+impl std::fmt::Display for StreamKeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|byte| std::fmt::Write::write_char(f, char::from(*byte)))
+    }
+}
+
+/// Text from outside, fit for a log: whoever pastes a stream key into a wrong field (the server URL is a favourite)
+/// must not find it there.
+pub(crate) fn redacted(text: &str) -> Cow<'_, str> {
+    let mut rest = text;
+    let mut safe = String::new();
+    while let Some((before, after)) = next_suspect(rest) {
+        safe.push_str(before);
+        safe.push_str("hw_<redacted>");
+        rest = after;
+    }
+    if safe.is_empty() {
+        Cow::Borrowed(text)
+    } else {
+        safe.push_str(rest);
+        Cow::Owned(safe)
+    }
+}
+
+/// What is before and behind the first thing in a text that could hold a secret: `hw_` and more word characters than
+/// an id has. Mistyped and cut keys count.
+fn next_suspect(text: &str) -> Option<(&str, &str)> {
+    let bytes = text.as_bytes();
+    for (start, window) in bytes.windows(PREFIX.len()).enumerate() {
+        if !PREFIX.eq_ignore_ascii_case(window) {
+            continue;
+        }
+        let (before, suspect) = text.split_at_checked(start)?;
+        let (_prefix, word) = suspect.split_at_checked(PREFIX.len())?;
+        let word_bytes = word
+            .bytes()
+            .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == SEPARATOR)
+            .count();
+        if word_bytes > ID_CHARS {
+            let (_word, after) = word.split_at_checked(word_bytes)?;
+            return Some((before, after));
+        }
+    }
+    None
+}
+
+fn random_characters<const N: usize>() -> Result<Zeroizing<[u8; N]>, RandomError> {
+    let mut characters = Zeroizing::new([0; N]);
+    rand::fill(&mut *characters).map_err(|_unavailable| RandomError)?;
+    for byte in characters.iter_mut() {
+        *byte = character(u32::from(*byte));
+    }
+    Ok(characters)
+}
+
+fn normalise<const N: usize>(characters: &[u8; N]) -> Option<Zeroizing<[u8; N]>> {
+    let mut normal = Zeroizing::new(*characters);
+    for byte in normal.iter_mut() {
+        *byte = match byte.to_ascii_lowercase() {
+            b'o' => b'0',
+            b'i' | b'l' => b'1',
+            other if ALPHABET.contains(&other) => other,
+            _ => return None,
+        };
+    }
+    Some(normal)
+}
+
+/// The character of the lowest five bits.
+fn character(bits: u32) -> u8 {
+    // 32 characters and five bits: there is always one.
+    let position = usize::try_from(bits & 31).unwrap_or_default();
+    ALPHABET.get(position).copied().unwrap_or_default()
+}
+
+/// Crockford's base32: no `i`, `l`, `o`, `u`.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const PREFIX: &[u8; 3] = b"hw_";
+const SEPARATOR: u8 = b'_';
+/// 80 bits.
+const ID_CHARS: usize = 16;
+/// 130 bits.
+const SECRET_CHARS: usize = 26;
+const CHECKSUM_CHARS: usize = 4;
+const KEY_CHARS: usize = PREFIX.len() + ID_CHARS + 1 + SECRET_CHARS + CHECKSUM_CHARS;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fails(text: &str) -> StreamKeyError {
+        StreamKey::parse(text).err().unwrap()
+    }
+
+    #[test]
+    fn a_generated_key_parses_to_itself() {
+        let stream_key = StreamKey::generate().unwrap();
+        let text = stream_key.reveal();
+        assert_eq!(text.len(), KEY_CHARS);
+        assert!(text.starts_with(&format!("hw_{}_", stream_key.id())));
+        let parsed = StreamKey::parse(&text).ok().unwrap();
+        assert_eq!(*parsed.mac_input(), *stream_key.mac_input());
+    }
+
+    #[test]
+    fn generated_keys_differ() {
+        let [one, other] = [(); 2].map(|()| StreamKey::generate().unwrap());
+        assert_ne!(one.id(), other.id());
+        assert_ne!(*one.secret, *other.secret);
+    }
+
+    #[test]
+    fn upper_case_look_alikes_and_white_space_are_taken_as_meant() {
+        let stream_key = StreamKey::generate().unwrap();
+        let typed = stream_key
+            .reveal()
+            .to_uppercase()
+            .replace('0', "O")
+            .replace('1', "l");
+        let parsed = StreamKey::parse(&format!(" {typed}\r\n")).ok().unwrap();
+        assert_eq!(*parsed.reveal(), *stream_key.reveal());
+    }
+
+    #[test]
+    fn every_single_wrong_character_is_a_typo() {
+        let text = StreamKey::generate().unwrap().reveal();
+        for position in
+            (PREFIX.len()..KEY_CHARS).filter(|position| *position != PREFIX.len() + ID_CHARS)
+        {
+            let mut typed = text.as_bytes().to_vec();
+            typed[position] = if typed[position] == b'7' { b'8' } else { b'7' };
+            let typed = String::from_utf8(typed).unwrap();
+            assert_eq!(
+                fails(&typed),
+                StreamKeyError::Mistyped,
+                "position {position}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_forms_are_malformed() {
+        let text = StreamKey::generate().unwrap().reveal();
+        let secretless = text.split_at(20).0;
+        for other in [
+            "",
+            "hw_",
+            secretless,
+            &text[1..],
+            &text[..49],
+            &format!("{}u", &text[..49]),
+            &format!("{}0", *text),
+        ] {
+            assert_eq!(fails(other), StreamKeyError::Malformed);
+        }
+    }
+
+    #[test]
+    fn an_id_parses_alone() {
+        let id = StreamKey::generate().unwrap().id();
+        assert_eq!(StreamKeyId::parse(&id.to_string().to_uppercase()), Ok(id));
+        assert_eq!(StreamKeyId::parse("short"), Err(StreamKeyError::Malformed));
+    }
+
+    #[test]
+    fn a_key_in_a_text_is_redacted_and_an_id_is_not() {
+        let stream_key = StreamKey::generate().unwrap();
+        let text = format!(
+            "é live/{}/x and {}",
+            *stream_key.reveal(),
+            stream_key.reveal().to_uppercase()
+        );
+        assert_eq!(redacted(&text), "é live/hw_<redacted>/x and hw_<redacted>");
+        let harmless = format!("hw_{} hw_ hw_hw_x", stream_key.id());
+        assert_eq!(redacted(&harmless), harmless);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC*|(hw_|HW_)?[0-9a-zA-Zé_]{0,60}") {
+            prop_assert!(StreamKey::parse(&text).is_err());
+            prop_assert!(redacted(&text).len() <= text.len().max(13));
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The same suite on SQLite and on a real PostgreSQL. Services are called directly; `tests/served.rs` goes through the
+//! ports.
+
+mod admission_service;
+mod fixture;
+mod key_service;
+mod postgres;
+mod revocation_log;
+mod session_service;
+mod start;
+
+/// Runs each test on both databases.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            use crate::tests::fixture::Fixture;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(Fixture::sqlite()).await;
+            })+
+        }
+
+        mod postgresql {
+            use crate::tests::fixture::Fixture;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(Fixture::postgres().await).await;
+            })+
+        }
+    };
+}
+
+use on_both;

@@ -1,0 +1,246 @@
+//! Start, restart, and a database that goes and comes.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use data_encoding::{BASE64, HEXLOWER};
+use tonic::Code;
+
+use super::{
+    admission_service::is_granted,
+    fixture::{Fixture, reason},
+    on_both,
+    postgres::PostgresServer,
+};
+use crate::{ControlError, DatabaseConfig, database::error_chain};
+
+on_both!(a_restart_keeps_keys, the_database_does_not_hold_the_secret);
+
+async fn a_restart_keeps_keys(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let (_, secret) = control.create("main").await;
+    let (revoked, revoked_secret) = control.create("main").await;
+    control.revoke(&revoked.id).await;
+    drop(control);
+    let control = fixture.replica().await;
+    assert!(is_granted(
+        &control.authorize("live", &secret).await.unwrap()
+    ));
+    assert!(!is_granted(
+        &control.authorize("live", &revoked_secret).await.unwrap()
+    ));
+}
+
+/// Everything stored, as bytes.
+async fn stored(fixture: &Fixture) -> Vec<u8> {
+    match &fixture.config.database {
+        DatabaseConfig::Sqlite { path } => {
+            let companion = |suffix: &str| {
+                std::fs::read(format!("{}{suffix}", path.display())).unwrap_or_default()
+            };
+            ["", "-wal"].map(companion).concat()
+        }
+        DatabaseConfig::Postgres { url, .. } => {
+            let pool = sqlx::AnyPool::connect(url).await.unwrap();
+            let mut stored = String::new();
+            for statement in [
+                "SELECT CAST(stream_keys AS TEXT) FROM stream_keys",
+                "SELECT CAST(streams AS TEXT) FROM streams",
+                "SELECT CAST(revocations AS TEXT) FROM revocations",
+            ] {
+                let rows: Vec<String> = sqlx::query_scalar(statement)
+                    .fetch_all(&pool)
+                    .await
+                    .unwrap();
+                stored.push_str(&rows.concat());
+            }
+            stored.into_bytes()
+        }
+    }
+}
+
+async fn the_database_does_not_hold_the_secret(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let (key, whole) = control.create("main").await;
+    assert!(is_granted(
+        &control.authorize("live", &whole).await.unwrap()
+    ));
+    control.revoke(&key.id).await;
+    let stored = stored(&fixture).await;
+    let holds = |needle: &[u8]| stored.windows(needle.len()).any(|window| window == needle);
+    assert!(holds(key.id.as_bytes()), "the search finds what is there");
+    let behind_id = whole.rsplit_once('_').unwrap().1;
+    let secret = &behind_id[..26];
+    for part in [whole.as_str(), behind_id, secret] {
+        for needle in [
+            part.to_owned(),
+            HEXLOWER.encode(part.as_bytes()),
+            BASE64.encode(part.as_bytes()),
+        ] {
+            assert!(!holds(needle.trim_end_matches('=').as_bytes()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn sqlite_files_are_for_their_owner_alone() {
+    let fixture = Fixture::sqlite();
+    let control = fixture.replica().await;
+    control.create("main").await;
+    for name in ["headwater.db", "headwater.db-wal", "headwater.db-shm"] {
+        let mode = std::fs::metadata(fixture.directory.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_sqlite_path_may_hold_any_character() {
+    let mut fixture = Fixture::sqlite();
+    let path = fixture
+        .directory
+        .path()
+        .join("Ein Weg #1?mode=ro&x=50%25.db");
+    fixture.config.database = DatabaseConfig::Sqlite { path: path.clone() };
+    fixture.replica().await.create("main").await;
+    assert!(path.is_file());
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_a_clear_error() {
+    let mut fixture = Fixture::sqlite();
+    fixture.config.database = DatabaseConfig::Sqlite {
+        path: "/nonexistent/headwater.db".into(),
+    };
+    let error = fixture.try_replica().await.err().unwrap();
+    assert!(
+        error_chain(&error).contains("/nonexistent/headwater.db cannot be opened"),
+        "{}",
+        error_chain(&error)
+    );
+
+    // Nobody listens on port 1 of the loopback.
+    let password_file = fixture.directory.path().join("password");
+    std::fs::write(&password_file, "a password\n").unwrap();
+    fixture.config.database = DatabaseConfig::Postgres {
+        url: "postgres://headwater@127.0.0.1:1/headwater".to_owned(),
+        password_file: Some(password_file),
+    };
+    let started = Instant::now();
+    let error = fixture.try_replica().await.err().unwrap();
+    assert!(matches!(error, ControlError::Database(_)));
+    assert!(
+        error_chain(&error).starts_with("the key database cannot be used: "),
+        "{}",
+        error_chain(&error)
+    );
+    assert!(!format!("{error:?}").contains("a password"));
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_missing_secret_names_its_file() {
+    let mut fixture = Fixture::sqlite();
+    fixture.config.pepper_file = Path::new("/nonexistent/pepper").to_owned();
+    let error = error_chain(&fixture.try_replica().await.err().unwrap());
+    assert!(
+        error.contains("/nonexistent/pepper cannot be read"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_one_is_refused() {
+    let mut fixture = Fixture::sqlite();
+    fixture.config.applications = vec!["../live".to_owned()];
+    let error = fixture.try_replica().await.err().unwrap();
+    assert!(
+        error.to_string().contains("application \"../live\""),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_may_migrate_at_the_same_time() {
+    let fixture = Fixture::postgres().await;
+    let (a, b, c) = tokio::join!(fixture.replica(), fixture.replica(), fixture.replica());
+    let (_, secret) = a.create("main").await;
+    for replica in [a, b, c] {
+        assert!(is_granted(
+            &replica.authorize("live", &secret).await.unwrap()
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_outlives_its_database() {
+    let server = PostgresServer::start();
+    let url = server.create_database().await;
+    let fixture = Fixture::new(|_| DatabaseConfig::Postgres {
+        url,
+        password_file: None,
+    });
+    let control = fixture.replica().await;
+    let (_, secret) = control.create("main").await;
+    let mut watcher = control.watch(None).await.unwrap();
+
+    server.command("stop");
+    let stopped = Instant::now();
+    let failed = loop {
+        match control.authorize("live", &secret).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(status) => break status,
+        }
+        assert!(
+            stopped.elapsed() < Duration::from_secs(30),
+            "PostgreSQL does not stop"
+        );
+    };
+    assert_eq!(
+        reason::<()>(Err(failed)),
+        (Code::Unavailable, "DATABASE_UNAVAILABLE".to_owned())
+    );
+    let watch_end = loop {
+        if let Err(status) = watcher.answer().await {
+            break status;
+        }
+    };
+    assert_eq!(
+        reason::<()>(Err(watch_end)),
+        (Code::Unavailable, "DATABASE_UNAVAILABLE".to_owned())
+    );
+    assert_eq!(
+        control.watch(None).await.err().unwrap().code(),
+        Code::Unavailable
+    );
+
+    server.command("start");
+    let restarted = Instant::now();
+    while !matches!(control.authorize("live", &secret).await, Ok(answer) if is_granted(&answer)) {
+        assert!(
+            restarted.elapsed() < Duration::from_secs(30),
+            "control does not recover"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!(
+        "authorizes again {:?} after the database was started",
+        restarted.elapsed()
+    );
+    while control.watch(None).await.is_err() {
+        assert!(
+            restarted.elapsed() < Duration::from_secs(30),
+            "watches do not recover"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
