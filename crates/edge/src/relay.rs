@@ -162,6 +162,9 @@ impl Relay {
                     if stall.tick(Instant::now()) {
                         return Outcome::Lost(Lost::Stalled);
                     }
+                    if let Some(goodbye) = self.heeded_goodbye(rpc) {
+                        return goodbye;
+                    }
                 }
             }
         }
@@ -189,10 +192,18 @@ impl Relay {
             .collect()
     }
 
+    /// An origin that wants to be left is left once there is another one; until then it is better than none.
+    fn heeded_goodbye(&self, rpc: &Rpc) -> Option<Outcome> {
+        let reason = rpc.goodbye.clone()?;
+        let origins = self.context.origins.ranked(self.live.stream, None);
+        let other = origins.iter().any(|origin| origin.name != rpc.origin.name);
+        other.then_some(Outcome::Lost(Lost::Goodbye(reason)))
+    }
+
     fn handle(
         &self,
         response: Result<Option<PublishResponse>, Status>,
-        rpc: &Rpc,
+        rpc: &mut Rpc,
         stall: &mut Stall,
         close_sent: bool,
     ) -> Option<Outcome> {
@@ -217,7 +228,11 @@ impl Relay {
                 }
                 None
             }
-            Some(Response::Goodbye(goodbye)) => Some(Outcome::Lost(Lost::Goodbye(goodbye.reason))),
+            Some(Response::Goodbye(goodbye)) => {
+                info!(origin = %rpc.origin.name, reason = goodbye.reason, "the origin says goodbye");
+                rpc.goodbye = Some(goodbye.reason);
+                self.heeded_goodbye(rpc)
+            }
             Some(Response::Accepted(_)) | None => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Hop 2 of a frame's life: socket ⇄ [`rtmp::ServerSession`]. Nothing else here knows both a socket and the protocol.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 use bytes::BytesMut;
@@ -11,7 +11,7 @@ use rtmp::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tracing::{debug, info};
 
@@ -43,6 +43,10 @@ struct Session<S> {
     state: State,
     timestamps: Unwrapper,
     discontinuities: u64,
+    /// Wakes at `rtmp`'s next deadline or before; deadlines move with every read, this does not.
+    timer: Pin<Box<Sleep>>,
+    /// Ends when the process stops: waited for once, not once per read.
+    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 enum State {
@@ -87,6 +91,7 @@ where
         window_bytes: context.config.connections.window_bytes,
         limits: context.config.rtmp.clone(),
     };
+    let shutdown = context.shutdown.clone();
     let mut session = Session {
         rtmp: ServerSession::new(config, &random, std_now()),
         context,
@@ -97,6 +102,8 @@ where
         state: State::Await,
         timestamps: Unwrapper::new(),
         discontinuities: 0,
+        timer: Box::pin(sleep_until(far_future())),
+        stopping: Box::pin(async move { shutdown.stopping().await }),
     };
     let end = session.drive().await.unwrap_or_else(|end| end);
     session.close(end).await;
@@ -139,6 +146,7 @@ where
                 Wake::Timeout => {
                     let handled = self.rtmp.handle_timeout(std_now());
                     handled.map_err(|error| self.misbehaved(&error))?;
+                    self.timer.as_mut().reset(far_future());
                 }
             }
         }
@@ -157,6 +165,8 @@ where
             rtmp,
             input,
             state,
+            timer,
+            stopping,
             ..
         } = self;
         // A publish that is decided on is read beside, so that an encoder that leaves is noticed.
@@ -166,16 +176,20 @@ where
             State::Publishing { paused: true, .. } | State::Refused => false,
         };
         let idle = matches!(state, State::Await);
-        let wake_at = rtmp.poll_timeout();
+        if let Some(wake_at) = rtmp.poll_timeout().map(Instant::from_std)
+            && wake_at < timer.deadline()
+        {
+            timer.as_mut().reset(wake_at);
+        }
         if read {
             input.reserve(READ_BYTES);
         }
         tokio::select! {
             read = socket.read_buf(input), if read => Wake::Read(read),
             wake = state_wake(state) => wake,
-            () = sleep_until(wake_at.map_or_else(far_future, Instant::from_std)), if wake_at.is_some() => Wake::Timeout,
+            () = timer.as_mut() => Wake::Timeout,
             () = context.shutdown.draining(), if idle => Wake::Ended(End::Drain),
-            () = context.shutdown.stopping() => Wake::Ended(End::Drain),
+            () = stopping.as_mut() => Wake::Ended(End::Drain),
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Rpc {
     pub(super) responses: Streaming<PublishResponse>,
     /// The next frame to send.
     pub(super) next_sequence: u64,
+    /// Why the origin wants to be left, once it does.
+    pub(super) goodbye: Option<String>,
 }
 
 /// An origin does not take the session.
@@ -126,6 +128,7 @@ impl Rpc {
             requests: Some(requests),
             responses,
             next_sequence: accepted.next_sequence,
+            goodbye: None,
         };
         Ok((rpc, accepted))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often [`Stall::tick`] is called.
-pub(super) const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// A tick later than this was our own sleep: a paused machine or a starved process says nothing about the origin.
 const JUMP: Duration = Duration::from_millis(500);

@@ -105,6 +105,39 @@ async fn an_origin_that_says_goodbye_is_replaced() {
 }
 
 #[tokio::test]
+async fn an_origin_that_leaves_keeps_its_session_until_there_is_another() {
+    let harness = Harness::start_with(1, |config| {
+        config.relay.origins_poll_period = Duration::from_millis(50);
+    })
+    .await;
+    let first = &harness.origins[0];
+    let second = harness.unannounced_origin("second").await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-patient").await;
+    let (_, session) = harness.owner().await;
+    let mut sent = Vec::new();
+    first.set(Mode::Leave);
+    send_until(
+        &mut encoder,
+        &mut sent,
+        "media at the leaving origin",
+        || first.session(&session).frames.len() > 60,
+    )
+    .await;
+    harness
+        .registry
+        .announce(&second.announcement())
+        .await
+        .unwrap();
+    send_until(&mut encoder, &mut sent, "media at the other origin", || {
+        !second.session(&session).frames.is_empty()
+    })
+    .await;
+    encoder.finish().await;
+    until("the close", || second.session(&session).closed.is_some()).await;
+    assert_resumed(&second.session(&session), &sent);
+}
+
+#[tokio::test]
 async fn renewals_follow_the_session_to_its_new_origin() {
     let harness = Harness::start_with(2, |config| {
         config.relay.renew_period = Duration::from_millis(100);

@@ -62,8 +62,10 @@ pub(crate) struct SessionLog {
 /// How the origin behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Says goodbye to every session.
+    /// Says goodbye to every session and takes no more of it.
     Goodbye,
+    /// Says goodbye, refuses every open, and goes on with what it has.
+    Leave,
     /// Refuses every open.
     Refuse,
     /// Takes one batch in this time.
@@ -176,6 +178,7 @@ impl FakeOrigin {
     ) {
         let mine = *token.borrow_and_update();
         let mut assembler = Assembler::new(Parts::Omitted);
+        let mut said_goodbye = false;
         loop {
             let mode = self.mode_is(|mode| *mode != Mode::Stall).await;
             match mode {
@@ -186,8 +189,14 @@ impl FakeOrigin {
                     self.mode_is(|mode| *mode != Mode::Goodbye).await;
                     continue;
                 }
+                Mode::Leave if !said_goodbye => {
+                    said_goodbye = true;
+                    let reason = "draining".to_owned();
+                    let goodbye = Answer::Goodbye(PublishGoodbye { reason });
+                    answers.send(Ok(answer(goodbye))).await.ok();
+                }
                 Mode::Slow(pause) => tokio::time::sleep(pause).await,
-                Mode::Refuse | Mode::Stall | Mode::Take => {}
+                Mode::Leave | Mode::Refuse | Mode::Stall | Mode::Take => {}
             }
             let message = tokio::select! {
                 message = requests.message() => message,
@@ -260,7 +269,7 @@ impl RelayService for FakeOrigin {
         else {
             return Err(Status::invalid_argument("no open"));
         };
-        if *self.shared.mode.borrow() == Mode::Refuse {
+        if matches!(*self.shared.mode.borrow(), Mode::Leave | Mode::Refuse) {
             self.shared.state.lock().opens.push(open);
             return Err(proto::error::status(
                 Code::ResourceExhausted,

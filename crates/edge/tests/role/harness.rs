@@ -41,6 +41,7 @@ pub(crate) struct Harness {
     pub(crate) readiness: Readiness,
     pub(crate) shutdown: Shutdown,
     pub(crate) edge: JoinHandle<()>,
+    internal: Internal,
     _files: TempDir,
 }
 
@@ -109,12 +110,18 @@ impl Harness {
             readiness,
             shutdown,
             edge,
+            internal,
             _files: files,
         };
         if origins > 0 {
             until("the edge is ready", || this.readiness.missing().is_empty()).await;
         }
         this
+    }
+
+    /// One that the edge does not know.
+    pub(crate) async fn unannounced_origin(&self, name: &str) -> FakeOrigin {
+        FakeOrigin::start(name, self.internal.tls(Role::Origin)).await
     }
 
     pub(crate) async fn leases(&self) -> Vec<Lease> {
