@@ -64,21 +64,25 @@ struct StandaloneAddresses {
 impl Server {
     /// As the command line, the environment or the data directory say.
     pub(crate) fn find(arguments: &ServerArguments) -> anyhow::Result<Self> {
-        if let Some(url) = arguments.server.clone() {
-            let token_file = arguments.token_file.clone().ok_or_else(|| {
-                UsageError("--server needs --token-file (or HEADWATER_TOKEN_FILE) beside it".into())
-            })?;
-            return Ok(Self {
-                url,
-                token_file,
+        match (&arguments.data_dir, &arguments.server) {
+            (None, Some(url)) => Ok(Self {
+                url: url.clone(),
+                token_file: arguments.token_file.clone().ok_or_else(|| {
+                    UsageError("--server needs --token-file (or HEADWATER_TOKEN_FILE)".to_owned())
+                })?,
                 ca_file: arguments.ca_file.clone(),
-            });
+            }),
+            (Some(directory), _) => Self::of_standalone(directory),
+            (None, None) => Self::of_standalone(Path::new("./data")),
         }
-        let data_dir = DataDir::new(&arguments.data_dir);
+    }
+
+    fn of_standalone(directory: &Path) -> anyhow::Result<Self> {
+        let data_dir = DataDir::new(directory);
         let Some(addresses) = files::read_if_there(&data_dir.addresses())? else {
             let message = format!(
-                "no server given: there is no standalone process in {}; use --data-dir or --server",
-                arguments.data_dir.display()
+                "no standalone process runs on {}; use --data-dir or --server",
+                directory.display()
             );
             return Err(UsageError(message).into());
         };
@@ -197,7 +201,7 @@ mod tests {
             server: None,
             token_file: None,
             ca_file: None,
-            data_dir: data_dir.to_owned(),
+            data_dir: Some(data_dir.to_owned()),
             json: false,
         }
     }
@@ -223,6 +227,7 @@ mod tests {
     fn a_server_needs_a_token() {
         let arguments = ServerArguments {
             server: Some("https://control:7443".to_owned()),
+            data_dir: None,
             ..arguments(Path::new("data"))
         };
         assert!(Server::find(&arguments).unwrap_err().is::<UsageError>());

@@ -40,10 +40,10 @@ pub(crate) fn run(directory: &Path) -> anyhow::Result<()> {
         "\
 {here} holds certificates, secrets and configuration for a cluster on this machine.
 
-Needed once, as a PostgreSQL superuser:
-    CREATE ROLE headwater LOGIN PASSWORD '<content of {here}/postgres/password>';
-    CREATE DATABASE headwater OWNER headwater;
-  or, without PostgreSQL, for control below:
+Once, the database:
+    sudo -u postgres psql -c \"CREATE ROLE headwater LOGIN PASSWORD '$(cat {here}/postgres/password)'\" \\
+        -c 'CREATE DATABASE headwater OWNER headwater'
+  or, with one control, SQLite instead:
     export HEADWATER__CONTROL__DATABASE='{{sqlite: control.db}}'
 
 Then run, each in its own terminal:

@@ -8,11 +8,11 @@ use crate::bench::BenchArguments;
 
 const EXAMPLES: &str = "\
 Examples:
-  headwater standalone                                  a whole cluster in one process, data under ./data
-  headwater keys create --app live --stream studio-1    a stream key for it
-  headwater sessions list                               who publishes
-  headwater bootstrap ./cluster                         certificates, secrets and configuration for the roles
-  headwater edge --config ./cluster/edge.yaml           one role by itself
+  headwater standalone                             a whole cluster in one process
+  headwater keys create --app live --stream one    a stream key for it
+  headwater sessions list                          who publishes
+  headwater bootstrap ./cluster                    all that the roles need to run apart
+  headwater edge --config ./cluster/edge.yaml      one role by itself
 
 Exit codes:
   0   all is well
@@ -119,7 +119,7 @@ pub(crate) enum LogFormat {
     Text,
 }
 
-/// Which control, and with which credential. Without `--server`: the standalone process of `--data-dir`.
+/// Which control, and with which credential.
 #[derive(Args, Debug)]
 pub(crate) struct ServerArguments {
     /// gRPC API, `https://host:port`; `http://` where it serves without TLS
@@ -131,9 +131,9 @@ pub(crate) struct ServerArguments {
     /// Certificates (PEM) to trust instead of the system's
     #[arg(long, value_name = "FILE", env = "HEADWATER_CA_FILE", global = true)]
     pub(crate) ca_file: Option<PathBuf>,
-    /// Data directory of a standalone process, asked where no server is given
-    #[arg(long, value_name = "DIR", default_value = "./data", global = true)]
-    pub(crate) data_dir: PathBuf,
+    /// Data directory of a running standalone process, instead of a server; ./data where neither is given
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) data_dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,

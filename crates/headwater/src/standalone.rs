@@ -7,7 +7,10 @@ mod data_dir;
 mod first_stream_key;
 mod greeting;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use registry::{MemoryRegistry, OriginName, Registry};
@@ -34,6 +37,8 @@ use crate::{
 
 /// The only origin's name.
 const ORIGIN: &str = "standalone";
+/// For readers to take the end of their streams, once the last publisher is gone.
+const READERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs until a signal.
 pub(crate) async fn run(arguments: &StandaloneArguments) -> anyhow::Result<()> {
@@ -57,11 +62,8 @@ pub(crate) async fn run(arguments: &StandaloneArguments) -> anyhow::Result<()> {
     let addresses = ReadyFile::new(Some(&data_dir.addresses()))?;
     addresses.write(&json!({ "grpc_url": greeting.grpc_url }))?;
 
-    // The edge ends first, so that what its sessions still hold reaches control and origin.
-    let backend = Shutdown::default();
-    tokio::spawn(stop_with(process.shutdown.clone(), backend.clone()));
     let roles = Roles::new(&process, &data_dir, &secrets, &ports, certificate.clone()).await?;
-    let serving = roles.run(ports, certificate, process.shutdown.clone(), backend);
+    let serving = roles.run(ports, certificate, process.shutdown.clone());
     let greeted = greet(&process, &ready_file, &data_dir, greeting);
     process.started();
     process
@@ -195,13 +197,14 @@ impl Roles {
         })
     }
 
+    /// The edge ends first, so that what its sessions still hold reaches control and origin.
     async fn run(
         self,
         ports: Ports,
         certificate: ReloadingCertificate,
         front: Shutdown,
-        backend: Shutdown,
     ) -> anyhow::Result<()> {
+        let backend = Shutdown::default();
         let control_listeners = control::Listeners {
             public: public_listener(ports.grpc, &certificate)?,
             internal: self.control_internal,
@@ -216,16 +219,25 @@ impl Roles {
         };
         let control = self.control.run(control_listeners, backend.clone());
         let origin = self.origin.run(origin_listeners, backend.clone());
-        let edge = async {
-            self.edge.run(edge_listeners, front).await;
-            backend.drain();
-            Ok(())
+        let backend_roles = async {
+            tokio::try_join!(async { control.await.context("control failed") }, async {
+                origin.await.context("the origin failed")
+            },)
         };
-        tokio::try_join!(
-            async { control.await.context("control failed") },
-            async { origin.await.context("the origin failed") },
-            edge,
-        )?;
+        tokio::pin!(backend_roles);
+        tokio::select! {
+            // Nobody asked them to: they failed.
+            ended = &mut backend_roles => return ended.map(|_ended| ()),
+            () = self.edge.run(edge_listeners, front) => {}
+        }
+        backend.drain();
+        if tokio::time::timeout(READERS_TIMEOUT, &mut backend_roles)
+            .await
+            .is_err()
+        {
+            backend.stop();
+            backend_roles.await?;
+        }
         Ok(())
     }
 }
@@ -240,11 +252,6 @@ fn public_listener(
     } else {
         Listener::Public(listener, certificate.clone())
     })
-}
-
-async fn stop_with(front: Shutdown, backend: Shutdown) {
-    front.stopping().await;
-    backend.stop();
 }
 
 fn process_config(arguments: &StandaloneArguments) -> ProcessConfig {

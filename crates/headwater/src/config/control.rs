@@ -88,6 +88,22 @@ impl Section {
         if applications.as_ref().is_some_and(Vec::is_empty) {
             check.mistake("control.applications", "needs an application");
         }
+        for application in applications.iter().flatten() {
+            if let Err(expected) = control::check_application(application) {
+                check.mistake(
+                    "control.applications",
+                    format_args!("{application:?} is not an application: {expected}"),
+                );
+            }
+        }
+        if let Some(tenant) = &self.tenant
+            && let Err(expected) = control::check_tenant(tenant)
+        {
+            check.mistake(
+                "control.tenant",
+                format_args!("{tenant:?} is not a tenant: {expected}"),
+            );
+        }
 
         let mut control =
             control::Config::new(database?, pepper_file?, grant_key_file?, api_token_file?);

@@ -179,6 +179,28 @@ fn a_whole_section_can_come_from_the_environment() {
 }
 
 #[test]
+fn names_that_control_would_not_take_are_mistakes() {
+    let directory = bootstrapped();
+    let file = directory.path().join("control.yaml");
+    let found = mistakes(load_control(
+        &file,
+        &[
+            ("HEADWATER__CONTROL__APPLICATIONS", "[live, 'a b']"),
+            ("HEADWATER__CONTROL__TENANT", "a/b"),
+        ],
+    ));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with(r#"control.applications: "a b" is not an application"#),
+        "{found:#?}"
+    );
+    assert!(
+        found[1].starts_with(r#"control.tenant: "a/b" is not a tenant"#),
+        "{found:#?}"
+    );
+}
+
+#[test]
 fn a_mistake_in_the_environment_names_the_variable() {
     let directory = bootstrapped();
     let file = directory.path().join("edge.yaml");
