@@ -1,0 +1,240 @@
+//! Finds a new session its origin: chooses a candidate, claims the stream, opens.
+
+use aws_lc_rs::rand;
+use registry::{Claim, ClaimOutcome, EdgeName, Origin, OriginName, RegistryError, SessionId};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::Publication;
+use crate::{
+    OutagePolicy,
+    admission::{Granted, Refusal},
+    live::{End, LiveSession},
+    metrics::Outcome,
+    origins::chain,
+    relay::{OpenError, Relay, Rpc},
+};
+
+/// Where the registry lets the session go.
+struct Place {
+    epoch: u64,
+    origin: Origin,
+    broadcast_id: String,
+    previous: Option<(SessionId, EdgeName)>,
+}
+
+/// Claims and origins that a new publish tries before it is refused.
+const TRIES_MAX: usize = 5;
+
+impl Publication {
+    /// Finds an origin that takes the session; where none does, gives back what was claimed on the way.
+    pub(super) async fn attach(
+        &self,
+        granted: &Granted,
+        live: &LiveSession,
+        relay: &mut Relay,
+    ) -> Result<Rpc, Refusal> {
+        let mut claimed = None;
+        let attached = self.try_origins(granted, live, relay, &mut claimed).await;
+        if attached.is_err()
+            && let Some(epoch) = claimed
+        {
+            self.release(live, epoch).await;
+        }
+        attached
+    }
+
+    /// Within a number of tries and a time.
+    async fn try_origins(
+        &self,
+        granted: &Granted,
+        live: &LiveSession,
+        relay: &mut Relay,
+        claimed: &mut Option<u64>,
+    ) -> Result<Rpc, Refusal> {
+        let deadline = self.asked + self.context.config.relay.start_timeout;
+        let mut floor = 0;
+        let mut failed: Vec<OriginName> = Vec::new();
+        for _ in 0..TRIES_MAX {
+            let place = self.place(granted, live, floor, &failed).await?;
+            *claimed = Some(place.epoch);
+            // Not while a claim is under way: its answer says what to give back.
+            let opened = tokio::select! {
+                opened = relay.open(&place.origin, place.epoch, place.broadcast_id) => opened,
+                refusal = self.over() => return Err(refusal),
+            };
+            let rejected = match opened {
+                Ok(rpc) => {
+                    self.end_previous(place.previous);
+                    return Ok(rpc);
+                }
+                Err(rejected) => rejected,
+            };
+            warn!(origin = %place.origin.name, epoch = place.epoch, reason = rejected.reason(), error = %rejected,
+                "an origin did not take a new session");
+            match rejected {
+                OpenError::Fenced { epoch } => floor = epoch,
+                OpenError::Malformed(_) | OpenError::Refused(_) | OpenError::Timeout => {
+                    failed.push(place.origin.name);
+                }
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        Err(Refusal::not_available("origin_refused"))
+    }
+
+    /// Chooses a candidate and claims the stream.
+    async fn place(
+        &self,
+        granted: &Granted,
+        live: &LiveSession,
+        floor: u64,
+        failed: &[OriginName],
+    ) -> Result<Place, Refusal> {
+        let candidates = self.candidates(granted, failed).await?;
+        let Some(candidate) = candidates.first() else {
+            return Err(Refusal::not_available("no_origin"));
+        };
+        let claim = Claim {
+            stream: granted.stream,
+            slot: granted.slot,
+            session: self.session.clone(),
+            edge: self.context.edge.clone(),
+            candidate: candidate.name.clone(),
+            announced: candidates
+                .iter()
+                .map(|origin| origin.name.clone())
+                .collect(),
+            broadcast_id: new_broadcast_id(),
+            policy: granted.policy,
+            floor,
+            home_ttl: live.home_ttl,
+            stats: self.stats(granted),
+        };
+        let outcome = self.context.registry.claim(&claim).await;
+        self.count_claim(&outcome);
+        match outcome {
+            Ok(ClaimOutcome::Granted {
+                epoch,
+                home,
+                previous,
+            }) => Ok(Place {
+                epoch,
+                origin: candidates
+                    .iter()
+                    .find(|origin| origin.name == home.origin)
+                    .unwrap_or(candidate)
+                    .clone(),
+                broadcast_id: home.broadcast_id,
+                previous,
+            }),
+            Ok(ClaimOutcome::Refused {
+                owner,
+                edge,
+                media_age,
+            }) => {
+                info!(%owner, owner_edge = %edge, ?media_age, "the stream has a publisher");
+                Err(Refusal {
+                    reason: "already_publishing",
+                    description: "This stream is already being published".to_owned(),
+                })
+            }
+            Ok(ClaimOutcome::EpochInFuture) => {
+                error!("the registry's clock is far behind an epoch it granted");
+                Err(Refusal::not_available("epoch_in_future"))
+            }
+            Err(error) => self.place_without_registry(&error, candidate, claim.broadcast_id),
+        }
+    }
+
+    fn place_without_registry(
+        &self,
+        error: &RegistryError,
+        candidate: &Origin,
+        broadcast_id: String,
+    ) -> Result<Place, Refusal> {
+        let policy = self.context.config.outage_policy;
+        warn!(
+            error = chain(error),
+            ?policy,
+            "the registry did not take a claim"
+        );
+        match policy {
+            OutagePolicy::FailClosed => Err(Refusal::not_available("registry_unavailable")),
+            // The origin grants the epoch, and a later renewal heals the lease.
+            OutagePolicy::Keep => Ok(Place {
+                epoch: 0,
+                origin: candidate.clone(),
+                broadcast_id,
+                previous: None,
+            }),
+        }
+    }
+
+    /// Origins that may take the session, best first.
+    async fn candidates(
+        &self,
+        granted: &Granted,
+        failed: &[OriginName],
+    ) -> Result<Vec<Origin>, Refusal> {
+        let ranked = || {
+            let mut origins = self.context.origins.ranked(granted.stream, None);
+            origins.retain(|origin| !failed.contains(&origin.name));
+            origins
+        };
+        let candidates = ranked();
+        if !candidates.is_empty() || !failed.is_empty() {
+            return Ok(candidates);
+        }
+        // One may have announced itself since the last poll.
+        self.context
+            .origins
+            .refresh(&self.context.registry)
+            .await
+            .map_err(|error| {
+                warn!(
+                    error = chain(&error),
+                    "no origin is known and the registry does not tell any"
+                );
+                Refusal::not_available("no_origin")
+            })?;
+        Ok(ranked())
+    }
+
+    /// The origin fences the publisher that was replaced; on this edge it can be told at once.
+    fn end_previous(&self, previous: Option<(SessionId, EdgeName)>) {
+        if let Some((session, edge)) = previous
+            && edge == self.context.edge
+            && session != self.session
+        {
+            self.context.live.end(&session, End::Fenced);
+        }
+    }
+
+    fn count_claim(&self, outcome: &Result<ClaimOutcome, RegistryError>) {
+        let outcome = match outcome {
+            Ok(ClaimOutcome::EpochInFuture) => "epoch_in_future",
+            Ok(ClaimOutcome::Granted { previous: None, .. }) => "granted",
+            Ok(ClaimOutcome::Granted { .. }) => "takeover",
+            Ok(ClaimOutcome::Refused { .. }) => "refused",
+            Err(_) => "unavailable",
+        };
+        self.context
+            .metrics
+            .claims
+            .get_or_create(&Outcome { outcome })
+            .inc();
+    }
+}
+
+/// 32 random hex digits.
+fn new_broadcast_id() -> String {
+    let mut random = [0; 16];
+    match rand::fill(&mut random) {
+        Ok(()) => format!("{:032x}", u128::from_be_bytes(random)),
+        Err(_unavailable) => Uuid::now_v7().simple().to_string(),
+    }
+}
