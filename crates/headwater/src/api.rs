@@ -101,31 +101,25 @@ impl Server {
         let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()))
             .with_context(|| format!("{} holds no token", self.token_file.display()))?;
         bearer.set_sensitive(true);
-        let channel = self
-            .channel()
-            .await
-            .with_context(|| format!("cannot reach {}; is it running?", self.url))?;
-        Ok(InterceptedService::new(channel, Bearer(bearer)))
-    }
-
-    async fn channel(&self) -> anyhow::Result<Channel> {
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|_malformed| UsageError(format!("{:?} is not a URL", self.url)))?
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT);
-        match endpoint.uri().scheme_str() {
-            Some("http") => Ok(endpoint.connect().await?),
+        let channel = match endpoint.uri().scheme_str() {
+            Some("http") => endpoint.connect().await,
             Some("https") => {
                 let tls = tls_connector(self.ca_file.as_deref())?;
                 let connect = tower::service_fn(move |uri: Uri| connect_with_tls(uri, tls.clone()));
-                Ok(endpoint.connect_with_connector(connect).await?)
+                endpoint.connect_with_connector(connect).await
             }
-            _ => Err(UsageError(format!(
-                "{:?} begins with neither https:// nor http://",
-                self.url
-            ))
-            .into()),
-        }
+            _ => {
+                let message = format!("{:?} begins with neither https:// nor http://", self.url);
+                return Err(UsageError(message).into());
+            }
+        };
+        let channel =
+            channel.with_context(|| format!("cannot reach {}; is it running?", self.url))?;
+        Ok(InterceptedService::new(channel, Bearer(bearer)))
     }
 }
 

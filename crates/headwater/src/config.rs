@@ -79,7 +79,10 @@ fn load<T>(
     finish: impl FnOnce(&mut Sections, &mut Check) -> Option<T>,
 ) -> Result<(Shared, T), ConfigError> {
     let mut check = Check::new(file);
-    let mut sections: Sections = Document::read(file, environment, &mut check).parse(&mut check);
+    let Some(document) = Document::read(file, environment, &mut check) else {
+        return Err(check.into_error());
+    };
+    let mut sections: Sections = document.parse(&mut check);
     let role = finish(&mut sections, &mut check);
     let shared = Shared::finish(sections, &mut check);
     match (shared, role) {

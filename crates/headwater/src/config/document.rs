@@ -18,22 +18,26 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// What cannot be read at all is a mistake, and an empty document stands in for it.
+    /// What cannot be read at all is a mistake, and nothing follows from it.
     pub(super) fn read(
         file: &Path,
         environment: impl IntoIterator<Item = (String, String)>,
         check: &mut Check,
-    ) -> Self {
-        let mut document = Self {
-            root: Value::Object(Map::new()),
+    ) -> Option<Self> {
+        let root = match std::fs::read_to_string(file).map(|text| parse_yaml(&text)) {
+            Ok(Ok(Value::Null)) => Ok(Value::Object(Map::new())),
+            Ok(Ok(root @ Value::Object(_))) => Ok(root),
+            Ok(Ok(_)) => Err("is not a mapping of sections".to_owned()),
+            Ok(Err(error)) => Err(format!("is not YAML: {error}")),
+            Err(error) => Err(format!("cannot be read: {error}")),
         };
-        match std::fs::read_to_string(file).map(|text| parse_yaml(&text)) {
-            Ok(Ok(Value::Null)) => {}
-            Ok(Ok(root @ Value::Object(_))) => document.root = root,
-            Ok(Ok(_)) => check.mistake("", "is not a mapping of sections"),
-            Ok(Err(error)) => check.mistake("", format_args!("is not YAML: {error}")),
-            Err(error) => check.mistake("", format_args!("cannot be read: {error}")),
-        }
+        let mut document = match root {
+            Ok(root) => Self { root },
+            Err(mistake) => {
+                check.mistake("", mistake);
+                return None;
+            }
+        };
         // Sorted, so that a section comes before its fields.
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         for (variable, value) in environment {
@@ -41,7 +45,7 @@ impl Document {
                 document.overlay(&path.to_lowercase(), &variable, &value, check);
             }
         }
-        document
+        Some(document)
     }
 
     /// `HEADWATER__EDGE__LISTEN=…` sets `edge.listen`; the value is YAML, so that lists and `null` can be said too.

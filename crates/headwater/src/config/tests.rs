@@ -253,14 +253,16 @@ fn another_roles_section_is_checked_but_its_files_are_not() {
 }
 
 #[test]
-fn what_is_no_yaml_is_one_mistake_beside_what_is_missing() {
+fn what_cannot_be_read_is_one_mistake() {
     let directory = tempfile::tempdir().unwrap();
     let file = write(&directory, "edge: [");
     let found = mistakes(load_edge(&file, &[]));
     assert!(found[0].starts_with("is not YAML"), "{found:#?}");
+    assert_eq!(found.len(), 1, "{found:#?}");
 
     let found = mistakes(load_edge(Path::new("/nowhere.yaml"), &[]));
     assert!(found[0].starts_with("cannot be read"), "{found:#?}");
+    assert_eq!(found.len(), 1, "{found:#?}");
 }
 
 #[test]
