@@ -39,6 +39,17 @@ pub(crate) fn tenant<T>(request: &Request<T>) -> Result<Arc<str>, Status> {
     }
 }
 
+/// Where a request came from, for the audit log; empty in process.
+pub(crate) fn address<T>(request: &Request<T>) -> String {
+    let address = request
+        .extensions()
+        .get::<Peer>()
+        .and_then(|peer| peer.address);
+    address
+        .map(|address| address.to_string())
+        .unwrap_or_default()
+}
+
 /// Admits the role `edge` alone.
 pub(crate) fn require_edge<T>(request: &Request<T>) -> Result<(), Status> {
     match request

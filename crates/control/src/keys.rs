@@ -14,7 +14,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Shared,
-    caller::tenant,
+    caller::{address, tenant},
     database::{CreateOutcome, KeyFilter, KeyRecord},
     field::{self, Violations, now_ms, timestamp},
     page_token::Cursor,
@@ -72,7 +72,7 @@ impl StreamKeys {
         &self,
         request: Request<CreateStreamKeyRequest>,
     ) -> Result<CreateStreamKeyResponse, Status> {
-        let tenant = tenant(&request)?;
+        let (tenant, address) = (tenant(&request)?, address(&request));
         let request = request.into_inner();
         let now_ms = now_ms();
         let mut violations = Violations::default();
@@ -130,7 +130,7 @@ impl StreamKeys {
                 ));
             }
         }
-        self.audit("create_stream_key", &record, "");
+        self.audit("create_stream_key", &record, &address, "");
         Ok(CreateStreamKeyResponse {
             stream_key: Some(message(record)),
             secret: (*stream_key.reveal()).clone(),
@@ -194,7 +194,7 @@ impl StreamKeys {
         &self,
         request: Request<RevokeStreamKeyRequest>,
     ) -> Result<StreamKeyMessage, Status> {
-        let tenant = tenant(&request)?;
+        let (tenant, address) = (tenant(&request)?, address(&request));
         let request = request.into_inner();
         let id = id(&request.id)?;
         let mut violations = Violations::default();
@@ -207,7 +207,7 @@ impl StreamKeys {
             .await?;
         let record = self.find(&tenant, id).await?;
         if revoked {
-            self.audit("revoke_stream_key", &record, &request.reason);
+            self.audit("revoke_stream_key", &record, &address, &request.reason);
         }
         Ok(message(record))
     }
@@ -223,7 +223,7 @@ impl StreamKeys {
         record.ok_or_else(|| status(Code::NotFound, "KEY_NOT_FOUND", "no such stream key"))
     }
 
-    fn audit(&self, action: &'static str, record: &KeyRecord, reason: &str) {
+    fn audit(&self, action: &'static str, record: &KeyRecord, client_address: &str, reason: &str) {
         self.0.metrics.admin_action(action);
         tracing::info!(
             action,
@@ -231,6 +231,7 @@ impl StreamKeys {
             stream_key_id = %record.id,
             app = record.app,
             stream = record.stream,
+            client_address,
             reason,
             "stream key changed"
         );

@@ -14,7 +14,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Shared,
-    caller::tenant,
+    caller::{address, tenant},
     database::{Termination, error_chain},
     field::{self, Violations, now_ms, timestamp},
     page_token::Cursor,
@@ -104,7 +104,7 @@ impl Sessions {
         &self,
         request: Request<TerminateSessionRequest>,
     ) -> Result<TerminateSessionResponse, Status> {
-        let tenant = tenant(&request)?;
+        let (tenant, address) = (tenant(&request)?, address(&request));
         let request = request.into_inner();
         let mut violations = Violations::default();
         violations.check("reason", field::reason(&request.reason));
@@ -141,6 +141,7 @@ impl Sessions {
             stream_key_id = lease.stats.stream_key_id,
             app = lease.stats.app,
             edge = %lease.edge,
+            client_address = address,
             reason = request.reason,
             "session terminated"
         );

@@ -152,6 +152,8 @@ const SCRIPT: &str = r#"
         kill -INT "$server" 2>/dev/null || true
         wait "$server" || true
     }
+    # A signal to the whole process group ends the wait for a command, not the cleaning up.
+    trap : HUP INT TERM
     start "$1"
     echo "$directory"
     while read -r command; do
