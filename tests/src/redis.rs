@@ -87,9 +87,17 @@ impl Redis {
         self.monitor = Some(monitor);
     }
 
-    /// Every command since [`monitor`](Self::monitor).
-    pub fn commands(&self) -> String {
-        self.monitor.as_ref().expect("monitored").printed()
+    /// Every command since [`monitor`](Self::monitor). The last one is a mark, made here, which proves that the others
+    /// are written down too.
+    pub async fn commands(&self) -> String {
+        let monitor = self.monitor.as_ref().expect("monitored");
+        let mark = format!("mark-{}", monitor.printed().len());
+        self.observe(&["ECHO", &mark]);
+        wait_until("Redis's monitor to catch up", START, || {
+            monitor.printed().contains(&mark)
+        })
+        .await;
+        monitor.printed()
     }
 
     /// All keys and values, as they are stored.

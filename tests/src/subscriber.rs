@@ -5,13 +5,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use proto::v1::{
     DeliveryClass, Frame, FrameKind, SubscribeEvent, SubscribeRequest,
+    playback_service_client::PlaybackServiceClient,
     subscribe_event::{Event, Gap, Header},
 };
-use tokio::task::JoinHandle;
-use tonic::{Code, Status};
+use tokio::task::{JoinHandle, JoinSet};
+use tonic::{Status, Streaming};
 
 use crate::{
-    api,
+    api::{self, BearerChannel},
     flv::{Kind, Tag},
     wait::wait_for,
 };
@@ -183,71 +184,119 @@ struct Follower {
 }
 
 impl Follower {
+    /// Without a cursor nobody knows where the stream will be: waits at every origin. With one, it asks each in turn.
     async fn run(mut self) {
         let Playback {
             origins,
             ca_file,
             token,
         } = self.playback.clone();
-        // Without a cursor nobody knows where the stream will be: ask each in turn, and wait at none.
-        self.request.wait_for_stream = origins.len() == 1;
+        let mut waiting = JoinSet::new();
+        for origin in &origins {
+            let client = api::playback(origin, &ca_file, &token);
+            waiting.spawn(attach(client, self.request.clone()));
+        }
+        while let Some(attached) = waiting.join_next().await {
+            match attached.unwrap() {
+                Ok((first, events)) => {
+                    waiting.abort_all();
+                    self.take(first, events).await;
+                    break;
+                }
+                Err(status) => self.received.lock().errors.push(status.to_string()),
+            }
+        }
         for origin in origins.iter().cycle() {
-            let mut client = api::playback(origin, &ca_file, &token);
-            let result = match client.subscribe(self.request.clone()).await {
-                Ok(response) => self.follow(response.into_inner()).await,
-                Err(status) => Err(status),
-            };
             if self.received.lock().ended.is_some() {
                 return;
             }
-            if let Err(status) = result
-                && status.code() != Code::NotFound
-            {
-                self.received
+            let client = api::playback(origin, &ca_file, &token);
+            match attach(client, self.request.clone()).await {
+                Ok((first, events)) => self.take(first, events).await,
+                Err(status) => self
+                    .received
                     .lock()
                     .errors
-                    .push(format!("{origin}: {status}"));
+                    .push(format!("{origin}: {status}")),
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    async fn follow(&mut self, mut events: tonic::Streaming<SubscribeEvent>) -> Result<(), Status> {
-        let mut joiner = Joiner::default();
-        let (mut session_id, mut epoch, mut attempt) = (String::new(), 0, 0);
-        while let Some(event) = events.message().await? {
-            let mut received = self.received.lock();
-            match event.event {
-                Some(Event::Header(header)) => {
-                    session_id.clone_from(&header.session_id);
-                    (epoch, attempt) = (header.epoch, header.attempt);
-                    received.headers.push(header);
-                }
-                Some(Event::Batch(batch)) => {
-                    self.request.cursor = batch.cursor;
-                    for frame in batch.frames.unwrap_or_default().frames {
-                        if let Some((sequence, tag)) = joiner.push(frame) {
-                            received.frames.push(ReceivedFrame {
-                                session_id: session_id.clone(),
-                                epoch,
-                                attempt,
-                                sequence,
-                                tag,
-                            });
-                        }
-                    }
-                }
-                Some(Event::Gap(gap)) => received.gaps.push(gap),
-                Some(Event::Moved(_)) => {
-                    received.moved += 1;
-                    return Ok(());
-                }
-                Some(Event::End(end)) => received.ended = Some(end.reason),
-                None => panic!("an event that this contract does not know"),
+    async fn take(&mut self, first: SubscribeEvent, events: Streaming<SubscribeEvent>) {
+        if let Err(status) = self.follow(first, events).await {
+            self.received.lock().errors.push(status.to_string());
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        first: SubscribeEvent,
+        mut events: Streaming<SubscribeEvent>,
+    ) -> Result<(), Status> {
+        let mut reading = Reading::default();
+        let mut next = Some(first);
+        while let Some(event) = next {
+            let event = event.event.expect("an event that this contract knows");
+            if !self.write_down(event, &mut reading) {
+                return Ok(());
             }
+            next = events.message().await?;
         }
         Ok(())
     }
+
+    /// False where the subscription goes on elsewhere.
+    fn write_down(&mut self, event: Event, reading: &mut Reading) -> bool {
+        let mut received = self.received.lock();
+        match event {
+            Event::Header(header) => {
+                reading.session_id.clone_from(&header.session_id);
+                reading.token = (header.epoch, header.attempt);
+                received.headers.push(header);
+            }
+            Event::Batch(batch) => {
+                self.request.cursor = batch.cursor;
+                for frame in batch.frames.unwrap_or_default().frames {
+                    if let Some((sequence, tag)) = reading.joiner.push(frame) {
+                        received.frames.push(ReceivedFrame {
+                            session_id: reading.session_id.clone(),
+                            epoch: reading.token.0,
+                            attempt: reading.token.1,
+                            sequence,
+                            tag,
+                        });
+                    }
+                }
+            }
+            Event::Gap(gap) => received.gaps.push(gap),
+            Event::Moved(_) => {
+                received.moved += 1;
+                return false;
+            }
+            Event::End(end) => received.ended = Some(end.reason),
+        }
+        true
+    }
+}
+
+/// Whose frames come at the moment.
+#[derive(Default)]
+struct Reading {
+    session_id: String,
+    token: (u64, u32),
+    joiner: Joiner,
+}
+
+/// A subscription and its first event.
+async fn attach(
+    mut client: PlaybackServiceClient<BearerChannel>,
+    request: SubscribeRequest,
+) -> Result<(SubscribeEvent, Streaming<SubscribeEvent>), Status> {
+    let mut events = client.subscribe(request).await?.into_inner();
+    let first = events.message().await?;
+    let first = first.ok_or_else(|| Status::unavailable("ended without an event"))?;
+    Ok((first, events))
 }
 
 /// Joins fragments of a frame's body.

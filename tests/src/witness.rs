@@ -42,10 +42,13 @@ impl Witness {
     /// Starts to publish and to read; returns once media comes through.
     pub async fn start(deployment: &Deployment, key: IssuedKey) -> Self {
         let subscriber = deployment.subscribe(&key);
-        let encoder = deployment.publish(&key).await;
+        let mut encoder = deployment.publish(&key).await;
+        encoder.send(&synthetic::video_header()).await.unwrap();
+        encoder.send(&synthetic::video(0, true, 400)).await.unwrap();
+        // The reader is there before anything can be too old for it.
+        subscriber.frames(1, DELIVERY).await;
         let stop = Arc::new(AtomicBool::new(false));
         let publishing = tokio::spawn(publish(encoder, stop.clone()));
-        subscriber.frames(2, DELIVERY).await;
         Self {
             key,
             subscriber,
@@ -96,9 +99,8 @@ impl Witness {
 
 /// Real time, 25 frames a second, until told to stop.
 async fn publish(mut encoder: Encoder, stop: Arc<AtomicBool>) -> io::Result<Published> {
-    encoder.send(&synthetic::video_header()).await?;
     let mut clock = time::interval(Duration::from_millis(FRAME_MS.unsigned_abs()));
-    let mut frames = 0;
+    let mut frames = 1;
     while !stop.load(Ordering::Relaxed) {
         clock.tick().await;
         let tag = synthetic::video(frames, frames % GOP == 0, 400);

@@ -254,7 +254,11 @@ async fn media_before_publish(deployment: &Deployment, edge: &Process) {
     encoder.handshake().await.unwrap();
     encoder.connect(APP).await.unwrap().unwrap();
     encoder.create_stream().await.unwrap();
-    encoder.send(&synthetic::video(0, true, 400)).await.unwrap();
+    // A little is overlooked: there are encoders that cannot wait.
+    for number in 0..40 {
+        let frame = synthetic::video(number, number == 0, 4096);
+        encoder.send(&frame).await.ok();
+    }
     encoder.until_closed(CLOSED).await;
     edge.log_line(&["reason=\"media_before_publish\""], LOGGED)
         .await;

@@ -65,7 +65,7 @@ async fn a_publisher_without_an_origin_is_told_to_come_back() {
     let status = publish(&deployment, &key.secret).await;
     assert_refused_for_now(&status);
     let edge = cluster.edge.process();
-    edge.log_line(&["reason=\"origin_refused\""], LOGGED).await;
+    edge.log_line(&["reason=\"no_origin\""], LOGGED).await;
     cluster.origins[0].start().await;
     is_accepted(&deployment, &key.secret).await;
 }

@@ -48,7 +48,8 @@ async fn no_secret_stays_in_a_cluster(database: Database) {
             metrics.as_bytes(),
         );
     }
-    used.assert_absent("Redis's commands", cluster.redis.commands().as_bytes());
+    let commands = cluster.redis.commands().await;
+    used.assert_absent("Redis's commands", commands.as_bytes());
     used.assert_absent("Redis's data", &cluster.redis.dump());
     let (place, stored) = match &cluster.postgres {
         Some(postgres) => ("the PostgreSQL database", postgres.dump().into_bytes()),
@@ -60,7 +61,8 @@ async fn no_secret_stays_in_a_cluster(database: Database) {
     // The searches find what is there.
     let planted = cluster.redis.observe(&["SET", "canary", &used.secrets[0]]);
     assert!(planted.status.success(), "{planted:?}");
-    used.assert_present("Redis's commands", cluster.redis.commands().as_bytes());
+    let commands = cluster.redis.commands().await;
+    used.assert_present("Redis's commands", commands.as_bytes());
     used.assert_present("Redis's data", &cluster.redis.dump());
     let ffmpeg = cluster.directory.path().join("ffmpeg-secret.log");
     used.assert_present("the encoder's own log", &fs::read(ffmpeg).unwrap());
