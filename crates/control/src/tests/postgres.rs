@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
@@ -50,6 +50,8 @@ impl PostgresServer {
             .args(["-euc", SCRIPT, "postgres"])
             .arg(&binaries)
             .current_dir("/")
+            // A signal to the test's group must not end the shell before it cleaned up.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -152,8 +154,6 @@ const SCRIPT: &str = r#"
         kill -INT "$server" 2>/dev/null || true
         wait "$server" || true
     }
-    # A signal to the whole process group ends the wait for a command, not the cleaning up.
-    trap : HUP INT TERM
     start "$1"
     echo "$directory"
     while read -r command; do
