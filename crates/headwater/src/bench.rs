@@ -105,6 +105,8 @@ pub(crate) struct PublishArguments {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Send as fast as the server takes it
+    ///
+    /// An edge ends sessions with too many messages a second: ask for a high bitrate too, which makes them large.
     #[arg(long)]
     unpaced: bool,
     /// Connect again after a disconnect, as encoders do; it still counts

@@ -41,6 +41,8 @@ const DISCONNECTS_TOLD: usize = 100;
 struct Run {
     targets: Vec<Target>,
     media: Media,
+    /// Stamps count from here: another run on the same streams is told apart.
+    first_stamp_id: u32,
     paced: bool,
     reconnect: bool,
     began: Instant,
@@ -80,6 +82,8 @@ struct PublishReport {
 #[derive(Clone, Debug, Default, Serialize)]
 struct PublisherReport {
     publisher: u32,
+    /// The ledger's name for it.
+    stamped_as: u32,
     connections: u64,
     messages_sent: u64,
     bytes_sent: u64,
@@ -117,6 +121,7 @@ pub(super) async fn run(
     let run = Arc::new(Run {
         targets,
         media,
+        first_stamp_id: random_id()?,
         paced: !arguments.unpaced,
         reconnect: arguments.reconnect,
         began: Instant::now(),
@@ -134,7 +139,7 @@ pub(super) async fn run(
     report::emit(&report, &arguments.report)?;
     ensure!(
         report.clean,
-        "{} of {} publishers were admitted, {} times one was disconnected",
+        "{} of {} publishers were admitted, disconnects: {}",
         report.admitted,
         report.publishers,
         report.disconnects.len()
@@ -162,6 +167,14 @@ fn stream_keys(arguments: &PublishArguments) -> anyhow::Result<Vec<StreamKeyText
         bail!(UsageError("there is no stream key".to_owned()));
     }
     Ok(stream_keys.into_iter().map(StreamKeyText::new).collect())
+}
+
+fn random_id() -> anyhow::Result<u32> {
+    let mut bytes = [0; 4];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .ok()
+        .context("the system's random numbers are not available")?;
+    Ok(u32::from_be_bytes(bytes))
 }
 
 async fn publish_all(
@@ -193,7 +206,8 @@ async fn publish_all(
 impl Run {
     async fn publish(&self, number: u32, stream_key: &StreamKeyText) -> Outcome {
         let mut outcome = Outcome::new(number);
-        let mut source = Source::new(self.media.clone(), number);
+        outcome.publisher.stamped_as = self.first_stamp_id.wrapping_add(number);
+        let mut source = Source::new(self.media.clone(), outcome.publisher.stamped_as);
         // Each publisher begins at another target, and goes on at the next one when it is disconnected.
         let first = usize::try_from(number).unwrap_or_default();
         for target in self.targets.iter().cycle().skip(first % self.targets.len()) {
