@@ -42,6 +42,8 @@ struct Destination {
     relay_address: String,
 }
 
+/// How often the registry is asked while no origin is known.
+const EAGER_PERIOD: Duration = Duration::from_millis(200);
 /// How long an origin that was out of reach comes last.
 const AVOID: Duration = Duration::from_secs(5);
 
@@ -195,12 +197,14 @@ pub(crate) async fn poll(context: Arc<Context>) {
             }
             Err(error) => debug!(error = chain(&error), "the registry does not tell origins"),
         }
+        let period = context.config.relay.origins_poll_period;
         if context.origins.any_known() {
             context.readiness.met(READY);
+            sleep(period).await;
         } else {
             context.readiness.unmet(READY, "no origin is known");
+            sleep(period.min(EAGER_PERIOD)).await;
         }
-        sleep(context.config.relay.origins_poll_period).await;
     }
 }
 

@@ -111,6 +111,7 @@ impl Publication {
         decision: oneshot::Sender<Result<Arc<LiveSession>, Refusal>>,
     ) {
         let span = info_span!("publish", session_id = %self.session);
+        let trace_id = telemetry::trace_id(&span);
         let ready = match self.prepare(request).instrument(span).await {
             Ok(ready) => ready,
             Err(refusal) => {
@@ -131,7 +132,7 @@ impl Publication {
         decision.send(Ok(ready.live.clone())).ok();
         let span =
             info_span!("session", session_id = %self.session, stream_id = %ready.live.stream);
-        self.relay(ready).instrument(span).await;
+        self.relay(ready, &trace_id).instrument(span).await;
     }
 
     async fn prepare(&self, request: PublishRequest) -> Result<Ready, Refusal> {
@@ -208,7 +209,7 @@ impl Publication {
     }
 
     /// The time between Publish.Start and the released lease.
-    async fn relay(&self, ready: Ready) {
+    async fn relay(&self, ready: Ready, trace_id: &str) {
         let Ready {
             app,
             live,
@@ -218,7 +219,7 @@ impl Publication {
             session_until_ms,
         } = ready;
         info!(client_address = %self.client.address, encoder = ?self.encoder, app, edge = %self.context.edge,
-            trace_id = telemetry::trace_id(&tracing::Span::current()), "session started");
+            trace_id, "session started");
         let publishers = self
             .context
             .metrics
