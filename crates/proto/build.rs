@@ -19,6 +19,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Bodies cross every hop as shared buffers.
         .bytes(".headwater.v1.Frame")
+        // Hold a stream key: nothing can print them by accident.
+        .skip_debug([
+            ".headwater.internal.v1.AuthorizeRequest",
+            ".headwater.v1.CreateStreamKeyResponse",
+        ])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 pub(crate) mod control;
 pub(crate) mod edge;
 pub(crate) mod origin;
+mod redis_metrics;
 
 use anyhow::Context as _;
 use registry::{RedisRegistry, Registry};
@@ -22,8 +23,9 @@ impl Wiring {
         let process = Process::start(&shared.process).await?;
         let internal_tls = InternalTls::load(&shared.internal_tls, shared.cluster.clone())
             .context("internal_tls cannot be used")?;
-        let redis =
-            RedisRegistry::open(&shared.registry).context("registry.redis cannot be used")?;
+        let observe = redis_metrics::observer(&process.metrics);
+        let redis = RedisRegistry::open_observed(&shared.registry, observe)
+            .context("registry.redis cannot be used")?;
         Ok(Self {
             internal_tls,
             process,
