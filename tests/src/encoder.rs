@@ -174,7 +174,8 @@ impl Encoder {
             .await
     }
 
-    /// FCUnpublish and deleteStream, and the connection closed as librtmp does it.
+    /// FCUnpublish and deleteStream, and the connection closed. Waits for the server's close too: a socket that is given
+    /// up with something unread in it takes back what is still under way to the server.
     pub async fn finish(mut self, name: &str) -> io::Result<()> {
         let unpublish = [
             "FCUnpublish".into(),
@@ -190,7 +191,9 @@ impl Encoder {
             Value::Number(MESSAGE_STREAM.into()),
         ];
         self.command(0, &delete).await?;
-        self.connection.shutdown().await
+        self.connection.shutdown().await?;
+        self.until_closed(ANSWER).await;
+        Ok(())
     }
 
     pub async fn command(&mut self, message_stream: u32, values: &[Value]) -> io::Result<()> {

@@ -11,7 +11,7 @@ use std::{
 use crate::wait::wait_for;
 
 /// Lines of a process's output that a failed test shows.
-const TAIL_LINES: usize = 40;
+const TAIL_LINES: usize = 30;
 
 /// A running program.
 pub struct Process {
