@@ -66,10 +66,13 @@ pub struct Entry {
     appended: Instant,
     /// What a decoder needs that starts here: as it was before this frame.
     headers: Arc<Headers>,
+    /// What `headers` cost, charged to the first of the entries that share them.
+    headers_bytes: usize,
 }
 
 impl Entry {
-    /// What the entry costs, in bytes: its body's buffer (bodies have buffers of their exact size) and bookkeeping.
+    /// What the entry costs, in bytes: its body's buffer (bodies have buffers of their exact size), bookkeeping, and
+    /// headers that no entry before it holds.
     pub fn charged_bytes(&self) -> usize {
         let parts = self
             .frame
@@ -81,6 +84,7 @@ impl Entry {
             .len()
             .saturating_add(parts)
             .saturating_add(size_of::<Self>())
+            .saturating_add(self.headers_bytes)
     }
 }
 
@@ -133,6 +137,8 @@ struct Session {
     next_sequence: u64,
     /// Video tracks that have begun and not ended.
     video_tracks: BTreeSet<u8>,
+    /// When video was appended last; before any came, when the session's first frame was.
+    video_appended: Option<Instant>,
 }
 
 /// How many sessions are remembered, so that a cursor of an ended one can tell whether it missed anything.
@@ -174,6 +180,7 @@ impl Log {
             first_sequence,
             next_sequence: first_sequence,
             video_tracks: BTreeSet::new(),
+            video_appended: None,
         });
         self.sessions_begun = self.sessions_begun.saturating_add(1);
         self.headers = Arc::default();
@@ -231,15 +238,22 @@ impl Log {
         }
         session.next_sequence = expected.saturating_add(1);
         session.note_tracks(&frame);
+        let video_silence = session.note_video(&frame, now);
         let offset_ms = session.timeline_offset_ms;
+        let shared = |last: &Entry| Arc::ptr_eq(&last.headers, &self.headers);
         let entry = Entry {
             session_id: Arc::clone(&session.id),
             sequence,
             token: session.token,
-            random_access: session.random_access(&frame),
+            random_access: session.random_access(&frame, video_silence > self.limits.age_max),
             ordinal: session.ordinal,
             appended: now,
             headers: Arc::clone(&self.headers),
+            headers_bytes: if self.entries.back().is_some_and(shared) {
+                0
+            } else {
+                self.headers.charged_bytes()
+            },
             frame: {
                 frame.timestamp_ms =
                     output_ms(&mut self.output_ms, &frame, frame.timestamp_ms, offset_ms);
@@ -275,6 +289,14 @@ impl Log {
         }
     }
 
+    /// Lets everything go: the stream has ended, and who has not read it by now does not read.
+    pub fn clear(&mut self) {
+        while !self.entries.is_empty() {
+            self.evict_first();
+        }
+        self.headers = Arc::default();
+    }
+
     fn evict(&mut self, bytes_max: usize, now: Instant) {
         self.shrink(bytes_max);
         while self.entries.len() > 1
@@ -291,6 +313,12 @@ impl Log {
         if let Some(entry) = self.entries.pop_front() {
             self.bytes = self.bytes.saturating_sub(entry.charged_bytes());
             self.first = self.first.saturating_add(1);
+            if let Some(heir) = self.entries.front_mut()
+                && Arc::ptr_eq(&heir.headers, &entry.headers)
+            {
+                heir.headers_bytes = entry.headers_bytes;
+                self.bytes = self.bytes.saturating_add(entry.headers_bytes);
+            }
         }
     }
 
@@ -338,14 +366,22 @@ impl Session {
         }
     }
 
-    /// A keyframe of the lowest video track; where there is no video, any coded audio.
-    fn random_access(&self, frame: &Frame) -> bool {
+    /// For how long no video has come.
+    fn note_video(&mut self, frame: &Frame, now: Instant) -> Duration {
+        if frame.kind == FrameKind::Video {
+            self.video_appended = Some(now);
+        }
+        now.saturating_duration_since(*self.video_appended.get_or_insert(now))
+    }
+
+    /// A keyframe of the lowest video track; where there is no video, or it has paused, any coded audio.
+    fn random_access(&self, frame: &Frame, video_paused: bool) -> bool {
         match (frame.kind, self.video_tracks.first()) {
             (FrameKind::Video, Some(lowest)) => frame
                 .parts
                 .iter()
                 .any(|part| part.keyframe && part.track == *lowest),
-            (FrameKind::Audio, None) => frame.coded(),
+            (FrameKind::Audio, lowest) if lowest.is_none() || video_paused => frame.coded(),
             _ => false,
         }
     }

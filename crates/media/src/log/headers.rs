@@ -1,6 +1,6 @@
 //! What a decoder needs before the first frame: latest metadata, and every track's sequence header and configuration.
 
-use crate::{Frame, FrameKind, PartType, flv};
+use crate::{Frame, FrameKind, Part, PartType, flv};
 
 /// Longest sequence header that is kept for late joiners, in bytes.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
@@ -32,6 +32,11 @@ enum Subject {
 }
 
 impl Headers {
+    /// What keeping them costs, in bytes: bodies, which may have left the log, and bookkeeping.
+    pub(super) fn charged_bytes(&self) -> usize {
+        self.frames.iter().map(Cached::charged_bytes).sum()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Frame)> {
         self.frames
             .iter()
@@ -86,6 +91,19 @@ impl Headers {
                 },
             );
         }
+    }
+}
+
+impl Cached {
+    fn charged_bytes(&self) -> usize {
+        let parts = self.frame.parts.len().saturating_mul(size_of::<Part>());
+        let subjects = self.subjects.len().saturating_mul(size_of::<Subject>());
+        self.frame
+            .body
+            .len()
+            .saturating_add(parts)
+            .saturating_add(subjects)
+            .saturating_add(size_of::<Self>())
     }
 }
 

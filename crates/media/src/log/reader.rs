@@ -160,13 +160,13 @@ impl Log {
                 reader.next = reader.next.saturating_add(1);
                 continue;
             }
-            if let Some(gap) = self.gap_before(reader, entry) {
+            if let Some((gap, behind)) = self.gap_before(reader, entry) {
                 if reader.class == Class::Live && !entry.random_access {
                     reader.seeking = true;
                     continue;
                 }
                 reader.header_of = None;
-                reader.expected = Some(Expected::at(entry, &gap));
+                reader.expected = Some(behind);
                 return Ok(Some(Event::Gap(gap)));
             }
             if reader.header_of != Some(entry.ordinal) {
@@ -199,8 +199,9 @@ impl Log {
         }
     }
 
-    /// What the reader counts on and will not get, if `entry` comes next.
-    fn gap_before(&self, reader: &Reader, entry: &Entry) -> Option<Gap> {
+    /// What the reader counts on and will not get, if `entry` comes next: one session's share of it, and the reader's
+    /// place behind that.
+    fn gap_before(&self, reader: &Reader, entry: &Entry) -> Option<(Gap, Expected)> {
         let expected = reader.expected.as_ref()?;
         if expected.ordinal == Some(entry.ordinal) {
             return expected.gap_to(entry.sequence);
@@ -211,15 +212,18 @@ impl Log {
                 .map_or(u64::MAX, |session| session.next_sequence),
             None => u64::MAX,
         };
+        // Sessions that came and went in between, then the beginning of the entry's own. Which ones came behind an
+        // unknown session is unknown.
+        let missed = |session: &&Session| {
+            let behind = |ordinal| ordinal < session.ordinal && session.ordinal < entry.ordinal;
+            expected.ordinal.is_some_and(behind)
+        };
         expected.gap_to(rest).or_else(|| {
-            // The new session's own beginning.
-            let begun = self.remembered(entry.ordinal)?.first_sequence;
-            Expected {
-                ordinal: Some(entry.ordinal),
-                session_id: Arc::clone(&entry.session_id),
-                sequence: begun,
-            }
-            .gap_to(entry.sequence)
+            let mut between = self.sessions.iter().filter(missed);
+            let own = || Expected::first(self.remembered(entry.ordinal)?).gap_to(entry.sequence);
+            between
+                .find_map(|session| Expected::first(session).gap_to(session.next_sequence))
+                .or_else(own)
         })
     }
 
@@ -274,28 +278,28 @@ impl Reader {
 }
 
 impl Expected {
-    /// Behind a gap: at its end, be that inside the entry's session or at the end of the one before.
-    fn at(entry: &Entry, gap: &Gap) -> Self {
-        if gap.session_id == entry.session_id && gap.to_sequence == entry.sequence {
-            Self {
-                ordinal: Some(entry.ordinal),
-                session_id: Arc::clone(&entry.session_id),
-                sequence: entry.sequence,
-            }
-        } else {
-            Self {
-                ordinal: None,
-                session_id: Arc::clone(&gap.session_id),
-                sequence: u64::MAX,
-            }
+    /// All of a session.
+    fn first(session: &Session) -> Self {
+        Self {
+            ordinal: Some(session.ordinal),
+            session_id: Arc::clone(&session.id),
+            sequence: session.first_sequence,
         }
     }
 
-    fn gap_to(&self, sequence: u64) -> Option<Gap> {
-        (self.sequence < sequence).then(|| Gap {
-            session_id: Arc::clone(&self.session_id),
-            from_sequence: self.sequence,
-            to_sequence: sequence,
+    /// What is missing up to there, if anything is, and what is expected behind it.
+    fn gap_to(&self, sequence: u64) -> Option<(Gap, Self)> {
+        (self.sequence < sequence).then(|| {
+            let gap = Gap {
+                session_id: Arc::clone(&self.session_id),
+                from_sequence: self.sequence,
+                to_sequence: sequence,
+            };
+            let behind = Self {
+                sequence,
+                ..self.clone()
+            };
+            (gap, behind)
         })
     }
 }

@@ -531,3 +531,90 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_session_that_came_and_went_unread_is_a_gap_of_its_own() {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    for id in ["s2", "s3"] {
+        log.begin_session(id, TOKEN, 0, 0);
+        append(&mut log, keyframe(0));
+        append(&mut log, inter(40));
+    }
+    log.shrink(0);
+    append(&mut log, keyframe(80));
+    log.shrink(0);
+    for class in [Class::Live, Class::Lossless] {
+        let start = Start::Resume {
+            session_id: "s1",
+            next_sequence: 1,
+        };
+        let mut reader = log.reader(class, start);
+        assert_eq!(
+            read_all(&log, &mut reader),
+            ["gap s2 0..2", "gap s3 0..2", "header s3 []", "s3:2"],
+            "{class:?}"
+        );
+    }
+}
+
+#[test]
+fn while_video_pauses_a_late_joiner_gets_audio() {
+    let mut log = log(usize::MAX);
+    for frame in [video_header(1), audio_header(), keyframe(0)] {
+        append(&mut log, frame);
+    }
+    let age_max = LogLimits::default().age_max;
+    let at = |log: &mut Log, seconds: u32, frame| {
+        let (_, next, _) = log.session().unwrap();
+        log.append(next, frame, clock() + age_max / 10 * seconds)
+            .unwrap();
+    };
+    for seconds in 1..=30 {
+        at(&mut log, seconds, audio(i64::from(seconds)));
+    }
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(read_all(&log, &mut reader), ["header s1 [0, 1]", "s1:32"]);
+    at(&mut log, 31, keyframe(31));
+    at(&mut log, 31, audio(31));
+    let mut reader = log.reader(Class::Live, Start::CurrentGop);
+    assert_eq!(read_all(&log, &mut reader)[1], "s1:33 s1:34");
+}
+
+#[test]
+fn headers_that_change_all_the_time_are_paid_for() {
+    let mut log = log(1024 * 1024);
+    let mut tracks = vec![0x96, 0x10, b'a', b'v', b'c', b'1'];
+    for track in 0..32 {
+        tracks.extend([track, 0, 0, 1, 0]);
+    }
+    for change in 0..4096_u32 {
+        let changed = tracks.len() - 1;
+        tracks[changed] = change.to_le_bytes()[0];
+        append(&mut log, frame(FrameKind::Video, 0, &tracks));
+        let held: BTreeMap<_, _> = log
+            .entries
+            .iter()
+            .map(|entry| (Arc::as_ptr(&entry.headers), entry.headers.charged_bytes()))
+            .collect();
+        assert!(held.values().sum::<usize>() <= log.bytes());
+    }
+    assert!(log.bytes() <= 1024 * 1024);
+    log.clear();
+    assert_eq!(log.bytes(), 0);
+}
+
+#[test]
+fn who_has_not_read_a_cleared_log_gets_no_frames_any_more() {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    let mut live = log.reader(Class::Live, Start::Oldest);
+    let mut lossless = log.reader(Class::Lossless, Start::Oldest);
+    assert!(log.read(&mut lossless, 1).unwrap().is_some());
+    log.clear();
+    assert!(read_all(&log, &mut live).is_empty());
+    assert_eq!(
+        log.read(&mut lossless, 1).unwrap_err(),
+        LagError { frames: 1 }
+    );
+}
