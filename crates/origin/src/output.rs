@@ -6,6 +6,9 @@ pub(crate) mod http;
 
 mod cursor;
 
+/// What one step reads from the log, in bytes of bodies, or one frame: what a subscriber that stalls holds beyond its
+/// socket. With the index of their parts, even of the smallest frames, they are less than a gRPC message of 4 MiB.
+const READ_BYTES: usize = 256 * 1024;
 /// Longest application or stream name that is looked up, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 

@@ -92,6 +92,8 @@ impl Ownership {
                 let origin = String::new();
                 stream.end_if_lost(lost, End::Moved { origin });
             }
+            // Waiting on would hold the stream's memory for nothing.
+            () = stream.found_again(lost) => {}
         }
     }
 

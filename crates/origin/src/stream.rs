@@ -6,7 +6,10 @@
 mod subscription;
 mod table;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
 use media::{
     Frame,
@@ -162,6 +165,9 @@ impl Stream {
             metrics.splice_gap_seconds.observe(gap.as_secs_f64());
         }
         state.token = token;
+        drop(state);
+        // Who waits for a lost publisher does not any more.
+        self.changed.send_replace(());
         let publication = Publication {
             stream: Arc::clone(self),
             token,
@@ -180,6 +186,12 @@ impl Stream {
     pub(crate) fn lost(&self) -> Option<Instant> {
         let state = self.state.lock();
         state.lost.filter(|_| state.end.is_none())
+    }
+
+    /// Until a publisher came back since it was `lost`, or the stream ended.
+    pub(crate) async fn found_again(&self, lost: Instant) {
+        let mut changed = self.changed.subscribe();
+        while self.lost() == Some(lost) && changed.changed().await.is_ok() {}
     }
 
     /// The publisher must not go on: the registry knows of a higher token.
@@ -203,10 +215,10 @@ impl Stream {
     }
 
     fn end_if(self: &Arc<Self>, end: End, condition: impl FnOnce(&State) -> bool) {
-        {
+        let ended = self.streams.take_out(self, || {
             let mut state = self.state.lock();
             if state.end.is_some() || !condition(&state) {
-                return;
+                return false;
             }
             tracing::info!(stream_id = %self.place.0, ?end, "stream ended");
             state.end = Some(end);
@@ -214,9 +226,23 @@ impl Stream {
                 let token = state.token;
                 publisher.dismiss(Dismissal::Fenced(token));
             }
+            true
+        });
+        if ended {
+            self.changed.send_replace(());
+            tokio::spawn(let_go(Arc::downgrade(self), self.streams.age_max()));
         }
-        self.streams.forget(self);
-        self.changed.send_replace(());
+    }
+}
+
+/// Lets an ended stream's log go once a reader that reads has read it: one that takes nothing would hold it, and its
+/// share of the process's memory, for ever.
+async fn let_go(stream: Weak<Stream>, after: Duration) {
+    tokio::time::sleep(after).await;
+    if let Some(stream) = stream.upgrade() {
+        let mut state = stream.state.lock();
+        state.log.clear();
+        state.share.set(0);
     }
 }
 
@@ -294,23 +320,24 @@ impl Publication {
         let budget = self.stream.streams.budget();
         self.partial.set(partial_bytes);
         let now = Instant::now();
-        let next_sequence = {
+        let (appended, next_sequence) = {
             let mut state = self.stream.state.lock();
             self.check(&state)?;
-            for (sequence, frame) in frames {
-                match state.log.append(sequence, frame, now)? {
-                    Appended::Duplicate => {
-                        self.stream.streams.metrics().duplicate_frames.inc();
-                    }
-                    Appended::Stored => {}
+            let mut frames = frames.into_iter();
+            let appended = frames.try_for_each(|(sequence, frame)| {
+                if state.log.append(sequence, frame, now)? == Appended::Duplicate {
+                    self.stream.streams.metrics().duplicate_frames.inc();
                 }
-            }
+                Ok::<_, SequenceError>(())
+            });
             let bytes = state.log.bytes();
             state.share.set(bytes);
             state.give_way(budget, self.stream.streams.count());
-            state.log.session().map_or(0, |(_, next, _)| next)
+            (appended, state.log.session().map_or(0, |(_, next, _)| next))
         };
+        // Also where a frame was refused: those before it are in the log.
         self.stream.changed.send_replace(());
+        appended?;
         if budget.overrun() {
             return Err(AppendError::Budget);
         }
@@ -359,3 +386,6 @@ fn log_token(token: FencingToken) -> Token {
         attempt: token.attempt,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use runtime::{
 use serde::Deserialize;
 
 use self::tags::Tags;
-use super::valid_name;
+use super::{READ_BYTES, valid_name};
 use crate::{
     config::Config,
     metrics::OutputLabels,
@@ -41,9 +41,6 @@ pub(crate) struct FlvOutput {
     pub(crate) shutdown: Shutdown,
     pub(crate) streams: Streams,
 }
-
-/// What one step reads from the log, in bytes: what a player that stalls holds beyond its socket.
-const READ_BYTES: usize = 256 * 1024;
 
 #[derive(Deserialize)]
 struct FlvQuery {

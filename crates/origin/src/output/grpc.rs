@@ -6,7 +6,7 @@ use futures_util::Stream;
 use media::log::{Class, Event, Header, Start};
 use proto::{
     error::status,
-    frames::{BATCH_BYTES_MAX, Parts, batches},
+    frames::{Parts, batches},
     v1::{
         DeliveryClass, FrameBatch, SubscribeEvent, SubscribeRequest,
         playback_service_server::PlaybackService,
@@ -21,6 +21,7 @@ use runtime::{
 use tonic::{Code, Request, Response, Status};
 
 use super::{
+    READ_BYTES,
     cursor::{Cursor, CursorError},
     valid_name,
 };
@@ -151,7 +152,7 @@ impl Events {
             if self.over {
                 return None;
             }
-            match self.subscription.next(BATCH_BYTES_MAX).await {
+            match self.subscription.next(READ_BYTES).await {
                 Ok(Next::Event(event)) => self.handle(event),
                 Ok(Next::End(end)) => {
                     self.over = true;

@@ -52,10 +52,6 @@ impl Stream {
             _admitted: admitted,
         }
     }
-
-    pub(super) fn ended(&self) -> bool {
-        self.state.lock().end.is_some()
-    }
 }
 
 impl Subscription {

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use media::log::{Log, LogLimits};
@@ -58,6 +58,11 @@ impl Streams {
         &self.shared.budget
     }
 
+    /// How far back a log reaches.
+    pub(super) fn age_max(&self) -> Duration {
+        self.shared.log_limits.age_max
+    }
+
     pub(crate) fn metrics(&self) -> &OriginMetrics {
         &self.shared.metrics
     }
@@ -88,9 +93,7 @@ impl Streams {
     ) -> Result<(Publication, oneshot::Receiver<Dismissal>), AttachError> {
         let now = Instant::now();
         let mut streams = self.shared.streams.write();
-        if let Some(stream) = streams.get(&opening.place)
-            && !stream.ended()
-        {
+        if let Some(stream) = streams.get(&opening.place) {
             return stream.attach(opening, now);
         }
         if streams.len() >= self.shared.streams_max {
@@ -135,16 +138,15 @@ impl Streams {
         }
     }
 
-    /// Takes an ended stream out; a newer one under its place stays.
-    pub(super) fn forget(&self, stream: &Arc<Stream>) {
+    /// Takes a stream out if it ends, which `ends` does under the table's lock: nobody attaches to an ended stream.
+    pub(super) fn take_out(&self, stream: &Stream, ends: impl FnOnce() -> bool) -> bool {
         let mut streams = self.shared.streams.write();
-        if streams
-            .get(&stream.place)
-            .is_some_and(|held| Arc::ptr_eq(held, stream))
-        {
+        let ended = ends();
+        if ended {
             streams.remove(&stream.place);
             self.counted(streams.len());
         }
+        ended
     }
 
     fn counted(&self, streams: usize) {

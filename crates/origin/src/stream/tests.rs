@@ -1,0 +1,146 @@
+//! What no RPC can time: ends and attachments that meet, and who holds an ended stream.
+
+use std::sync::Barrier;
+
+use media::{
+    FrameKind, flv,
+    log::{Class, Start},
+};
+use registry::OriginName;
+
+use super::*;
+use crate::{
+    config::Config,
+    metrics::{OriginMetrics, OutputLabels},
+};
+
+/// Whatever is waited for comes within this, or the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn given_back(streams: &Streams) {
+    let deadline = Instant::now() + PATIENCE;
+    while streams.budget().used() > 0 {
+        assert!(
+            Instant::now() < deadline,
+            "{} bytes",
+            streams.budget().used()
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn streams(change: impl FnOnce(&mut Config)) -> Streams {
+    let mut config = Config::new(OriginName::new("origin-0").unwrap());
+    change(&mut config);
+    let metrics = OriginMetrics::register(&runtime::metrics::Metrics::default());
+    Streams::new(&config, metrics)
+}
+
+fn opening(epoch: u64) -> Opening {
+    Opening {
+        place: (StreamId::derive("default", "live", "main"), Slot::PRIMARY),
+        session_id: format!("s{epoch}"),
+        broadcast_id: "b1".to_owned(),
+        token: FencingToken { epoch, attempt: 1 },
+        first_sequence: 0,
+        timeline_offset_ms: None,
+        gap_before: false,
+    }
+}
+
+fn keyframe(body_bytes: usize) -> Frame {
+    let mut body = vec![0x17, 1, 0, 0, 0];
+    body.resize(body_bytes, 7);
+    flv::parse(FrameKind::Video, 0, body.into()).unwrap()
+}
+
+fn subscribe(stream: &Arc<Stream>) -> Subscription {
+    stream.subscribe(SubscriptionStart {
+        admitted: stream.streams.admit_subscriber().unwrap(),
+        class: Class::Lossless,
+        start: Start::Oldest,
+        labels: OutputLabels::GRPC,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_attaches_to_a_stream_that_is_ending() {
+    let streams = streams(|_| {});
+    let handle = tokio::runtime::Handle::current();
+    for round in 0..5_000 {
+        let (first, _dismissed) = streams.attach(&opening(round * 2 + 1)).unwrap();
+        let start = Barrier::new(2);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let _runtime = handle.enter();
+                start.wait();
+                first.close("done");
+            });
+            start.wait();
+            let (second, _dismissed) = streams.attach(&opening(round * 2 + 2)).unwrap();
+            let held = streams.find(opening(0).place);
+            assert!(
+                held.is_some_and(|held| Arc::ptr_eq(&held, second.stream())),
+                "round {round}: who publishes cannot be found"
+            );
+            second.close("done");
+        });
+        assert_eq!(streams.count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_does_not_hold_an_ended_streams_memory() {
+    let streams = streams(|config| config.log.age_max = Duration::from_millis(200));
+    let (mut publication, _dismissed) = streams.attach(&opening(1)).unwrap();
+    let mut stalled = subscribe(publication.stream());
+    let mut reading = subscribe(publication.stream());
+    publication.append(vec![(0, keyframe(100_000))], 0).unwrap();
+    assert!(streams.budget().used() >= 100_000);
+    publication.close("done");
+    assert!(matches!(reading.next(1).await, Ok(Next::Event(_))));
+    assert!(matches!(reading.next(1).await, Ok(Next::Event(_))));
+    assert!(matches!(reading.next(1).await, Ok(Next::End(_))));
+    given_back(&streams).await;
+    assert!(matches!(stalled.next(1).await, Ok(Next::End(_))));
+}
+
+#[tokio::test]
+async fn a_wait_for_a_lost_publisher_ends_with_its_return() {
+    let streams = streams(|_| {});
+    let (publication, _dismissed) = streams.attach(&opening(1)).unwrap();
+    let stream = Arc::clone(publication.stream());
+    drop(publication);
+    let lost = stream.lost().unwrap();
+    let (_second, ()) = tokio::time::timeout(PATIENCE, async {
+        tokio::join!(
+            async {
+                // The other one waits by now.
+                tokio::task::yield_now().await;
+                streams.attach(&opening(2)).unwrap()
+            },
+            stream.found_again(lost)
+        )
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn frames_before_a_refused_one_are_paid_for_and_wake_readers() {
+    let streams = streams(|_| {});
+    let (mut publication, _dismissed) = streams.attach(&opening(1)).unwrap();
+    let mut reader = subscribe(publication.stream());
+    let frames = vec![(0, keyframe(100_000)), (2, keyframe(10))];
+    let (refused, woken) = tokio::join!(
+        async {
+            // The reader waits by now.
+            tokio::task::yield_now().await;
+            publication.append(frames, 0)
+        },
+        tokio::time::timeout(PATIENCE, reader.next(1)),
+    );
+    assert!(matches!(refused, Err(AppendError::Sequence(_))));
+    assert!(matches!(woken, Ok(Ok(Next::Event(_)))));
+    assert!(streams.budget().used() >= 100_000);
+}
