@@ -5,6 +5,7 @@
 
 mod generate;
 mod internal;
+mod misplaced;
 mod reload;
 
 use std::{fmt, path::PathBuf, sync::Arc};
@@ -20,6 +21,7 @@ use rustls::{
 pub use self::{
     generate::{ensure_internal_ca, ensure_self_signed},
     internal::{InternalTls, InternalTlsFiles, refusal},
+    misplaced::is_misplaced,
 };
 
 /// A PEM certificate chain and its private key.

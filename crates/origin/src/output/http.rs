@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,7 +15,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use runtime::shutdown::Shutdown;
+use runtime::{shutdown::Shutdown, tls::is_misplaced};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -42,9 +43,7 @@ pub(crate) async fn serve(
                 let (socket, permit) = accepted;
                 let connection = serve_connection(socket, router.clone(), *timing);
                 connections.spawn(async move {
-                    if let Err(error) = connection.await {
-                        debug!(%error, "HTTP connection ended");
-                    }
+                    connection.await;
                     drop(permit);
                 });
             }
@@ -62,14 +61,14 @@ pub(crate) async fn serve(
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+) -> ((TcpStream, SocketAddr), tokio::sync::OwnedSemaphorePermit) {
     loop {
         // The semaphore is never closed; a full house leaves new connections in the kernel's queue.
         let Ok(permit) = Arc::clone(room).acquire_owned().await else {
             return std::future::pending().await;
         };
         match listener.accept().await {
-            Ok((socket, _address)) => return (socket, permit),
+            Ok(accepted) => return (accepted, permit),
             Err(error) => {
                 // Out of file descriptors, most likely: others have to finish first.
                 warn!(%error, "HTTP accept failed");
@@ -82,19 +81,31 @@ async fn accept(
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 async fn serve_connection(
-    socket: TcpStream,
+    (socket, client_address): (TcpStream, SocketAddr),
     router: Router,
     timing: Timing,
-) -> Result<(), hyper::Error> {
+) {
     socket.set_nodelay(true).ok();
+    let misplaced = is_misplaced(&socket, client_address);
+    match tokio::time::timeout(timing.http_request_timeout, misplaced).await {
+        Ok(false) => {}
+        Ok(true) => return,
+        Err(_elapsed) => {
+            debug!(%client_address, "no HTTP request came in time");
+            return;
+        }
+    }
     let socket = WriteDeadline::new(socket, timing.http_write_timeout);
-    http1::Builder::new()
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timing.http_request_timeout)
         // A player asks once.
         .keep_alive(false)
         .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
-        .await
+        .await;
+    if let Err(error) = served {
+        debug!(%client_address, %error, "HTTP connection ended");
+    }
 }
 
 /// A socket whose peer must take bytes: one that takes none for `timeout` is an error.

@@ -182,6 +182,9 @@ impl Security {
                     .and_then(|leaf| tls.role_of(leaf).ok());
                 Ok((Box::new(stream), peer))
             }
+            Self::Plaintext if tls::is_misplaced(&stream, address).await => {
+                Err(io::ErrorKind::InvalidData.into())
+            }
             Self::Plaintext => Ok((Box::new(stream), peer)),
             Self::Public(certificate) => {
                 let config = certificate.server_config().map_err(io::Error::other)?;
