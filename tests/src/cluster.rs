@@ -349,6 +349,7 @@ fn deployment(
             .map(|address| format!("{scheme}://{address}"))
             .collect()
     };
+    let processes = controls.iter().chain(origins).chain([edge]);
     Deployment {
         api: api(base, &controls[0]),
         rtmps: rtmps.parse().unwrap(),
@@ -358,6 +359,7 @@ fn deployment(
             token: secret(base, "playback-token"),
         },
         http: urls("http", "http"),
+        admin: processes.map(|node| node.text("admin_url")).collect(),
         ca_file,
         logs: logs.to_owned(),
     }

@@ -31,6 +31,8 @@ pub struct Deployment {
     pub playback: Playback,
     /// `http://host:port` of each origin.
     pub http: Vec<String>,
+    /// `http://host:port` of each process's metrics.
+    pub admin: Vec<String>,
     /// Where publishers and readers of this test write their logs.
     pub logs: PathBuf,
 }

@@ -99,37 +99,15 @@ impl Process {
 
     /// Waits for a line that contains all of these and returns it.
     pub async fn log_line(&self, parts: &[&str], deadline: Duration) -> String {
-        self.log_line_behind(0, parts, deadline).await
-    }
-
-    /// As [`log_line`](Self::log_line), in what was printed behind this many bytes.
-    pub async fn log_line_behind(
-        &self,
-        position: usize,
-        parts: &[&str],
-        deadline: Duration,
-    ) -> String {
         let what = format!("{} to log {parts:?}", self.name);
         wait_for(&what, deadline, async || {
             let log = self.log();
-            let new = log.get(position..).unwrap_or_default();
-            let found = new
+            let found = log
                 .lines()
                 .find(|line| parts.iter().all(|part| line.contains(part)));
             found.map(str::to_owned)
         })
         .await
-    }
-
-    /// Resident memory in bytes.
-    pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
-        let kilobytes = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .and_then(|number| number.parse::<u64>().ok());
-        kilobytes.unwrap_or_default() * 1024
     }
 }
 

@@ -103,6 +103,7 @@ fn deployment(ready: &Value, logs: &Path) -> Deployment {
             ca_file: ca_file.clone(),
             token: text("playback_token"),
         },
+        admin: vec![text("admin_url")],
         http: vec![base(&text("flv_url"))],
         ca_file,
         logs: logs.to_owned(),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tests::{
-    cluster::{Cluster, Layout},
+    cluster::{Cluster, Layout, Node},
     deployment::{APP, Deployment},
     encoder::{self, Encoder},
     ffmpeg::{self, Pace},
@@ -27,24 +27,26 @@ const FOREIGN_KEY: &str = "hw_0000000000000000_00000000000000000000000000";
 async fn a_cluster_survives_bad_input() {
     let _turn = turn().await;
     let cluster = Cluster::start(Layout::default()).await;
-    survives_bad_input(&cluster.deployment, cluster.edge.process()).await;
+    let origins: Vec<_> = cluster.origins.iter().map(Node::process).collect();
+    survives_bad_input(&cluster.deployment, cluster.edge.process(), &origins).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standalone_process_survives_bad_input() {
     let _turn = turn().await;
     let standalone = Standalone::start().await;
-    survives_bad_input(&standalone.deployment, &standalone.process).await;
+    let process = &standalone.process;
+    survives_bad_input(&standalone.deployment, process, &[process]).await;
 }
 
-async fn survives_bad_input(deployment: &Deployment, edge: &Process) {
+async fn survives_bad_input(deployment: &Deployment, edge: &Process, origins: &[&Process]) {
     let key = deployment.api.create_key(APP, "witness").await;
     let witness = Witness::start(deployment, key).await;
     tokio::join!(
         keys_that_are_not_accepted(deployment, edge),
         an_unknown_application(deployment, edge),
         plain_rtmp(deployment, edge),
-        tls_on_a_plain_port(deployment),
+        tls_on_a_plain_port(deployment, origins),
         garbage(deployment, edge),
         silence(deployment, edge),
         a_slow_handshake(deployment, edge),
@@ -138,8 +140,12 @@ async fn plain_rtmp(deployment: &Deployment, edge: &Process) {
     .await;
 }
 
-async fn tls_on_a_plain_port(deployment: &Deployment) {
-    for base in &deployment.http {
+/// A process's plain port for playback is that of an origin; the admin port is for the cluster alone.
+async fn tls_on_a_plain_port(deployment: &Deployment, origins: &[&Process]) {
+    // The gRPC API is plaintext in the standalone process alone, on loopback.
+    let grpc = deployment.playback.origins.iter();
+    let grpc = grpc.filter(|url| url.starts_with("http://"));
+    for base in deployment.http.iter().chain(&deployment.admin).chain(grpc) {
         let address = base.strip_prefix("http://").unwrap().parse().unwrap();
         let config = tls::trusting(&deployment.ca_file, &[]);
         let connected = tokio::time::timeout(CLOSED, tls::connect(address, config)).await;
@@ -147,6 +153,11 @@ async fn tls_on_a_plain_port(deployment: &Deployment) {
             connected.expect("an answer").is_err(),
             "there is no TLS at {base}"
         );
+    }
+    for origin in origins {
+        origin
+            .log_line(&["reason=\"tls_on_plain_port\"", "client_address="], LOGGED)
+            .await;
     }
 }
 

@@ -63,6 +63,17 @@ async fn origin_dies_under_ffmpeg(cluster: &mut Cluster, redis_first: bool) {
 async fn the_death_of_an_origin_leaves_the_load_generators_ledger_clean() {
     let _turn = turn().await;
     let mut cluster = Cluster::start(Layout::default()).await;
+    origin_dies_under_load(&mut cluster, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_stays_clean_while_redis_is_down_too() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::start(Layout::default()).await;
+    origin_dies_under_load(&mut cluster, true).await;
+}
+
+async fn origin_dies_under_load(cluster: &mut Cluster, redis_first: bool) {
     let load = Load {
         publishers: 8,
         seconds: 12,
@@ -73,6 +84,9 @@ async fn the_death_of_an_origin_leaves_the_load_generators_ledger_clean() {
     bench.is_live(PUBLISHED).await;
     let owned = cluster.deployment.api.sessions().await.unwrap();
     let owner = cluster.owner(&owned[0].stream).await;
+    if redis_first {
+        cluster.redis.kill();
+    }
     cluster.origins[owner].kill();
     bench.finish_clean(PUBLISHED).await;
 }

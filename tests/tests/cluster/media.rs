@@ -8,11 +8,12 @@ use tests::{
     deployment::{APP, Deployment},
     ffmpeg::{self, Pace},
     fixture, flv,
-    http::FlvReader,
+    http::{FlvReader, metric},
     standalone::Standalone,
     subscriber::{Received, Subscriber},
     turn,
     wait::wait_for,
+    witness::Witness,
 };
 
 /// The fixture takes ten seconds to publish.
@@ -139,6 +140,54 @@ async fn a_late_reader_starts_at_a_keyframe(deployment: &Deployment) {
         "sequence headers come first"
     );
     assert!(ahead.clone().any(|tag| tag.metadata().is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_tell_of_a_session() {
+    let _turn = turn().await;
+    let cluster = Cluster::start(Layout::default()).await;
+    let key = cluster.deployment.api.create_key(APP, "measured").await;
+    let witness = Witness::start(&cluster.deployment, key).await;
+    witness.is_alive().await;
+    let control = cluster.controls[0].metrics().await.unwrap();
+    let edge = cluster.edge.metrics().await.unwrap();
+    let mut origins = String::new();
+    for origin in &cluster.origins {
+        origins += &origin.metrics().await.unwrap();
+    }
+    for (metrics, name, labels) in [
+        (
+            &control,
+            "headwater_key_checks_total",
+            vec!["outcome=\"accepted\""],
+        ),
+        (&edge, "headwater_connections_accepted_total", vec![]),
+        (
+            &edge,
+            "headwater_publish_attempts_total",
+            vec!["app=\"live\"", "outcome=\"ok\""],
+        ),
+        (&edge, "headwater_publishers_active", vec!["app=\"live\""]),
+        (&edge, "headwater_ownership_claims_total", vec![]),
+        (&edge, "headwater_received_bytes_total", vec![]),
+        (&edge, "headwater_forwarded_bytes_total", vec![]),
+        (
+            &edge,
+            "headwater_redis_command_duration_seconds_count",
+            vec![],
+        ),
+        (&origins, "headwater_origin_streams_active", vec![]),
+        (&origins, "headwater_origin_subscribers_active", vec![]),
+    ] {
+        assert!(metric(metrics, name, &labels) > 0.0, "{name}:\n{metrics}");
+    }
+    for metrics in [&control, &edge, &origins] {
+        assert!(
+            !metrics.contains("measured"),
+            "no stream is a label:\n{metrics}"
+        );
+    }
+    witness.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -35,8 +35,9 @@ async fn live_sessions_outlive_control_and_redis() {
 
     cluster.redis.kill();
     witness.is_alive().await;
-    // Whether a new one is let in is a matter of the outage policy; the edge answers either way.
-    publish(&deployment, &next.secret).await;
+    // The outage policy `keep`: the origin alone fences.
+    let status = publish(&deployment, &next.secret).await;
+    assert_eq!(status.code, "NetStream.Publish.Start", "{status:?}");
     witness.is_alive().await;
     cluster.redis.start_again().await;
     is_accepted(&deployment, &next.secret).await;
@@ -68,6 +69,28 @@ async fn a_publisher_without_an_origin_is_told_to_come_back() {
     edge.log_line(&["reason=\"no_origin\""], LOGGED).await;
     cluster.origins[0].start().await;
     is_accepted(&deployment, &key.secret).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_fails_closed_refuses_new_publishers_while_redis_is_down() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::start(Layout {
+        edge: vec![("EDGE__OUTAGE_POLICY", "fail_closed".to_owned())],
+        ..Layout::default()
+    })
+    .await;
+    let deployment = cluster.deployment.clone();
+    let key = deployment.api.create_key(APP, "witness").await;
+    let witness = Witness::start(&deployment, key).await;
+    let next = deployment.api.create_key(APP, "next").await;
+    cluster.redis.kill();
+    let status = publish(&deployment, &next.secret).await;
+    assert_refused_for_now(&status);
+    let edge = cluster.edge.process();
+    edge.log_line(&["reason=\"registry_unavailable\""], LOGGED)
+        .await;
+    witness.is_alive().await;
+    witness.finish().await;
 }
 
 async fn publish(deployment: &Deployment, key: &str) -> RtmpStatus {
