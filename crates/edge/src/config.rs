@@ -113,6 +113,8 @@ pub struct RelayLimits {
     pub reopen_timeout: Duration,
     /// For the last frames of an ended session to be acknowledged.
     pub finish_timeout: Duration,
+    /// For a revocation to explain why the session was fenced, before it ends as taken over.
+    pub fenced_grace: Duration,
     /// How often origins are asked for in the registry.
     pub origins_poll_period: Duration,
     /// A lease is renewed this often.
@@ -153,6 +155,7 @@ impl Default for RelayLimits {
             stall_timeout: Duration::from_secs(2),
             reopen_timeout: Duration::from_secs(30),
             finish_timeout: Duration::from_secs(5),
+            fenced_grace: Duration::from_secs(1),
             origins_poll_period: Duration::from_secs(2),
             renew_period: registry::RENEW_PERIOD,
         }

@@ -13,12 +13,7 @@ use registry::{Renewal, RenewalOutcome};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, info, warn};
 
-use crate::{
-    Context,
-    live::{End, LiveSession},
-    metrics::Outcome,
-    origins::chain,
-};
+use crate::{Context, live::LiveSession, metrics::Outcome, origins::chain};
 
 /// Parts of a period; each renews its share of the sessions.
 const SLICES: u8 = 10;
@@ -80,7 +75,7 @@ async fn renew_chunk(context: &Context, chunk: &[(Renewal, Arc<LiveSession>)], d
     }
 }
 
-fn apply(context: &Context, session: &LiveSession, outcome: RenewalOutcome) {
+fn apply(context: &Context, session: &Arc<LiveSession>, outcome: RenewalOutcome) {
     let session_id = &session.session;
     match outcome {
         RenewalOutcome::Renewed => count(context, "renewed", 1),
@@ -95,7 +90,8 @@ fn apply(context: &Context, session: &LiveSession, outcome: RenewalOutcome) {
         RenewalOutcome::Fenced { epoch } => {
             info!(%session_id, epoch, "another publisher owns the stream");
             count(context, "fenced", 1);
-            session.ending().end(End::Fenced);
+            let (session, grace) = (session.clone(), context.config.relay.fenced_grace);
+            tokio::spawn(async move { session.fenced(grace).await });
         }
     }
 }

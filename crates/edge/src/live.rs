@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use registry::{EdgeName, LeaseStats, OriginName, Renewal, SessionId, Slot, StreamId};
 use tokio::{
     sync::{Notify, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 /// All of them. A cheap handle.
@@ -292,6 +292,14 @@ impl LiveSession {
                 }
             }
             renewed.await;
+        }
+    }
+
+    /// Another publisher owns the stream: ends the session, unless a revocation that explains this comes within
+    /// `grace`. Who ends a session tells the log and the registry, and the registry may be faster.
+    pub(crate) async fn fenced(&self, grace: Duration) {
+        if timeout(grace, self.ending.ended()).await.is_err() {
+            self.ending.end(End::Fenced);
         }
     }
 

@@ -96,7 +96,7 @@ impl Relay {
     pub(crate) async fn run(mut self, mut rpc: Rpc) {
         loop {
             let lost = match self.pump(&mut rpc).await {
-                Outcome::Fenced => return self.live.ending().end(End::Fenced),
+                Outcome::Fenced => return self.end(End::Fenced).await,
                 Outcome::Finished => return,
                 Outcome::Lost(lost) => lost,
             };
@@ -110,8 +110,17 @@ impl Relay {
             drop(rpc);
             rpc = match self.reopen(&left, &lost).await {
                 Ok(rpc) => rpc,
-                Err(end) => return self.live.ending().end(end),
+                Err(end) => return self.end(end).await,
             };
+        }
+    }
+
+    async fn end(&self, end: End) {
+        if end == End::Fenced {
+            let grace = self.context.config.relay.fenced_grace;
+            self.live.fenced(grace).await;
+        } else {
+            self.live.ending().end(end);
         }
     }
 

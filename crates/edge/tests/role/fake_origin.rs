@@ -128,6 +128,13 @@ impl FakeOrigin {
         self.shared.state.lock().epoch_floor = epoch;
     }
 
+    /// A publisher with a higher token is there: whoever publishes the stream now is told.
+    pub(crate) fn fence(&self, stream_id: &[u8]) {
+        let state = self.shared.state.lock();
+        let highest = state.tokens.get(stream_id).expect("nobody publishes this");
+        highest.send_replace((u64::MAX, 0));
+    }
+
     pub(crate) fn opens(&self) -> Vec<PublishOpen> {
         self.shared.state.lock().opens.clone()
     }

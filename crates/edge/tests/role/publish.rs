@@ -63,10 +63,8 @@ async fn control_hears_who_wants_to_publish_what() {
         "{}",
         request.client_address
     );
-    assert_eq!(
-        request.credential,
-        Some(Credential::StreamKey("good-asked".to_owned()))
-    );
+    // Not with assert_eq: a credential has no Debug.
+    assert!(request.credential == Some(Credential::StreamKey("good-asked".to_owned())));
     assert_eq!(request.session_id, harness.lease().await.session.as_str());
     encoder.finish().await;
 }
@@ -309,6 +307,57 @@ async fn a_kick_in_the_registry_ends_the_session_at_its_renewal() {
         Said::Rejected("Another publisher took over this stream".to_owned())
     );
     harness.no_lease().await;
+}
+
+/// An edge where a fenced session waits for its revocation for as long as a test may take.
+async fn patient_with_revocations() -> Harness {
+    Harness::start_with(1, |config| {
+        config.relay.renew_period = Duration::from_millis(100);
+        config.relay.fenced_grace = Duration::from_secs(60);
+    })
+    .await
+}
+
+/// The session was fenced, and now hears why.
+async fn is_ended_by_its_owner(harness: &Harness, session_id: &str, encoder: &mut Encoder) {
+    harness.control.terminate(session_id);
+    assert_eq!(
+        in_time("end", encoder.said()).await,
+        Said::Rejected("This stream was ended by its owner".to_owned())
+    );
+    until("the metric", || {
+        harness.metric("headwater_sessions_ended_total{reason=\"kicked\"}") == 1
+    })
+    .await;
+    assert_eq!(harness.metric("headwater_ownership_fenced_total"), 0);
+}
+
+#[tokio::test]
+async fn a_kick_that_overtakes_its_termination_ends_in_the_terminations_words() {
+    let harness = patient_with_revocations().await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-ended").await;
+    let lease = harness.lease().await;
+    let session = lease.session.clone();
+    let kick = harness
+        .registry
+        .kick(lease.stream, lease.slot, Some(&session));
+    kick.await.unwrap();
+    until("a renewal that was fenced", || {
+        harness.metric("headwater_ownership_renewals_total{outcome=\"fenced\"}") > 0
+    })
+    .await;
+    is_ended_by_its_owner(&harness, session.as_str(), &mut encoder).await;
+}
+
+#[tokio::test]
+async fn a_fence_at_the_origin_that_overtakes_its_termination_ends_in_the_terminations_words() {
+    let harness = patient_with_revocations().await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-fenced").await;
+    let lease = harness.lease().await;
+    harness.origins[0].fence(lease.stream.as_bytes());
+    let said = tokio::time::timeout(Duration::from_millis(300), encoder.said());
+    assert!(said.await.is_err(), "nothing explains it yet");
+    is_ended_by_its_owner(&harness, lease.session.as_str(), &mut encoder).await;
 }
 
 #[tokio::test]

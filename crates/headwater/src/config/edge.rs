@@ -94,6 +94,7 @@ defaulted_section! {
         stall_timeout: Time,
         reopen_timeout: Time,
         finish_timeout: Time,
+        fenced_grace: Time,
         origins_poll_period: Time,
         renew_period: Time,
     }
