@@ -149,6 +149,11 @@ impl Streams {
         ended
     }
 
+    #[cfg(test)]
+    pub(super) fn locked(&self) -> bool {
+        self.shared.streams.is_locked()
+    }
+
     fn counted(&self, streams: usize) {
         self.shared.count.store(streams, Ordering::Relaxed);
         let gauge = &self.shared.metrics.streams;
