@@ -50,7 +50,7 @@ struct Sections {
 
 /// Reads what a control process needs.
 pub(crate) fn control(file: &Path) -> Result<(Shared, ControlConfig), ConfigError> {
-    load(file, std::env::vars(), |sections, check| {
+    load(file, environment(), |sections, check| {
         let section = check.required("control", sections.control.take())?;
         section.finish(check)
     })
@@ -58,7 +58,7 @@ pub(crate) fn control(file: &Path) -> Result<(Shared, ControlConfig), ConfigErro
 
 /// Reads what an edge process needs.
 pub(crate) fn edge(file: &Path) -> Result<(Shared, EdgeConfig), ConfigError> {
-    load(file, std::env::vars(), |sections, check| {
+    load(file, environment(), |sections, check| {
         let section = check.required("edge", sections.edge.take())?;
         section.finish(check)
     })
@@ -66,9 +66,17 @@ pub(crate) fn edge(file: &Path) -> Result<(Shared, EdgeConfig), ConfigError> {
 
 /// Reads what an origin process needs.
 pub(crate) fn origin(file: &Path) -> Result<(Shared, OriginConfig), ConfigError> {
-    load(file, std::env::vars(), |sections, check| {
+    load(file, environment(), |sections, check| {
         let section = check.required("origin", sections.origin.take())?;
         section.finish(check)
+    })
+}
+
+/// What is not UTF-8 is nothing that we could be meant by, and in a value a mistake of that field.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        Some((name, value.to_string_lossy().into_owned()))
     })
 }
 

@@ -7,10 +7,11 @@
 )]
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -411,4 +412,14 @@ fn every_mistake_of_a_configuration_is_listed_before_anything_starts() {
     ] {
         assert!(said.contains(mistake), "no {mistake:?} in {said}");
     }
+}
+
+#[test]
+fn what_else_is_in_the_environment_does_no_harm() {
+    let output = headwater()
+        .args(["edge", "--config", "no-such-file.yaml"])
+        .env("LEGACY", OsStr::from_bytes(b"\xff"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
 }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::{
     check::Check,
     scalar::{
-        Address, Bytes, Count, HostPort, Network, OneOrMany, OriginName, OutagePolicy, Time,
-        defaulted_section,
+        Address, Bytes, Count, HostPort, Network, OneOrMany, OriginName, OutagePolicy, Period,
+        Seconds, Time, defaulted_section,
     },
     shared,
 };
@@ -71,8 +71,8 @@ defaulted_section! {
         tls_handshake_timeout: Time,
         write_timeout: Time,
         linger: Time,
-        keepalive_idle: Time,
-        keepalive_interval: Time,
+        keepalive_idle: Seconds,
+        keepalive_interval: Seconds,
         keepalive_probes: Count<u32>,
         tcp_user_timeout: Time,
         chunk_bytes_out: Bytes<u32>,
@@ -95,8 +95,8 @@ defaulted_section! {
         reopen_timeout: Time,
         finish_timeout: Time,
         fenced_grace: Time,
-        origins_poll_period: Time,
-        renew_period: Time,
+        origins_poll_period: Period,
+        renew_period: Period,
     }
 }
 

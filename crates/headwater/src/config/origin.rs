@@ -9,7 +9,9 @@ use serde::Deserialize;
 
 use super::{
     check::Check,
-    scalar::{Address, Bytes, Count, HostPort, OriginName, OutagePolicy, Time, defaulted_section},
+    scalar::{
+        Address, Bytes, Count, HostPort, OriginName, OutagePolicy, Period, Time, defaulted_section,
+    },
     shared,
 };
 
@@ -87,9 +89,9 @@ defaulted_section! {
         open_timeout: Time,
         registry_wait: Time,
         publisher_lost_grace: Time,
-        ack_period: Time,
-        recheck_period: Time,
-        announce_period: Time,
+        ack_period: Period,
+        recheck_period: Period,
+        announce_period: Period,
         resume_wait: Time,
         wait_for_stream_max: Time,
         http_request_timeout: Time,

@@ -66,11 +66,33 @@ text_scalar!(
     }
 );
 text_scalar!(
-    /// A length of time.
+    /// A length of time; none at all is one too.
     Time(Duration),
     "a length of time (such as 15s or 250ms)",
-    |text| humantime_serde::re::humantime::parse_duration(text).ok()
+    |text| time_from(text, Duration::ZERO)
 );
+
+text_scalar!(
+    /// The time between one and the next of what happens again and again.
+    Period(Duration),
+    "a length of time of at least 1ms (such as 15s or 250ms)",
+    |text| time_from(text, Duration::from_millis(1))
+);
+
+text_scalar!(
+    /// A length of time that the kernel counts in seconds.
+    Seconds(Duration),
+    "a length of time of at least 1s (such as 15s)",
+    |text| time_from(text, Duration::from_secs(1))
+);
+
+/// Beyond any sense, and far from where clocks overflow.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+fn time_from(text: &str, min: Duration) -> Option<Duration> {
+    let time = humantime_serde::re::humantime::parse_duration(text).ok()?;
+    (min..=TIME_MAX).contains(&time).then_some(time)
+}
 
 /// A number of things, above 0.
 #[derive(Clone, Debug)]
@@ -230,6 +252,16 @@ mod tests {
         ] {
             assert!(bytes(wrong.clone()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_repeats_needs_a_pause_and_no_time_overflows_a_clock() {
+        fn right<T: serde::de::DeserializeOwned>(text: &str) -> bool {
+            serde_json::from_value::<T>(json!(text)).is_ok()
+        }
+        assert!(right::<Time>("0s") && !right::<Time>("1000years"));
+        assert!(right::<Period>("1ms") && !right::<Period>("0s") && !right::<Period>("1000years"));
+        assert!(right::<Seconds>("1s") && !right::<Seconds>("900ms"));
     }
 
     #[test]
