@@ -85,7 +85,6 @@ pub(crate) struct Opening {
     pub(crate) token: FencingToken,
     pub(crate) first_sequence: u64,
     pub(crate) timeline_offset_ms: Option<i64>,
-    pub(crate) gap_before: bool,
 }
 
 /// Why a stream did not take a publisher.
@@ -93,8 +92,6 @@ pub(crate) struct Opening {
 pub(crate) enum AttachError {
     #[error("a higher fencing token was seen")]
     Fenced(FencingToken),
-    #[error("the frames from {expected} on are missing and no gap was declared")]
-    Sequence { expected: u64 },
     #[error("no more streams are taken")]
     StreamsExceeded,
 }
@@ -153,7 +150,7 @@ impl Stream {
         if token <= state.token {
             return Err(AttachError::Fenced(state.token));
         }
-        let timeline_offset_ms = state.open_session(opening)?;
+        let timeline_offset_ms = state.open_session(opening);
         let (dismiss, dismissed) = oneshot::channel();
         let replaced = state.publisher.replace(Publisher { token, dismiss });
         if let Some(replaced) = replaced {
@@ -255,16 +252,16 @@ impl Publisher {
 
 impl State {
     /// Continues the session that the log holds, or begins another one behind it. Its timeline offset.
-    fn open_session(&mut self, opening: &Opening) -> Result<i64, AttachError> {
+    ///
+    /// Frames that the edge has no more are a gap, declared or not: where the session was at another origin in between,
+    /// that one has acknowledged them.
+    fn open_session(&mut self, opening: &Opening) -> i64 {
         let token = log_token(opening.token);
-        if let Some((session_id, expected, timeline_offset_ms)) = self.log.session()
+        if let Some((session_id, _expected, timeline_offset_ms)) = self.log.session()
             && session_id == opening.session_id
         {
-            if opening.first_sequence > expected && !opening.gap_before {
-                return Err(AttachError::Sequence { expected });
-            }
             self.log.continue_session(token, opening.first_sequence);
-            return Ok(timeline_offset_ms);
+            return timeline_offset_ms;
         }
         // Assigned once, at the session's first acceptance: its own clock continues behind what was put out.
         let timeline_offset_ms = opening.timeline_offset_ms.unwrap_or_else(|| {
@@ -277,7 +274,7 @@ impl State {
             timeline_offset_ms,
             opening.first_sequence,
         );
-        Ok(timeline_offset_ms)
+        timeline_offset_ms
     }
 
     /// Lets history go where the process holds too much: down to an equal share, whoever caused it.

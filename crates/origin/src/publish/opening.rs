@@ -13,7 +13,7 @@ use tracing::{Instrument as _, Span, info, warn};
 
 use super::{
     DRAINING, EPOCH_IN_FUTURE, GRANT_INVALID, OPEN_INVALID, PROCESS_BUDGET, REGISTRY_UNAVAILABLE,
-    Relay, SEQUENCE_INVALID, fenced, session_span,
+    Relay, fenced, session_span,
 };
 use crate::{
     config::OutagePolicy,
@@ -90,7 +90,6 @@ impl Relay {
             token,
             first_sequence: open.first_sequence,
             timeline_offset_ms: open.timeline_offset_ms,
-            gap_before: open.gap_before,
         };
         let (publication, dismissed) = self.streams.attach(&opening).map_err(attach_refusal)?;
         info!(
@@ -225,9 +224,6 @@ fn check_token(open: &PublishOpen, now_ms: u64) -> Result<FencingToken, Status> 
 fn attach_refusal(error: AttachError) -> Status {
     match error {
         AttachError::Fenced(token) => fenced(token),
-        AttachError::Sequence { .. } => {
-            status(Code::InvalidArgument, SEQUENCE_INVALID, error.to_string())
-        }
         AttachError::StreamsExceeded => {
             status(Code::ResourceExhausted, PROCESS_BUDGET, error.to_string())
         }

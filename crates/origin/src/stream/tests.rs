@@ -42,7 +42,6 @@ fn opening(epoch: u64) -> Opening {
         token: FencingToken { epoch, attempt: 1 },
         first_sequence: 0,
         timeline_offset_ms: None,
-        gap_before: false,
     }
 }
 
