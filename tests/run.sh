@@ -18,10 +18,8 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
-step "the binary that the integration tests start"
-cargo build --package headwater --locked
-
 step "tests"
+# Builds the binary too, which the integration tests start.
 status=0
 cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 

@@ -1,9 +1,11 @@
 //! The program under test, from the same target directory as the test itself.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::SystemTime,
 };
 
 /// The target directory (`target`, or where `CARGO_TARGET_DIR` points).
@@ -16,19 +18,44 @@ pub fn target_directory() -> &'static Path {
     })
 }
 
-/// The `headwater` program, built from the current source: cargo finds out in no time whether it already is.
+/// The `headwater` program. `cargo test --workspace` has built it; where it is older than the source, it is built here.
 pub fn headwater() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "headwater", "--target-dir"])
-            .arg(target_directory())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .unwrap();
-        assert!(built.success(), "headwater does not build");
-        target_directory().join("debug/headwater")
+        let program = target_directory().join("debug/headwater");
+        let built = fs::metadata(&program).and_then(|program| program.modified());
+        if built.is_err() || built.unwrap() < source_time() {
+            build();
+        }
+        program
     })
+}
+
+fn build() {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", "headwater", "--target-dir"])
+        .arg(target_directory())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(built.success(), "headwater does not build");
+}
+
+/// When the source was changed last.
+fn source_time() -> SystemTime {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let roots = ["crates", "deploy", "proto", "Cargo.lock", "Cargo.toml"];
+    let mut waiting: Vec<PathBuf> = roots.iter().map(|name| root.join(name)).collect();
+    let mut latest = SystemTime::UNIX_EPOCH;
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            waiting.extend(entries.map(|entry| entry.unwrap().path()));
+        } else {
+            latest = latest.max(fs::metadata(&path).unwrap().modified().unwrap());
+        }
+    }
+    latest
 }
 
 /// Python with grpcio and the generated stubs, as `tests/setup.sh` makes it.
