@@ -51,13 +51,7 @@ impl AdmissionService for Admission {
         request: Request<AuthorizeRequest>,
     ) -> Result<Response<AuthorizeResponse>, Status> {
         let span = tracing::info_span!("authorize");
-        let traceparent = request
-            .metadata()
-            .get("traceparent")
-            .and_then(|value| value.to_str().ok());
-        if let Some(traceparent) = traceparent {
-            runtime::telemetry::set_parent(&span, traceparent);
-        }
+        runtime::telemetry::accept(request.metadata(), &span);
         self.shared
             .metrics
             .timed("Authorize", self.decide(request).instrument(span))

@@ -211,7 +211,8 @@ async fn a_request_that_is_too_large_is_refused_alone() {
     let refused = keys
         .create_stream_key(bearing(API_TOKEN, request))
         .await
-        .unwrap_err();
+        .err()
+        .unwrap();
     assert_eq!(refused.code(), Code::OutOfRange);
     let (_, secret) = served.create("main").await;
     assert!(served.authorize("live", &secret).await);
@@ -262,7 +263,8 @@ async fn no_log_line_holds_the_secret() {
     };
     keys.create_stream_key(bearing(API_TOKEN, pasted))
         .await
-        .unwrap_err();
+        .err()
+        .unwrap();
     let revoke = RevokeStreamKeyRequest {
         id: id.clone(),
         reason: "a test".to_owned(),

@@ -48,7 +48,12 @@ impl Watch {
             // Asked of the database itself: a position ahead of our tail may have come from a faster replica.
             let page = shared.database.log_page(after, 1).await?;
             greeting.truncated = page.truncated;
-            greeting.position = if page.truncated { page.head } else { after };
+            greeting.position = if page.truncated {
+                // Pruned, or another log: hearing of an end twice does no harm, hearing of none does.
+                shared.database.log_start().await?
+            } else {
+                after
+            };
         }
         Ok(Self {
             database: shared.database.clone(),
@@ -128,9 +133,9 @@ impl Watch {
                     .log_page(self.position, ENTRIES_PER_PAGE)
                     .await?;
                 if page.truncated {
+                    self.position = self.database.log_start().await?;
                     answer.truncated = true;
-                    answer.position = page.head;
-                    self.position = page.head;
+                    answer.position = self.position;
                     return Ok(answer);
                 }
                 page.entries.into_iter().map(Arc::new).collect()

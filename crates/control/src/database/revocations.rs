@@ -74,6 +74,19 @@ impl Database {
         .await
     }
 
+    /// The position behind which everything that is left of the log comes.
+    pub(crate) async fn log_start(&self) -> Result<u64, DatabaseError> {
+        self.bounded(async {
+            let start = sqlx::query_scalar(
+                "SELECT COALESCE((SELECT MIN(position) - 1 FROM revocations), position) FROM revocations_head",
+            )
+            .fetch_one(&self.pool)
+            .await?;
+            number(start, "position")
+        })
+        .await
+    }
+
     /// Appends the end of a session and holds its key off, or neither.
     pub(crate) async fn terminate_session(
         &self,

@@ -21,6 +21,7 @@ on_both!(
     concurrent_revocations_are_seen_once_and_in_order,
     a_watch_behind_pruned_entries_is_told_so,
     a_position_of_another_log_is_told_so,
+    what_is_left_of_a_log_that_went_back_is_told,
     a_drain_ends_the_watch,
 );
 
@@ -161,7 +162,8 @@ async fn a_watch_behind_pruned_entries_is_told_so(fixture: Fixture) {
     assert_eq!(database.prune_log(start_ms + 2500).await.unwrap(), 3);
     let mut gone = control.watch(Some(2)).await.unwrap();
     let answer = gone.answer().await.unwrap();
-    assert_eq!((answer.truncated, answer.position), (true, 4));
+    assert_eq!((answer.truncated, answer.position), (true, 3));
+    assert_eq!(gone.revocations().await.position, 4);
     let mut complete = control.watch(Some(3)).await.unwrap();
     assert!(!complete.answer().await.unwrap().truncated);
     assert_eq!(complete.revocations().await.revocations[0].position, 4);
@@ -200,6 +202,29 @@ async fn a_position_of_another_log_is_told_so(fixture: Fixture) {
             .unwrap();
         assert_eq!((answer.truncated, answer.position), (true, 0));
     }
+}
+
+async fn what_is_left_of_a_log_that_went_back_is_told(fixture: Fixture) {
+    let control = fixture.replica().await;
+    for session_id in ["a", "b"] {
+        control
+            .shared
+            .database
+            .terminate_session(&termination(session_id), now_ms())
+            .await
+            .unwrap();
+    }
+    // As after a failover to a database that had not heard of the last positions: what has taken them since is news.
+    let mut watcher = control.watch(Some(3)).await.unwrap();
+    let answer = watcher.answer().await.unwrap();
+    assert_eq!((answer.truncated, answer.position), (true, 0));
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        told.extend(watcher.revocations().await.revocations);
+    }
+    let targets: Vec<_> = told.into_iter().filter_map(|told| told.target).collect();
+    let session = |id: &str| revocation::Target::SessionId(id.to_owned());
+    assert_eq!(targets, [session("a"), session("b")]);
 }
 
 async fn a_drain_ends_the_watch(fixture: Fixture) {
