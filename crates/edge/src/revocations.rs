@@ -7,7 +7,10 @@ use proto::internal::v1::{
     WatchRevocationsRequest, WatchRevocationsResponse,
     admission_service_client::AdmissionServiceClient, revocation,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tonic::Status;
 use tracing::{info, warn};
 
@@ -21,6 +24,8 @@ pub(crate) struct Revocations {
 /// The first pause before the watch is opened again; doubles up to [`PAUSE_MAX`], half of it random.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Control gives a sign of life every 5 s.
+const SILENCE_MAX: Duration = Duration::from_secs(12);
 
 impl Revocations {
     pub(crate) fn new() -> Self {
@@ -68,15 +73,21 @@ pub(crate) async fn follow(context: Arc<Context>) {
 
 async fn watch_once(context: &Context) -> Result<(), Status> {
     let after = *context.revocations.position.borrow();
-    let channel = context.admission.control().pick();
-    let mut responses = AdmissionServiceClient::new(channel)
-        .watch_revocations(WatchRevocationsRequest { after })
-        .await?
-        .into_inner();
-    while let Some(response) = responses.message().await? {
+    let mut control = AdmissionServiceClient::new(context.admission.control().pick());
+    let watch = control.watch_revocations(WatchRevocationsRequest { after });
+    let mut responses = in_time(watch).await?.into_inner();
+    while let Some(response) = in_time(responses.message()).await? {
         apply(context, response);
     }
     Ok(())
+}
+
+/// A control that hangs with its connections open would hide revocations.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match timeout(SILENCE_MAX, answer).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(Status::deadline_exceeded("the watch is silent")),
+    }
 }
 
 fn apply(context: &Context, response: WatchRevocationsResponse) {
@@ -121,7 +132,63 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use proto::internal::v1::{
+        AuthorizeRequest, AuthorizeResponse,
+        admission_service_server::{AdmissionService, AdmissionServiceServer},
+    };
+    use runtime::{
+        grpc::{self, Endpoints},
+        identity::Role,
+        shutdown::Shutdown,
+    };
+    use tokio_stream::Pending;
+    use tonic::{Request, Response};
+
     use super::*;
+    use crate::session::tests::context;
+
+    /// Takes watches and never says anything.
+    #[derive(Clone, Default)]
+    struct Hung {
+        watches: Arc<AtomicUsize>,
+    }
+
+    #[tonic::async_trait]
+    impl AdmissionService for Hung {
+        async fn authorize(
+            &self,
+            _: Request<AuthorizeRequest>,
+        ) -> Result<Response<AuthorizeResponse>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        type WatchRevocationsStream = Pending<Result<WatchRevocationsResponse, Status>>;
+
+        async fn watch_revocations(
+            &self,
+            _: Request<WatchRevocationsRequest>,
+        ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+            self.watches.fetch_add(1, Ordering::Relaxed);
+            Ok(Response::new(tokio_stream::pending()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_that_hangs_is_left() {
+        let control = Hung::default();
+        let (listener, target) = grpc::in_process(Role::Edge);
+        let router = grpc::server().add_service(AdmissionServiceServer::new(control.clone()));
+        let listener = grpc::Listener::InProcess(listener);
+        tokio::spawn(grpc::serve(router, listener, Shutdown::default()));
+        let control_endpoints = Endpoints::new(vec![grpc::Target::InProcess(target)]);
+        let context = context(Shutdown::default(), control_endpoints);
+        let following = tokio::spawn(follow(context));
+        sleep(SILENCE_MAX * 3).await;
+        following.abort();
+        assert!(control.watches.load(Ordering::Relaxed) >= 2);
+    }
 
     #[test]
     fn a_jittered_pause_stays_within_its_half() {

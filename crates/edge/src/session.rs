@@ -411,4 +411,4 @@ fn far_future() -> Instant {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

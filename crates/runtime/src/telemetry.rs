@@ -134,8 +134,8 @@ fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
         })
 }
 
-/// Gives spans of INFO and above their trace and span ids.
-fn spans<S>() -> impl Layer<S>
+/// Gives spans of INFO and above their trace and span ids: for a subscriber that [`init`] does not set up.
+pub fn spans<S>() -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
 {

@@ -46,7 +46,10 @@ impl Fixture {
             address: "192.0.2.1:1234".parse().unwrap(),
             server_name: String::new(),
         };
-        let session = tokio::spawn(run(socket, client, context(shutdown.clone())));
+        let (_control, control_target) = grpc::in_process(Role::Edge);
+        let control = Endpoints::new(vec![grpc::Target::InProcess(control_target)]);
+        let context = context(shutdown.clone(), control);
+        let session = tokio::spawn(run(socket, client, context));
         Self {
             peer,
             session,
@@ -67,21 +70,20 @@ impl Fixture {
     }
 }
 
-/// An edge that knows nobody.
-fn context(shutdown: Shutdown) -> Arc<Context> {
+/// An edge that knows no origin.
+pub(crate) fn context(shutdown: Shutdown, control: Endpoints) -> Arc<Context> {
     let directory = tempfile::tempdir().unwrap();
     let files = CertificateFiles {
         certificate: directory.path().join("certificate.pem"),
         private_key: directory.path().join("private.key"),
     };
     ensure_self_signed(&files, &["localhost".to_owned()]).unwrap();
-    let (_control, control_target) = grpc::in_process(Role::Edge);
     let (_origin, origin_target) = grpc::in_process(Role::Edge);
     let dependencies = Dependencies {
         registry: Registry::Memory(MemoryRegistry::new()),
         metrics: runtime::metrics::Metrics::default(),
         readiness: runtime::admin::Readiness::default(),
-        control: Endpoints::new(vec![grpc::Target::InProcess(control_target)]),
+        control,
         origins: OriginDialer::InProcess(origin_target),
         certificate: ReloadingCertificate::load(&files).unwrap(),
     };

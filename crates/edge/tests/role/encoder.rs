@@ -100,6 +100,20 @@ impl Encoder {
         self.socket.flush().await.unwrap();
     }
 
+    /// The first half of a farewell.
+    pub(crate) async fn send_fc_unpublish(&mut self, stream_key: &str) {
+        // FCUnpublish, transaction 6, null, name.
+        let mut body =
+            b"\x02\x00\x0bFCUnpublish\x00\x40\x18\x00\x00\x00\x00\x00\x00\x05\x02\x00".to_vec();
+        body.push(u8::try_from(stream_key.len()).unwrap());
+        body.extend(stream_key.as_bytes());
+        // On a chunk stream of its own, so that headers of others do not change.
+        let mut chunk = vec![0x3f, 0, 0, 0, 0, 0];
+        chunk.extend([u8::try_from(body.len()).unwrap(), 20, 0, 0, 0, 0]);
+        chunk.extend(body);
+        self.send_raw(&chunk).await;
+    }
+
     /// Stops as an encoder does, and waits for the server to close.
     pub(crate) async fn finish(mut self) {
         self.session.finish();

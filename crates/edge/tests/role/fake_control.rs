@@ -35,6 +35,7 @@ struct Shared {
     signer: GrantSigner,
     log: watch::Sender<Vec<Target>>,
     requests: Mutex<Vec<AuthorizeRequest>>,
+    traceparents: Mutex<Vec<String>>,
     /// Called for each decision, before it is answered.
     before_answer: Mutex<Option<Target>>,
 }
@@ -51,6 +52,7 @@ impl FakeControl {
                 signer,
                 log: watch::Sender::new(Vec::new()),
                 requests: Mutex::default(),
+                traceparents: Mutex::default(),
                 before_answer: Mutex::default(),
             }),
         };
@@ -85,6 +87,11 @@ impl FakeControl {
         self.shared.requests.lock().clone()
     }
 
+    /// What came with each request.
+    pub(crate) fn traceparents(&self) -> Vec<String> {
+        self.shared.traceparents.lock().clone()
+    }
+
     fn grant(&self, request: &AuthorizeRequest, policy: TakeoverPolicy, name: &str) -> Vec<u8> {
         let now_ms = unix_ms();
         self.shared.signer.sign(&Grant {
@@ -112,6 +119,10 @@ impl AdmissionService for FakeControl {
         &self,
         request: Request<AuthorizeRequest>,
     ) -> Result<Response<AuthorizeResponse>, Status> {
+        let traceparent = request.metadata().get("traceparent");
+        let traceparent = traceparent.map_or("", |value| value.to_str().unwrap());
+        let traceparent = traceparent.to_owned();
+        self.shared.traceparents.lock().push(traceparent);
         let request = request.into_inner();
         self.shared.requests.lock().push(request.clone());
         let Some(Credential::StreamKey(stream_key)) = &request.credential else {

@@ -16,6 +16,7 @@ use runtime::{
     identity::{Cluster, Role},
     metrics::Metrics,
     shutdown::Shutdown,
+    telemetry,
     tls::{
         CertificateFiles, InternalTls, InternalTlsFiles, ReloadingCertificate, ensure_internal_ca,
         ensure_self_signed,
@@ -23,7 +24,9 @@ use runtime::{
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, fmt::MakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use crate::{fake_control::FakeControl, fake_origin::FakeOrigin};
 
@@ -231,10 +234,13 @@ pub(crate) fn logged() -> String {
 
 static LOG: LazyLock<Log> = LazyLock::new(|| {
     let log = Log(Arc::default());
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("info,edge=trace,rtmp=trace,runtime=trace"))
+    let filter = EnvFilter::new("info,edge=trace,rtmp=trace,runtime=trace");
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(log.clone())
+        .with_writer(log.clone());
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(telemetry::spans())
         .init();
     log
 });

@@ -70,6 +70,45 @@ async fn control_hears_who_wants_to_publish_what() {
 }
 
 #[tokio::test]
+async fn one_trace_goes_with_the_question_to_control_and_the_open_at_the_origin() {
+    let harness = Harness::start(1).await;
+    let encoder = Encoder::publish(harness.address, "live", "good-traced").await;
+    let asked = harness.control.traceparents().remove(0);
+    let opened = harness.origins[0].opens().remove(0).traceparent;
+    // version-trace-parent-flags
+    let trace_id = |traceparent: &str| traceparent.split('-').nth(1).map(str::to_owned);
+    let trace_id = (trace_id(&asked), trace_id(&opened));
+    let (Some(asked), Some(opened)) = trace_id else {
+        panic!("no trace: {trace_id:?}");
+    };
+    assert_eq!(asked, opened);
+    assert!(asked.len() == 32 && asked != "0".repeat(32), "{asked}");
+    let line = format!("trace_id=\"{asked}\"");
+    until("the log line", || logged().contains(&line)).await;
+    encoder.finish().await;
+}
+
+#[tokio::test]
+async fn an_encoder_that_says_farewell_in_two_steps_closes_first() {
+    let harness = Harness::start_with(1, |config| {
+        config.connections.linger = Duration::from_secs(60);
+    })
+    .await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-polite").await;
+    encoder.send_fc_unpublish("good-polite").await;
+    let ended = "headwater_sessions_ended_total{reason=\"client_close\"}";
+    until("the session's end", || harness.metric(ended) == 1).await;
+    let said = tokio::time::timeout(Duration::from_millis(300), encoder.said());
+    assert!(said.await.is_err(), "deleteStream is still to come");
+    // It may say that, and closes; only then do we.
+    in_time("close", encoder.finish()).await;
+    until("nobody", || {
+        harness.metric("headwater_connections_active") == 0
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_denial_reaches_the_encoder_in_words() {
     let harness = Harness::start(1).await;
     let mut encoder = Encoder::connect(harness.address, "live", "wrong").await;
@@ -156,6 +195,28 @@ async fn a_lost_encoder_leaves_the_stream_open_and_no_lease() {
     assert_same(&log.frames, 0, &sent);
     assert_eq!(log.closed, None, "the publisher may come back");
     harness.no_lease().await;
+}
+
+#[tokio::test]
+async fn an_encoder_that_is_lost_with_frames_on_their_way_is_not_held_against_the_origin() {
+    let harness = Harness::start_with(2, |config| {
+        config.relay.finish_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let sent = media(0..20, 1000);
+    let mut encoder = Encoder::publish(harness.address, "live", "good-killed-encoder").await;
+    let (owner, session) = harness.owner().await;
+    let origin = &harness.origins[owner];
+    origin.set(Mode::Slow(Duration::from_millis(50)));
+    encoder.send_all(&sent).await;
+    drop(encoder);
+    harness.no_lease().await;
+    assert_same(&origin.session(&session).frames, 0, &sent);
+    let reopened = harness.metrics.encode();
+    assert!(
+        !reopened.contains("headwater_relay_reopens_total{"),
+        "{reopened}"
+    );
 }
 
 #[tokio::test]
