@@ -423,3 +423,44 @@ fn what_else_is_in_the_environment_does_no_harm() {
         .unwrap();
     assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
 }
+
+#[test]
+fn a_role_that_finds_its_port_in_use_leaves_the_other_processs_ready_file_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let bootstrap = headwater()
+        .arg("bootstrap")
+        .arg(directory.path())
+        .output()
+        .unwrap();
+    assert_eq!(bootstrap.status.code(), Some(0), "{}", stderr(&bootstrap));
+    let ready_file = directory.path().join("ready.json");
+    fs::write(&ready_file, "{}").unwrap();
+    let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = occupied.local_addr().unwrap().to_string();
+    for (role, file, field) in [
+        ("control", "control.yaml", "CONTROL__INTERNAL__LISTEN"),
+        ("edge", "edge.yaml", "EDGE__LISTEN"),
+        ("origin", "origin-a.yaml", "ORIGIN__HTTP__LISTEN"),
+    ] {
+        let mut command = headwater();
+        for free in [
+            "ADMIN__LISTEN",
+            "CONTROL__PUBLIC__LISTEN",
+            "ORIGIN__RELAY__LISTEN",
+            "ORIGIN__PLAYBACK__LISTEN",
+        ] {
+            command.env(format!("HEADWATER__{free}"), "127.0.0.1:0");
+        }
+        let output = command
+            .env(format!("HEADWATER__{field}"), &taken)
+            .args([role, "--config"])
+            .arg(directory.path().join(file))
+            .arg("--ready-file")
+            .arg(&ready_file)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&taken), "{}", stderr(&output));
+        assert!(ready_file.exists(), "{role} took it away");
+    }
+}

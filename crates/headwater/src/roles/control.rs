@@ -10,7 +10,6 @@ use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
 
 pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let (shared, config) = config::control(&arguments.config)?;
-    let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
     let Wiring {
         internal_tls,
         process,
@@ -19,6 +18,8 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
 
     let public = bind(config.public_listen, "control.public.listen").await?;
     let internal = bind(config.internal_listen, "control.internal.listen").await?;
+    // Not before the ports are ours: the file may be that of a process that has them.
+    let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
     let certificate = ReloadingCertificate::load(&config.public_certificate)
         .context("control.public.certificate cannot be used")?;
     let ready = json!({

@@ -14,7 +14,6 @@ use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
 
 pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let (shared, config) = config::edge(&arguments.config)?;
-    let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
     let Wiring {
         internal_tls,
         process,
@@ -28,6 +27,8 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         addresses.push(listener.local_addr()?.to_string());
         rtmps.push(listener);
     }
+    // Not before the ports are ours: the file may be that of a process that has them.
+    let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
     let control = config
         .control
         .iter()

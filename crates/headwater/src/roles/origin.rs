@@ -10,7 +10,6 @@ use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
 
 pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let (shared, mut config) = config::origin(&arguments.config)?;
-    let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
     let Wiring {
         internal_tls,
         process,
@@ -20,6 +19,8 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let relay = bind(config.relay_listen, "origin.relay.listen").await?;
     let playback = bind(config.playback_listen, "origin.playback.listen").await?;
     let http = bind(config.http_listen, "origin.http.listen").await?;
+    // Not before the ports are ours: the file may be that of a process that has them.
+    let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
     let certificate = ReloadingCertificate::load(&config.playback_certificate)
         .context("origin.playback.certificate cannot be used")?;
     // Edges of this machine find it without being told; any other cluster says where its origins are.
