@@ -167,6 +167,11 @@ impl Edge {
                     Some(Err(error)) => error!(%error, "a listener failed"),
                     None => break,
                 },
+                Some(ended) = background.join_next() => {
+                    // None of them ends by itself, and without revocations or renewals this edge must not go on.
+                    error!(?ended, "a task of the edge failed: leaving");
+                    context.shutdown.drain();
+                }
                 _ = period.tick() => context.keep_house(draining),
             }
         }
