@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use media::{Frame, FrameKind, Part, PartType, flv};
+use media::{Frame, FrameKind, Part, PartType, RandomAccess, flv};
 use tokio::time::Instant;
 
 /// Bounds of one ring.
@@ -42,8 +42,7 @@ pub(crate) struct ReplayRing {
     bytes: usize,
     unacknowledged_bytes: usize,
     headers: HeaderCache,
-    /// A stream with video starts at keyframes; one without at any audio.
-    video: bool,
+    points: RandomAccess,
     /// No origin has the session: nothing leaves the ring, so that what is presented to the next one stays true.
     held: bool,
 }
@@ -79,6 +78,8 @@ enum HeaderSlot {
     Configuration(FrameKind, u8),
 }
 
+/// While video pauses for longer (a phone in the background), the ring may start at audio.
+const VIDEO_PAUSE: Duration = Duration::from_secs(10);
 /// All headers of a session travel in one batch, which ends at 1 MiB.
 const HEADER_BYTES_MAX: usize = 512 * 1024;
 
@@ -93,7 +94,7 @@ impl ReplayRing {
             bytes: 0,
             unacknowledged_bytes: 0,
             headers: HeaderCache::default(),
-            video: false,
+            points: RandomAccess::new(VIDEO_PAUSE),
             held: false,
         }
     }
@@ -101,7 +102,7 @@ impl ReplayRing {
     /// Takes the session's next frame, full or not: whoever pushes looks at [`full`](Self::full) before it reads on.
     pub(crate) fn push(&mut self, frame: Frame, now: Instant) {
         let sequence = self.next_sequence();
-        if self.opens_decoding(&frame) {
+        if self.points.opens_at(&frame, now.into_std()) {
             self.random_access.push_back(sequence);
         }
         let charge = charge(&frame);
@@ -211,17 +212,6 @@ impl ReplayRing {
         self.entries.get(index)
     }
 
-    fn opens_decoding(&mut self, frame: &Frame) -> bool {
-        match frame.kind {
-            FrameKind::Video => {
-                self.video = true;
-                frame.keyframe()
-            }
-            FrameKind::Audio => !self.video && frame.parts.iter().any(coded),
-            FrameKind::Script => false,
-        }
-    }
-
     fn trim(&mut self, now: Instant) {
         if self.held {
             return;
@@ -312,10 +302,6 @@ fn header_slots(frame: &Frame) -> Vec<HeaderSlot> {
             PartType::Coded | PartType::SequenceEnd => None,
         })
         .collect()
-}
-
-fn coded(part: &Part) -> bool {
-    part.part_type == PartType::Coded
 }
 
 /// What a frame costs: its body's buffer is of its exact size.

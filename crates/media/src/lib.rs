@@ -8,6 +8,8 @@
 pub mod flv;
 pub mod frame;
 pub mod log;
+mod random_access;
 pub mod timestamp;
 
 pub use frame::{BODY_BYTES_MAX, FourCc, Frame, FrameKind, Part, PartType};
+pub use random_access::RandomAccess;

@@ -9,12 +9,12 @@ mod headers;
 mod reader;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use crate::{Frame, FrameKind, Part, PartType};
+use crate::{Frame, FrameKind, Part, RandomAccess};
 use headers::Headers;
 pub use headers::{HEADER_BYTES_MAX, HEADERS_BYTES_MAX, HEADERS_MAX};
 pub use reader::{Class, Event, Gap, Header, LagError, Reader, Start};
@@ -135,10 +135,7 @@ struct Session {
     first_sequence: u64,
     /// Behind the last frame.
     next_sequence: u64,
-    /// Video tracks that have begun and not ended.
-    video_tracks: BTreeSet<u8>,
-    /// When video was appended last; before any came, when the session's first frame was.
-    video_appended: Option<Instant>,
+    random_access: RandomAccess,
 }
 
 /// How many sessions are remembered, so that a cursor of an ended one can tell whether it missed anything.
@@ -179,8 +176,7 @@ impl Log {
             timeline_offset_ms,
             first_sequence,
             next_sequence: first_sequence,
-            video_tracks: BTreeSet::new(),
-            video_appended: None,
+            random_access: RandomAccess::new(self.limits.age_max),
         });
         self.sessions_begun = self.sessions_begun.saturating_add(1);
         self.headers = Arc::default();
@@ -210,7 +206,7 @@ impl Log {
         let Some(session) = self.sessions.back_mut() else {
             return;
         };
-        session.note_tracks(frame);
+        session.random_access.note_tracks(frame);
         if self.headers.accepts_seed(sequence, frame) {
             Arc::make_mut(&mut self.headers).update(sequence, frame);
         }
@@ -237,15 +233,13 @@ impl Log {
             return Err(SequenceError { sequence, expected });
         }
         session.next_sequence = expected.saturating_add(1);
-        session.note_tracks(&frame);
-        let video_silence = session.note_video(&frame, now);
         let offset_ms = session.timeline_offset_ms;
         let shared = |last: &Entry| Arc::ptr_eq(&last.headers, &self.headers);
         let entry = Entry {
             session_id: Arc::clone(&session.id),
             sequence,
             token: session.token,
-            random_access: session.random_access(&frame, video_silence > self.limits.age_max),
+            random_access: session.random_access.opens_at(&frame, now),
             ordinal: session.ordinal,
             appended: now,
             headers: Arc::clone(&self.headers),
@@ -345,45 +339,6 @@ impl Log {
         self.sessions
             .iter()
             .find(|session| session.ordinal == ordinal)
-    }
-}
-
-impl Session {
-    fn note_tracks(&mut self, frame: &Frame) {
-        if frame.kind != FrameKind::Video {
-            return;
-        }
-        for part in &frame.parts {
-            match part.part_type {
-                PartType::Coded | PartType::SequenceHeader => {
-                    self.video_tracks.insert(part.track);
-                }
-                PartType::SequenceEnd => {
-                    self.video_tracks.remove(&part.track);
-                }
-                PartType::Metadata => {}
-            }
-        }
-    }
-
-    /// For how long no video has come.
-    fn note_video(&mut self, frame: &Frame, now: Instant) -> Duration {
-        if frame.kind == FrameKind::Video {
-            self.video_appended = Some(now);
-        }
-        now.saturating_duration_since(*self.video_appended.get_or_insert(now))
-    }
-
-    /// A keyframe of the lowest video track; where there is no video, or it has paused, any coded audio.
-    fn random_access(&self, frame: &Frame, video_paused: bool) -> bool {
-        match (frame.kind, self.video_tracks.first()) {
-            (FrameKind::Video, Some(lowest)) => frame
-                .parts
-                .iter()
-                .any(|part| part.keyframe && part.track == *lowest),
-            (FrameKind::Audio, lowest) if lowest.is_none() || video_paused => frame.coded(),
-            _ => false,
-        }
     }
 }
 
