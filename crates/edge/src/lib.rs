@@ -17,7 +17,6 @@
 #![deny(missing_docs)]
 
 mod admission;
-mod budget;
 mod config;
 mod leases;
 mod listener;
@@ -36,6 +35,7 @@ use std::{sync::Arc, time::Duration};
 use registry::{EdgeName, Registry};
 use runtime::{
     admin::Readiness,
+    budget::Budget,
     grpc::{Endpoints, InProcessTarget},
     metrics::Metrics,
     shutdown::Shutdown,
@@ -100,7 +100,7 @@ pub enum EdgeError {
 /// What every connection of this edge shares.
 pub(crate) struct Context {
     admission: admission::Admission,
-    budget: budget::Budget,
+    budget: Budget,
     certificate: ReloadingCertificate,
     config: Config,
     edge: EdgeName,
@@ -197,7 +197,7 @@ impl Context {
             origins,
             certificate,
         } = dependencies;
-        let budget = budget::Budget::new(config.relay.process_bytes_max);
+        let budget = Budget::new(config.relay.process_bytes_max);
         Self {
             admission: admission::Admission::new(control, config.relay.stale_after),
             metrics: metrics::EdgeMetrics::register(&metrics, &budget),

@@ -381,8 +381,9 @@ impl End {
     /// Whether the stream ends with the session. Where the publisher was merely lost it may come back.
     pub(crate) fn closes_stream(self) -> bool {
         match self {
-            Self::ClientClose | Self::Drain | Self::Limit | Self::Revoked => true,
+            Self::ClientClose | Self::Limit | Self::Revoked => true,
             Self::Disconnected
+            | Self::Drain
             | Self::Fenced
             | Self::Internal
             | Self::OriginLost

@@ -9,9 +9,7 @@ use prometheus_client::{
         histogram::Histogram,
     },
 };
-use runtime::metrics::Metrics;
-
-use crate::budget::Budget;
+use runtime::{budget::Budget, metrics::Metrics};
 
 /// Handles to the role's metrics. Cheap to clone.
 #[derive(Clone)]

@@ -11,7 +11,6 @@
 
 #![deny(missing_docs)]
 
-mod budget;
 mod config;
 mod metrics;
 mod output;
@@ -35,7 +34,6 @@ use tonic_health::server::HealthReporter;
 pub use config::{Config, Limits, OutagePolicy, Timing};
 
 use crate::{
-    metrics::OriginMetrics,
     output::{flv, flv::FlvOutput, grpc::Playback, http},
     ownership::Ownership,
     publish::Relay,
@@ -87,10 +85,9 @@ const SERVING: &str = "origin";
 impl Origin {
     /// Ready to [`run`](Self::run).
     pub fn new(config: Config, dependencies: Dependencies) -> Self {
-        let metrics = OriginMetrics::register(&dependencies.metrics);
         dependencies.readiness.expect(SERVING, "starting");
         Self {
-            streams: Streams::new(&config, metrics),
+            streams: Streams::new(&config, &dependencies.metrics),
             config: Arc::new(config),
             dependencies,
         }

@@ -10,7 +10,7 @@ use prometheus_client::{
     },
 };
 
-use crate::budget::Budget;
+use runtime::budget::Budget;
 
 /// An origin's metrics. A cheap handle.
 #[derive(Clone, Debug)]
@@ -26,7 +26,6 @@ pub(crate) struct OriginMetrics {
     pub(crate) duplicate_frames: Counter,
     pub(crate) gaps: Family<OutputLabels, Counter>,
     pub(crate) splice_gap_seconds: Histogram,
-    budget_bytes: Gauge,
 }
 
 /// Which way out.
@@ -47,7 +46,7 @@ pub(crate) struct OpenLabels {
 }
 
 impl OriginMetrics {
-    pub(crate) fn register(metrics: &runtime::metrics::Metrics) -> Self {
+    pub(crate) fn register(metrics: &runtime::metrics::Metrics, budget: &Budget) -> Self {
         let own = Self::new();
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("origin");
@@ -105,7 +104,7 @@ impl OriginMetrics {
             registry.register(
                 "budget_used_bytes",
                 "Media in memory, as charged to the process budget",
-                own.budget_bytes.clone(),
+                budget.gauge(),
             );
         });
         own
@@ -124,12 +123,6 @@ impl OriginMetrics {
             duplicate_frames: Counter::default(),
             gaps: Family::default(),
             splice_gap_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 10)),
-            budget_bytes: Gauge::default(),
         }
-    }
-
-    pub(crate) fn show_budget(&self, budget: &Budget) {
-        self.budget_bytes
-            .set(i64::try_from(budget.used()).unwrap_or(i64::MAX));
     }
 }

@@ -47,7 +47,6 @@ impl Ownership {
                 announced,
                 "this origin could not be announced",
             );
-            self.streams.metrics().show_budget(self.streams.budget());
             tokio::select! {
                 () = tokio::time::sleep(self.config.timing.announce_period) => {}
                 // Told at once: new sessions go elsewhere.

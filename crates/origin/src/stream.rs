@@ -23,7 +23,7 @@ pub(crate) use self::{
     subscription::{Next, Subscription, SubscriptionStart},
     table::Streams,
 };
-use crate::budget::{Budget, Share};
+use runtime::budget::{Budget, Share};
 
 /// A stream's publisher's place: fencing is per (stream, slot).
 pub(crate) type Place = (StreamId, Slot);

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod bearer;
+pub mod budget;
 pub mod grpc;
 pub mod identity;
 pub mod metrics;

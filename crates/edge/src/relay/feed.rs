@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use media::Frame;
 use parking_lot::Mutex;
+use runtime::budget::Share;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout},
@@ -11,7 +12,6 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    budget::Share,
     live::End,
     metrics::EdgeMetrics,
     replay_ring::{Replay, ReplayRing},

@@ -13,10 +13,11 @@ use media::log::{Log, LogLimits};
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use registry::{Slot, StreamId};
+use runtime::{budget::Budget, metrics::Metrics};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{AttachError, Dismissal, Opening, Place, Publication, Stream};
-use crate::{budget::Budget, config::Config, metrics::OriginMetrics};
+use crate::{config::Config, metrics::OriginMetrics};
 
 /// The streams that this origin holds. A cheap handle.
 #[derive(Clone, Debug)]
@@ -39,12 +40,14 @@ struct Shared {
 }
 
 impl Streams {
-    pub(crate) fn new(config: &Config, metrics: OriginMetrics) -> Self {
+    pub(crate) fn new(config: &Config, metrics: &Metrics) -> Self {
+        let budget = Budget::new(config.limits.process_bytes_max);
+        let metrics = OriginMetrics::register(metrics, &budget);
         Self {
             shared: Arc::new(Shared {
                 log_limits: config.log,
                 streams_max: config.limits.streams_max,
-                budget: Budget::new(config.limits.process_bytes_max),
+                budget,
                 metrics,
                 streams: RwLock::default(),
                 count: AtomicUsize::new(0),

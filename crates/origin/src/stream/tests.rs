@@ -7,10 +7,7 @@ use media::{
 use registry::OriginName;
 
 use super::*;
-use crate::{
-    config::Config,
-    metrics::{OriginMetrics, OutputLabels},
-};
+use crate::{config::Config, metrics::OutputLabels};
 
 /// Whatever is waited for comes within this, or the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,8 +27,7 @@ async fn given_back(streams: &Streams) {
 fn streams(change: impl FnOnce(&mut Config)) -> Streams {
     let mut config = Config::new(OriginName::new("origin-0").unwrap());
     change(&mut config);
-    let metrics = OriginMetrics::register(&runtime::metrics::Metrics::default());
-    Streams::new(&config, metrics)
+    Streams::new(&config, &runtime::metrics::Metrics::default())
 }
 
 fn opening(epoch: u64) -> Opening {

@@ -1,20 +1,17 @@
-//! The process's memory for media: one counter, and each stream's share of it.
+//! A process's memory for media: one counter, and each holder's share of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use prometheus_client::metrics::gauge::Gauge;
 
-/// Bytes that all streams may hold together. A cheap handle.
+/// Bytes that all streams or sessions of a process may hold together. A cheap handle.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
-    used: Arc<AtomicUsize>,
+pub struct Budget {
+    used: Gauge,
     bytes_max: usize,
 }
 
 /// What one holder has of the budget; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub struct Share {
     budget: Budget,
     charged: usize,
 }
@@ -23,43 +20,52 @@ pub(crate) struct Share {
 const ADMIT_PERCENT: u8 = 90;
 
 impl Budget {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    /// Nothing of it is used yet.
+    pub fn new(bytes_max: usize) -> Self {
         Self {
-            used: Arc::default(),
+            used: Gauge::default(),
             bytes_max: bytes_max.max(1),
         }
     }
 
     /// Whether a new publish is taken.
-    pub(crate) fn admits(&self) -> bool {
+    pub fn admits(&self) -> bool {
         self.percent() < ADMIT_PERCENT
     }
 
-    /// Whether streams have to let history go.
-    pub(crate) fn exhausted(&self) -> bool {
+    /// Whether holders have to let go what they can.
+    pub fn exhausted(&self) -> bool {
         self.used() > self.bytes_max
     }
 
     /// Whether even that did not help: a publish has to go.
-    pub(crate) fn overrun(&self) -> bool {
+    pub fn overrun(&self) -> bool {
         self.used() > self.bytes_max.saturating_add(self.bytes_max / 4)
     }
 
-    pub(crate) fn bytes_max(&self) -> usize {
+    /// As it was made.
+    pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        usize::try_from(self.used.get()).unwrap_or_default()
     }
 
-    /// 0 to 100.
-    pub(crate) fn percent(&self) -> u8 {
+    /// Bytes in use, as a metric.
+    pub fn gauge(&self) -> Gauge {
+        self.used.clone()
+    }
+
+    /// The share in use, 0 to 100.
+    pub fn percent(&self) -> u8 {
         let percent = self.used() as u128 * 100 / self.bytes_max as u128;
         u8::try_from(percent.min(100)).unwrap_or(100)
     }
 
-    pub(crate) fn share(&self) -> Share {
+    /// A new holder's share: nothing yet.
+    pub fn share(&self) -> Share {
         Share {
             budget: self.clone(),
             charged: 0,
@@ -69,14 +75,17 @@ impl Budget {
 
 impl Share {
     /// The holder has this many bytes now.
-    pub(crate) fn set(&mut self, bytes: usize) {
-        let used = &self.budget.used;
-        if bytes >= self.charged {
-            used.fetch_add(bytes - self.charged, Ordering::Relaxed);
-        } else {
-            used.fetch_sub(self.charged - bytes, Ordering::Relaxed);
-        }
+    pub fn set(&mut self, bytes: usize) {
+        let bytes_i64 = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.budget
+            .used
+            .inc_by(bytes_i64(bytes).saturating_sub(bytes_i64(self.charged)));
         self.charged = bytes;
+    }
+
+    /// What it is a share of.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 }
 
