@@ -88,7 +88,8 @@ async fn termination_ends_the_session(deployment: &Deployment, api: &Api) {
     assert_eq!(status.code, "NetStream.Publish.BadName", "{status:?}");
 }
 
-/// Waits for the end of the session, and says how long it took.
+/// Waits for the end of the session, and says how long it took. An encoder that only writes learns of it last: up to a
+/// second of the figure is the edge's lingering behind its last words.
 async fn ends(witness: &Witness, start: Instant) {
     let what = format!("{} to end", witness.key.stream);
     tests::wait::wait_until(&what, DEADLINE, || !witness.is_publishing()).await;
