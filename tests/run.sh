@@ -19,9 +19,9 @@ step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
 step "tests"
-# Builds the binary too, which the integration tests start.
+# Builds the binary too, which the integration tests start. Shows what passing tests print: the figures measured.
 status=0
-cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
+cargo test --workspace --locked --no-fail-fast -- --show-output 2>&1 | tee "$log" || status=$?
 
 # `test result: FAILED. 3 passed; 1 failed; …`, one line for each test program. One that did not compile or died
 # without such a line shows in the exit status alone.

@@ -33,7 +33,7 @@ impl Process {
             shutdown,
         };
         process.readiness.expect(STARTED, "still starting");
-        tokio::spawn(serve_admin(
+        tokio::spawn(admin::serve(
             listener,
             process.readiness.clone(),
             process.metrics.clone(),
@@ -96,17 +96,6 @@ pub(crate) async fn bind(address: SocketAddr, purpose: &str) -> anyhow::Result<T
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address} ({purpose})"))
-}
-
-async fn serve_admin(
-    listener: TcpListener,
-    readiness: Readiness,
-    metrics: Metrics,
-    shutdown: Shutdown,
-) {
-    if let Err(error) = admin::serve(listener, readiness, metrics, shutdown).await {
-        warn!(%error, "the admin port is not served any more");
-    }
 }
 
 async fn stop_at_deadline(shutdown: Shutdown, drain_timeout: Duration) {

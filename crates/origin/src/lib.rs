@@ -26,7 +26,12 @@ use proto::{
 };
 use registry::Registry;
 use runtime::{
-    admin::Readiness, bearer::BearerCredentials, grpc, metrics::Metrics, shutdown::Shutdown,
+    admin::Readiness,
+    bearer::BearerCredentials,
+    grpc,
+    http::{self, HttpLimits},
+    metrics::Metrics,
+    shutdown::Shutdown,
 };
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
@@ -34,7 +39,7 @@ use tonic_health::server::HealthReporter;
 pub use config::{Config, Limits, OutagePolicy, Timing};
 
 use crate::{
-    output::{flv, flv::FlvOutput, grpc::Playback, http},
+    output::{flv, flv::FlvOutput, grpc::Playback},
     ownership::Ownership,
     publish::Relay,
     stream::Streams,
@@ -122,8 +127,13 @@ impl Origin {
                 grpc::serve(playback, listeners.playback, shutdown.clone()),
                 async {
                     let router = flv::router(flv_output);
-                    let Config { limits, timing, .. } = &*config;
-                    http::serve(listeners.http, router, limits, timing, &shutdown).await;
+                    let limits = HttpLimits {
+                        connections_max: config.limits.http_connections_max,
+                        request_timeout: config.timing.http_request_timeout,
+                        write_timeout: config.timing.http_write_timeout,
+                    };
+                    let (closing, stopping) = (shutdown.draining(), shutdown.stopping());
+                    http::serve(listeners.http, router, limits, closing, stopping).await;
                     Ok(())
                 },
             )

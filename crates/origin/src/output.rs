@@ -2,7 +2,6 @@
 
 pub(crate) mod flv;
 pub(crate) mod grpc;
-pub(crate) mod http;
 
 mod cursor;
 

@@ -1,6 +1,6 @@
 //! The admin port: `/livez`, `/readyz`, `/metrics`. Read-only.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -11,7 +11,18 @@ use axum::{
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
-use crate::{metrics::Metrics, shutdown::Shutdown};
+use crate::{
+    http::{self, HttpLimits},
+    metrics::Metrics,
+    shutdown::Shutdown,
+};
+
+/// A scraper, probes, and a person or two.
+const LIMITS: HttpLimits = HttpLimits {
+    connections_max: 64,
+    request_timeout: Duration::from_secs(10),
+    write_timeout: Duration::from_secs(10),
+};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -56,18 +67,13 @@ pub async fn serve(
     readiness: Readiness,
     metrics: Metrics,
     shutdown: Shutdown,
-) -> std::io::Result<()> {
+) {
     let stop = shutdown.clone();
     let router = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(async move || ready(&readiness, &shutdown)))
         .route("/metrics", get(async move || exposition(&metrics)));
-    let server = axum::serve(listener, router).into_future();
-    // Not gracefully: a scraper that keeps its connection must not hold up the end of the process.
-    tokio::select! {
-        ended = server => ended,
-        () = stop.stopping() => Ok(()),
-    }
+    http::serve(listener, router, LIMITS, stop.stopping(), stop.stopping()).await;
 }
 
 /// Binds the admin port.
@@ -153,7 +159,7 @@ mod tests {
         assert!(request(address, "/livez").await.starts_with("HTTP/1.1 200"));
 
         shutdown.stop();
-        server.await.unwrap().unwrap();
+        server.await.unwrap();
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod bearer;
 pub mod budget;
 pub mod grpc;
+pub mod http;
 pub mod identity;
 pub mod metrics;
 pub mod shutdown;

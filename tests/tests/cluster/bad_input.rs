@@ -46,7 +46,7 @@ async fn survives_bad_input(deployment: &Deployment, edge: &Process, origins: &[
         keys_that_are_not_accepted(deployment, edge),
         an_unknown_application(deployment, edge),
         plain_rtmp(deployment, edge),
-        tls_on_a_plain_port(deployment, origins),
+        tls_on_a_plain_port(deployment, edge, origins),
         garbage(deployment, edge),
         silence(deployment, edge),
         a_slow_handshake(deployment, edge),
@@ -140,8 +140,8 @@ async fn plain_rtmp(deployment: &Deployment, edge: &Process) {
     .await;
 }
 
-/// A process's plain port for playback is that of an origin; the admin port is for the cluster alone.
-async fn tls_on_a_plain_port(deployment: &Deployment, origins: &[&Process]) {
+/// Playback over HTTP at the origins, the admin port of every process.
+async fn tls_on_a_plain_port(deployment: &Deployment, edge: &Process, origins: &[&Process]) {
     // The gRPC API is plaintext in the standalone process alone, on loopback.
     let grpc = deployment.playback.origins.iter();
     let grpc = grpc.filter(|url| url.starts_with("http://"));
@@ -154,8 +154,8 @@ async fn tls_on_a_plain_port(deployment: &Deployment, origins: &[&Process]) {
             "there is no TLS at {base}"
         );
     }
-    for origin in origins {
-        origin
+    for process in origins.iter().chain([&edge]) {
+        process
             .log_line(&["reason=\"tls_on_plain_port\"", "client_address="], LOGGED)
             .await;
     }

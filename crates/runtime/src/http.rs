@@ -1,4 +1,4 @@
-//! The HTTP port: bounded connections, bounded waits, HTTP/1.1 only.
+//! A port that speaks HTTP/1.1 without TLS: bounded connections, bounded waits.
 
 use std::{
     io,
@@ -15,7 +15,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use runtime::{shutdown::Shutdown, tls::is_misplaced};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -25,36 +24,48 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::config::{Limits, Timing};
+use crate::tls::is_misplaced;
 
-/// Serves until a drain has let every response finish, or until the stop.
-pub(crate) async fn serve(
+/// Bounds of one port.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpLimits {
+    /// Connections at a time; more wait in the kernel's queue.
+    pub connections_max: usize,
+    /// For a request's head to come.
+    pub request_timeout: Duration,
+    /// A peer that takes no bytes for this long is given up.
+    pub write_timeout: Duration,
+}
+
+/// Takes connections until `closing`, then lets every response finish; ends at once at `stopping`.
+pub async fn serve(
     listener: TcpListener,
     router: Router,
-    limits: &Limits,
-    timing: &Timing,
-    shutdown: &Shutdown,
+    limits: HttpLimits,
+    closing: impl Future<Output = ()>,
+    stopping: impl Future<Output = ()>,
 ) {
-    let room = Arc::new(Semaphore::new(limits.http_connections_max));
+    let room = Arc::new(Semaphore::new(limits.connections_max));
     let mut connections = JoinSet::new();
+    tokio::pin!(closing);
     loop {
         tokio::select! {
             accepted = accept(&listener, &room) => {
                 let (socket, permit) = accepted;
-                let connection = serve_connection(socket, router.clone(), *timing);
+                let connection = serve_connection(socket, router.clone(), limits);
                 connections.spawn(async move {
                     connection.await;
                     drop(permit);
                 });
             }
             Some(_ended) = connections.join_next() => {}
-            () = shutdown.draining() => break,
+            () = &mut closing => break,
         }
     }
     drop(listener);
     tokio::select! {
         () = async { while connections.join_next().await.is_some() {} } => {}
-        () = shutdown.stopping() => {}
+        () = stopping => {}
     }
 }
 
@@ -83,11 +94,11 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 async fn serve_connection(
     (socket, client_address): (TcpStream, SocketAddr),
     router: Router,
-    timing: Timing,
+    limits: HttpLimits,
 ) {
     socket.set_nodelay(true).ok();
     let misplaced = is_misplaced(&socket, client_address);
-    match tokio::time::timeout(timing.http_request_timeout, misplaced).await {
+    match tokio::time::timeout(limits.request_timeout, misplaced).await {
         Ok(false) => {}
         Ok(true) => return,
         Err(_elapsed) => {
@@ -95,11 +106,11 @@ async fn serve_connection(
             return;
         }
     }
-    let socket = WriteDeadline::new(socket, timing.http_write_timeout);
+    let socket = WriteDeadline::new(socket, limits.write_timeout);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(timing.http_request_timeout)
-        // A player asks once.
+        .header_read_timeout(limits.request_timeout)
+        // A player asks once, a scraper rarely.
         .keep_alive(false)
         .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
         .await;
