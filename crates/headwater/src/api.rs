@@ -73,7 +73,7 @@ impl Server {
                 ca_file: arguments.ca_file.clone(),
             }),
             (Some(directory), _) => Self::of_standalone(directory),
-            (None, None) => Self::of_standalone(Path::new("./data")),
+            (None, None) => Self::of_standalone(Path::new(DataDir::DEFAULT)),
         }
     }
 

@@ -35,7 +35,7 @@ const REDIS_PREFIX: &str = "hw";
 /// Writes everything, and says what to run next.
 pub(crate) fn run(directory: &Path) -> anyhow::Result<()> {
     write(directory)?;
-    let here = directory.display();
+    let (here, headwater) = (directory.display(), output::program());
     output::line(format_args!(
         "\
 {here} holds certificates, secrets and configuration for a cluster on this machine.
@@ -48,14 +48,14 @@ Once, the database:
 
 Then run, each in its own terminal:
     (cd {here}/redis && redis-server redis.conf)
-    headwater control --config {here}/control.yaml
-    headwater origin --config {here}/origin-a.yaml
-    headwater origin --config {here}/origin-b.yaml
-    headwater edge --config {here}/edge.yaml
+    {headwater} control --config {here}/control.yaml
+    {headwater} origin --config {here}/origin-a.yaml
+    {headwater} origin --config {here}/origin-b.yaml
+    {headwater} edge --config {here}/edge.yaml
 
 And for a stream key:
     export HEADWATER_SERVER=https://localhost:7443 HEADWATER_TOKEN_FILE={here}/api-token HEADWATER_CA_FILE={here}/public.pem
-    headwater keys create --app live --stream main
+    {headwater} keys create --app live --stream main
 
 Encoders publish to rtmps://localhost:8443/live with that key."
     ));

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::bench::BenchArguments;
+use crate::{bench::BenchArguments, standalone::DataDir};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,7 +82,7 @@ pub(crate) struct RoleArguments {
 #[derive(Args, Debug)]
 pub(crate) struct StandaloneArguments {
     /// Keys, certificate and secrets; made where it does not exist
-    #[arg(long, value_name = "DIR", default_value = "./data")]
+    #[arg(long, value_name = "DIR", default_value = DataDir::DEFAULT)]
     pub(crate) data_dir: PathBuf,
     /// Write addresses and credentials to this file (JSON, mode 0600) once everything serves
     #[arg(long, value_name = "PATH")]

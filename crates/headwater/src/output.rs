@@ -2,12 +2,26 @@
 
 use std::{
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
 /// Prints a line. A reader that has gone (`| head`) is not our failure.
 pub(crate) fn line(text: impl std::fmt::Display) {
     writeln!(io::stdout(), "{text}").ok();
+}
+
+/// What to type for this program in the commands that we suggest: as it was called, shortened where it lies below the
+/// working directory (`target/release/headwater` under `make run`).
+pub(crate) fn program() -> String {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let Some(called) = called else {
+        return "headwater".to_owned();
+    };
+    let below = std::env::current_dir()
+        .ok()
+        .and_then(|here| called.strip_prefix(here).ok());
+    below.unwrap_or(&called).display().to_string()
 }
 
 /// Prints an error with its causes, in one line where they are.

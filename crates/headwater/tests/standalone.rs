@@ -236,7 +236,10 @@ fn a_second_start_keeps_certificate_and_keys() {
     let output = wait_for("the greeting", || {
         Some(third.file("output")).filter(|output| output.contains("/metrics"))
     });
-    assert!(output.contains("headwater keys create"), "{output}");
+    assert!(
+        output.contains("headwater keys create --stream NAME --data-dir"),
+        "{output}"
+    );
 }
 
 #[test]

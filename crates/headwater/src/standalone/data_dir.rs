@@ -24,9 +24,20 @@ pub(super) struct Secrets {
 }
 
 impl DataDir {
+    pub(crate) const DEFAULT: &str = "./data";
+
     pub(crate) fn new(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
+        }
+    }
+
+    /// What `keys` and `sessions` need to find it: nothing where it is the one that they look into unasked.
+    pub(super) fn argument(&self) -> String {
+        if self.directory == Path::new(Self::DEFAULT) {
+            String::new()
+        } else {
+            format!(" --data-dir {}", self.directory.display())
         }
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Greeting {
     admin_url: String,
     api_token: String,
     ca_file: String,
+    /// For the commands that find this process by its data directory; empty for the one that they try first.
+    data_dir_argument: String,
     first_stream_key_file: String,
     flv_url: String,
     pub(super) grpc_url: String,
@@ -39,6 +41,7 @@ impl Greeting {
             admin_url,
             api_token: secrets.api_token.clone(),
             ca_file: ca_file.display().to_string(),
+            data_dir_argument: data_dir.argument(),
             first_stream_key_file: data_dir.first_stream_key().display().to_string(),
             flv_url: format!(
                 "http://{}/live/{APP}/{STREAM}.flv?token={}",
@@ -82,10 +85,12 @@ impl Greeting {
             rtmps_url,
             ..
         } = self;
+        let headwater = output::program();
+        let data_dir = &self.data_dir_argument;
         let stream_key = match &self.stream_key {
             Some(stream_key) => stream_key.clone(),
             None => format!(
-                "not kept in {} any more; make one:\n                headwater keys create --stream NAME",
+                "not kept in {} any more; make one:\n                {headwater} keys create --stream NAME{data_dir}",
                 self.first_stream_key_file
             ),
         };
@@ -108,8 +113,8 @@ Publish a test pattern with FFmpeg:
 Play it back, in another terminal:
     ffplay '{flv_url}'
 
-Who publishes:  headwater sessions list
-Stream keys:    headwater keys list
+Who publishes:  {headwater} sessions list{data_dir}
+Stream keys:    {headwater} keys list{data_dir}
 gRPC API:       {grpc_url}
 Metrics:        {admin_url}/metrics
 "
