@@ -17,7 +17,7 @@ use crate::{
     caller::{address, tenant},
     database::{CreateOutcome, KeyFilter, KeyRecord},
     field::{self, Violations, now_ms, timestamp},
-    page_token::Cursor,
+    page_token::{Cursor, Page},
     stream_key::{StreamKey, StreamKeyId},
 };
 
@@ -150,19 +150,7 @@ impl StreamKeys {
     ) -> Result<ListStreamKeysResponse, Status> {
         let tenant = tenant(&request)?;
         let request = request.into_inner();
-        let mut violations = Violations::default();
-        violations.check(
-            "app",
-            if request.app.is_empty() {
-                Ok(())
-            } else {
-                field::app(&request.app)
-            },
-        );
-        let page_size = violations.check("page_size", field::page_size(request.page_size));
-        let cursor = violations.check("page_token", Cursor::decode(&request.page_token));
-        violations.finish()?;
-        let page_size = page_size.unwrap_or_default();
+        let page = Page::of(&request.app, request.page_size, &request.page_token)?;
 
         let filter = KeyFilter {
             tenant: tenant.as_ref().into(),
@@ -170,13 +158,12 @@ impl StreamKeys {
             include_revoked: request.include_revoked,
         };
         // One more than asked for tells whether there is a next page.
-        let after = cursor.unwrap_or(Cursor::START);
         let mut records = self
             .0
             .database
-            .keys(&filter, &after, page_size.saturating_add(1))
+            .keys(&filter, &page.after, page.size.saturating_add(1))
             .await?;
-        let page_len = usize::try_from(page_size).unwrap_or(usize::MAX);
+        let page_len = usize::try_from(page.size).unwrap_or(usize::MAX);
         let more = records.len() > page_len;
         records.truncate(page_len);
         let last = records.last().filter(|_| more);

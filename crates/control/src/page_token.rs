@@ -1,12 +1,38 @@
 //! Page tokens: opaque to clients, the last item of a page to us.
 
 use data_encoding::BASE64URL_NOPAD;
+use tonic::Status;
+
+use crate::field::{self, Violations};
+
+/// The part of a listing that a request asks for, checked.
+pub(crate) struct Page {
+    pub(crate) after: Cursor,
+    pub(crate) size: u32,
+}
 
 /// Where a listing goes on: behind the item of this time and id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cursor {
     pub(crate) time_ms: i64,
     pub(crate) id: String,
+}
+
+impl Page {
+    /// `app` is the filter that every listing has; empty: every application.
+    pub(crate) fn of(app: &str, page_size: u32, page_token: &str) -> Result<Self, Status> {
+        let mut violations = Violations::default();
+        if !app.is_empty() {
+            violations.check("app", field::app(app));
+        }
+        let size = violations.check("page_size", field::page_size(page_size));
+        let after = violations.check("page_token", Cursor::decode(page_token));
+        violations.finish()?;
+        Ok(Self {
+            after: after.unwrap_or(Cursor::START),
+            size: size.unwrap_or_default(),
+        })
+    }
 }
 
 impl Cursor {

@@ -17,7 +17,7 @@ use crate::{
     caller::{address, tenant},
     database::{Termination, error_chain},
     field::{self, Violations, now_ms, timestamp},
-    page_token::Cursor,
+    page_token::{Cursor, Page},
 };
 
 /// Serves the sessions of the whole cluster.
@@ -60,24 +60,12 @@ impl Sessions {
     ) -> Result<ListSessionsResponse, Status> {
         let tenant = tenant(&request)?;
         let request = request.into_inner();
-        let mut violations = Violations::default();
-        violations.check(
-            "app",
-            if request.app.is_empty() {
-                Ok(())
-            } else {
-                field::app(&request.app)
-            },
-        );
-        let page_size = violations.check("page_size", field::page_size(request.page_size));
-        let after = violations.check("page_token", Cursor::decode(&request.page_token));
-        violations.finish()?;
-        let page_len = usize::try_from(page_size.unwrap_or_default()).unwrap_or(usize::MAX);
-        let after = after.unwrap_or(Cursor::START);
+        let page = Page::of(&request.app, request.page_size, &request.page_token)?;
+        let page_len = usize::try_from(page.size).unwrap_or(usize::MAX);
 
         let mut leases = self.leases(&tenant).await?;
         leases.retain(|(cursor, lease)| {
-            *cursor > after && (request.app.is_empty() || lease.stats.app == request.app)
+            *cursor > page.after && (request.app.is_empty() || lease.stats.app == request.app)
         });
         // By their start: a session that begins while somebody pages comes last.
         leases.sort_by(|(one, _), (other, _)| one.cmp(other));
