@@ -3,7 +3,7 @@
 //! Spans get W3C trace ids in every process, so that log lines of one publish can be joined across roles; nothing is
 //! exported from here.
 
-use std::{collections::HashMap, io::IsTerminal, sync::OnceLock};
+use std::{collections::HashMap, io::IsTerminal};
 
 use opentelemetry::{
     propagation::TextMapPropagator,
@@ -13,9 +13,7 @@ use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerPro
 use tonic::metadata::MetadataMap;
 use tracing::{Span, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{
-    EnvFilter, Layer, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
-};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// The header and gRPC metadata key of W3C Trace Context.
 pub const TRACEPARENT: &str = "traceparent";
@@ -39,19 +37,14 @@ pub enum TelemetryError {
         /// As configured.
         filter: String,
     },
-    /// The filter was to change before there was one.
-    #[error("logging is not set up")]
-    NotSetUp,
     /// Twice in one process.
     #[error("logging is set up already")]
     Twice,
 }
 
-static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
-
 /// Logs to standard error; W3C trace context is the propagator. Once per process.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let (filter, handle) = reload::Layer::new(parse(filter)?);
+    let filter = parse(filter)?;
     // Each layer has a filter of its own: a quiet log must not cut traces.
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = match format {
@@ -62,22 +55,12 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
         .with(log.with_filter(filter))
         .with(spans())
         .try_init()
-        .map_err(|_| TelemetryError::Twice)?;
-    FILTER.set(handle).map_err(|_| TelemetryError::Twice)
+        .map_err(|_| TelemetryError::Twice)
 }
 
 /// Whether a filter would be taken: for configuration that is checked before anything starts.
 pub fn check_filter(filter: &str) -> Result<(), TelemetryError> {
     parse(filter).map(drop)
-}
-
-/// Replaces the log filter of a running process.
-pub fn set_filter(filter: &str) -> Result<(), TelemetryError> {
-    let filter = parse(filter)?;
-    FILTER
-        .get()
-        .and_then(|handle| handle.reload(filter).ok())
-        .ok_or(TelemetryError::NotSetUp)
 }
 
 /// The current span's context as a W3C `traceparent`; empty where there is none.
