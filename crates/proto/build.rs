@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "headwater/v1/sessions.proto",
         "headwater/v1/stream_keys.proto",
         "headwater/internal/v1/admission.proto",
+        "headwater/internal/v1/cluster.proto",
         "headwater/internal/v1/relay.proto",
     ];
     for file in files {

@@ -13,7 +13,7 @@ use proto::{
     },
 };
 use registry::{SessionId, StreamId};
-use runtime::shutdown::Shutdown;
+use runtime::{identity::Role, shutdown::Shutdown};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument as _;
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Shared,
-    caller::require_edge,
+    caller::require_role,
     database::KeyRecord,
     field::{invalid, now_ms},
     stream_key::{StreamKey, StreamKeyError, redacted},
@@ -64,7 +64,7 @@ impl AdmissionService for Admission {
         &self,
         request: Request<WatchRevocationsRequest>,
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
-        require_edge(&request)?;
+        require_role(&request, Role::Edge)?;
         let permit = self
             .watches
             .clone()
@@ -93,7 +93,7 @@ impl Admission {
         &self,
         request: Request<AuthorizeRequest>,
     ) -> Result<AuthorizeResponse, Status> {
-        require_edge(&request)?;
+        require_role(&request, Role::Edge)?;
         let mut request = request.into_inner();
         let Some(Credential::StreamKey(credential)) = request.credential.take() else {
             return Err(invalid(
@@ -137,7 +137,7 @@ impl Admission {
         app: &str,
         now_ms: i64,
     ) -> Result<Result<KeyRecord, (Refusal, &'static str)>, Status> {
-        if !self.shared.applications.contains(app) {
+        if !self.shared.live.has_application(app) {
             return Ok(Err((Refusal::AppNotFound, "request")));
         }
         let stream_key = match StreamKey::parse(credential) {

@@ -50,20 +50,20 @@ pub(crate) fn address<T>(request: &Request<T>) -> String {
         .unwrap_or_default()
 }
 
-/// Admits the role `edge` alone.
-pub(crate) fn require_edge<T>(request: &Request<T>) -> Result<(), Status> {
-    match request
+/// Admits one role alone: the internal port's services share the port, and not their callers.
+pub(crate) fn require_role<T>(request: &Request<T>, admitted: Role) -> Result<(), Status> {
+    let role = request
         .extensions()
         .get::<Peer>()
-        .and_then(|peer| peer.role)
-    {
-        Some(Role::Edge) => Ok(()),
-        Some(Role::Control | Role::Operator | Role::Origin) | None => Err(status(
-            Code::PermissionDenied,
-            "ROLE_NOT_ADMITTED",
-            "only the role edge may call this",
-        )),
+        .and_then(|peer| peer.role);
+    if role == Some(admitted) {
+        return Ok(());
     }
+    Err(status(
+        Code::PermissionDenied,
+        "ROLE_NOT_ADMITTED",
+        format!("only the role {admitted} may call this"),
+    ))
 }
 
 fn unauthenticated(error: BearerError) -> Status {

@@ -95,7 +95,7 @@ impl StreamKeys {
             },
         );
         violations.finish()?;
-        if !self.0.applications.contains(&request.app) {
+        if !self.0.live.has_application(&request.app) {
             return Err(status(
                 Code::NotFound,
                 "APP_NOT_FOUND",

@@ -1,17 +1,19 @@
 //! Stream keys, admission, sessions and revocations: the only place that opens the key database.
 //!
 //! Two ports: the public one for product backends (stream keys, sessions; a bearer token), the internal one for edges
-//! (admission, the revocation log; mutual TLS). Keys are rows in SQL, sessions are leases in the registry; control
+//! (admission, the revocation log) and the operator (what the replica runs with), by the role of their certificates. Keys are rows in SQL, sessions are leases in the registry; control
 //! itself holds nothing that another replica needs.
 
 #![deny(missing_docs)]
 
 mod admission;
 mod caller;
+mod cluster;
 mod config;
 mod database;
 mod field;
 mod keys;
+mod live;
 mod log_tail;
 mod metrics;
 mod page_token;
@@ -22,11 +24,14 @@ mod stream_key;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use proto::{
     grant::GrantSigner,
-    internal::v1::admission_service_server::AdmissionServiceServer,
+    internal::v1::{
+        admission_service_server::AdmissionServiceServer,
+        cluster_service_server::ClusterServiceServer,
+    },
     v1::{
         session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
@@ -42,6 +47,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use self::{
     admission::Admission,
     caller::Authenticate,
+    cluster::ClusterState,
     database::Database,
     keys::StreamKeys,
     log_tail::{LogFollower, LogTail},
@@ -53,6 +59,7 @@ pub use self::{
     config::{Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF},
     database::DatabaseError,
     field::{app as check_application, tenant as check_tenant},
+    live::Live,
     pepper::generate_pepper_file,
     secret_file::{SecretFileError, encode_grant_key},
 };
@@ -78,7 +85,7 @@ pub struct Dependencies {
 pub struct Listeners {
     /// API clients.
     pub public: grpc::Listener,
-    /// Edges.
+    /// Edges, and the operator.
     pub internal: grpc::Listener,
 }
 
@@ -139,7 +146,7 @@ impl Control {
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
         let shared = Shared {
-            applications: config.applications.into_iter().collect(),
+            live: Live::new(config.applications),
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
             database,
@@ -157,6 +164,11 @@ impl Control {
                 tenant: config.default_tenant.into(),
             },
         })
+    }
+
+    /// What may change from now on.
+    pub fn live(&self) -> Live {
+        self.shared.live.clone()
     }
 
     /// Serves both ports until shutdown completed.
@@ -185,7 +197,12 @@ impl Control {
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX);
-        let internal = grpc::server().add_service(health).add_service(admission);
+        let cluster = ClusterServiceServer::new(ClusterState::new(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let internal = grpc::server()
+            .add_service(health)
+            .add_service(admission)
+            .add_service(cluster);
 
         tokio::try_join!(
             grpc::serve(public, listeners.public, shutdown.clone()),
@@ -198,7 +215,7 @@ impl Control {
 
 /// What the services share.
 pub(crate) struct Shared {
-    applications: BTreeSet<String>,
+    live: Live,
     hold_off: Duration,
     grant_lifetime: Duration,
     database: Database,
@@ -253,9 +270,10 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
 /// Longest request, in bytes: the longest legal one is some 2 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 4] = [
+const HEALTH_SERVICES: [&str; 5] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
+    proto::internal::v1::cluster_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
 ];

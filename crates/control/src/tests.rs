@@ -2,6 +2,7 @@
 //! ports.
 
 mod admission_service;
+mod cluster_service;
 mod fixture;
 mod key_service;
 mod postgres;

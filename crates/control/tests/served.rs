@@ -23,9 +23,9 @@ use proto::{
     error::reason,
     grant::GrantSigner,
     internal::v1::{
-        AuthorizeRequest, WatchRevocationsRequest,
+        AuthorizeRequest, GetStateRequest, WatchRevocationsRequest,
         admission_service_client::AdmissionServiceClient, authorize_request::Credential,
-        authorize_response::Decision,
+        authorize_response::Decision, cluster_service_client::ClusterServiceClient,
     },
     v1::{
         CreateStreamKeyRequest, ListSessionsRequest, ListStreamKeysRequest, RevokeStreamKeyRequest,
@@ -61,6 +61,11 @@ struct Served {
 
 impl Served {
     async fn start() -> Self {
+        Self::start_for(Role::Edge).await
+    }
+
+    /// With `role` as what calls on the internal port.
+    async fn start_for(role: Role) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name| directory.path().join(name);
         let pkcs8 = GrantSigner::generate_pkcs8().unwrap();
@@ -84,7 +89,7 @@ impl Served {
         };
         let control = Control::new(config, dependencies).await.unwrap();
         let (public, public_target) = grpc::in_process(Role::Edge);
-        let (internal, internal_target) = grpc::in_process(Role::Edge);
+        let (internal, internal_target) = grpc::in_process(role);
         let listeners = Listeners {
             public: Listener::InProcess(public),
             internal: Listener::InProcess(internal),
@@ -186,6 +191,7 @@ async fn the_ports_serve_what_is_theirs_and_their_health() {
             "",
             "headwater.v1.StreamKeyService",
             "headwater.internal.v1.AdmissionService",
+            "headwater.internal.v1.ClusterService",
         ] {
             let request = HealthCheckRequest {
                 service: service.to_owned(),
@@ -198,6 +204,30 @@ async fn the_ports_serve_what_is_theirs_and_their_health() {
             assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_service_of_the_internal_port_has_its_own_caller() {
+    let denied = |status: tonic::Status| {
+        status.code() == Code::PermissionDenied
+            && reason(&status).as_deref() == Some("ROLE_NOT_ADMITTED")
+    };
+    let served = Served::start_for(Role::Operator).await;
+    let mut cluster = ClusterServiceClient::new(served.internal.clone());
+    let state = cluster.get_state(GetStateRequest {}).await.unwrap();
+    assert_eq!(state.into_inner().applications, ["live"]);
+    let mut admission = AdmissionServiceClient::new(served.internal.clone());
+    let authorize = admission.authorize(AuthorizeRequest::default()).await;
+    assert!(denied(authorize.unwrap_err()));
+    let watch = admission
+        .watch_revocations(WatchRevocationsRequest::default())
+        .await;
+    assert!(denied(watch.err().unwrap()));
+
+    let served = Served::start_for(Role::Edge).await;
+    let mut cluster = ClusterServiceClient::new(served.internal.clone());
+    let state = cluster.get_state(GetStateRequest {}).await;
+    assert!(denied(state.unwrap_err()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,8 @@ use tonic::{Request, Status};
 use super::postgres::PostgresServer;
 use crate::{
     Config, Control, ControlError, DatabaseConfig, Dependencies, Shared, admission::Admission,
-    caller::Tenant, encode_grant_key, generate_pepper_file, keys::StreamKeys, sessions::Sessions,
+    caller::Tenant, cluster::ClusterState, encode_grant_key, generate_pepper_file,
+    keys::StreamKeys, sessions::Sessions,
 };
 
 /// What replicas of one cluster have in common.
@@ -39,6 +40,7 @@ pub(super) struct Replica {
     pub(super) keys: StreamKeys,
     pub(super) sessions: Sessions,
     pub(super) admission: Admission,
+    pub(super) cluster: ClusterState,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
@@ -108,6 +110,7 @@ impl Fixture {
             keys: StreamKeys(shared.clone()),
             sessions: Sessions(shared.clone()),
             admission: Admission::new(shared.clone(), shutdown.clone()),
+            cluster: ClusterState::new(shared.clone()),
             shared,
             metrics,
             shutdown,

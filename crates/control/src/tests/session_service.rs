@@ -25,7 +25,13 @@ on_both!(
     a_terminated_session_loses_its_lease_and_holds_its_key_off,
 );
 
-async fn publish(fixture: &Fixture, session: &str, tenant: &str, app: &str, stream_key_id: &str) {
+pub(super) async fn publish(
+    fixture: &Fixture,
+    session: &str,
+    tenant: &str,
+    app: &str,
+    stream_key_id: &str,
+) {
     let origin = OriginName::new("origin-0").unwrap();
     let claim = Claim {
         stream: StreamId::derive(tenant, app, session),

@@ -38,7 +38,7 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         .context("control cannot start")?;
     let listeners = Listeners {
         public: Listener::Public(public, certificate),
-        internal: Listener::Internal(internal, internal_tls, vec![Role::Edge]),
+        internal: Listener::Internal(internal, internal_tls, vec![Role::Edge, Role::Operator]),
     };
     process.started();
     ready_file.write(&ready)?;
