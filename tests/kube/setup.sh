@@ -1,0 +1,225 @@
+#!/usr/bin/env bash
+# Gets the programs of a real Kubernetes: taken from KUBEBUILDER_ASSETS where that is set, etcd and the container
+# runtime from Debian packages, everything else built from source (tests/kube/tools) once and kept under the home
+# directory. Says exactly what is missing where it can't, and then fails.
+#
+# Usage: tests/kube/setup.sh control-plane|cluster [TARGET_DIRECTORY]
+#   control-plane  etcd, kube-apiserver, kube-controller-manager, kubectl, helm
+#   cluster        these, and what a node runs (needs root)
+# The last line of its output is the directory with the programs: TARGET_DIRECTORY/kube/bin.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+profile="${1:-}"
+target="${2:-${CARGO_TARGET_DIR:-$here/../../target}}"
+tools="$here/tools"
+
+control_plane=(kube-apiserver kube-controller-manager kubectl helm)
+node=(kube-scheduler kubelet kube-proxy helm3 coredns pause probe)
+
+main() {
+  local programs=("${control_plane[@]}")
+  case "$profile" in
+  control-plane) ;;
+  cluster) programs+=("${node[@]}") ;;
+  *)
+    echo "usage: tests/kube/setup.sh control-plane|cluster [TARGET_DIRECTORY]" >&2
+    exit 64
+    ;;
+  esac
+  mkdir -p "$target/kube/bin"
+  target="$(cd "$target" && pwd)"
+  bin="$target/kube/bin"
+  built="$(cache)/$(fingerprint)"
+  mkdir -p "$built"
+  # Two test runs at once build once. A run that has everything waits for nobody.
+  if ! complete "${programs[@]}"; then
+    exec 9>"$built/.lock"
+    flock 9
+  fi
+  install_debian_packages
+  build "${programs[@]}"
+  link "${programs[@]}"
+  report
+  echo "$bin"
+}
+
+missing=()
+
+say() { echo "kube: $*" >&2; }
+
+# Kept between checkouts where there is a home directory to write to.
+cache() {
+  local kept="${HOME:-}/.cache/headwater/kube"
+  if [[ -n ${HOME:-} ]] && mkdir -p "$kept" 2>/dev/null && [[ -w $kept ]]; then
+    echo "$kept"
+  else
+    echo "$target/kube/built"
+  fi
+}
+
+# Everything that decides what is built.
+fingerprint() {
+  (cd "$tools" && find . -type f \( -name '*.go' -o -name 'go.*' \) -print0 | sort -z | xargs -0 sha256sum) |
+    sha256sum | cut -c1-16
+}
+
+# A program that somebody brought.
+brought() {
+  [[ -n ${KUBEBUILDER_ASSETS:-} && -x $KUBEBUILDER_ASSETS/$1 ]]
+}
+
+complete() {
+  local program
+  for program; do
+    brought "$program" || [[ -x $built/$program ]] || return 1
+  done
+}
+
+# Also finds what Debian keeps out of a user's PATH.
+has() {
+  [[ -x $bin/$1 ]] || PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null
+}
+
+install_debian_packages() {
+  local packages=()
+  brought etcd || has etcd || packages+=(etcd-server)
+  has openssl || packages+=(openssl)
+  has setpriv || packages+=(util-linux)
+  if [[ $profile == cluster ]]; then
+    ((EUID == 0)) || missing+=("root: a node makes namespaces, mounts and bridges")
+    { has containerd && has ctr; } || packages+=(containerd)
+    has runc || packages+=(runc)
+    [[ -x /usr/lib/cni/bridge || -x /opt/cni/bin/bridge ]] || packages+=(containernetworking-plugins)
+    has iptables || packages+=(iptables)
+    has nft || packages+=(nftables)
+    has conntrack || packages+=(conntrack)
+    has ip || packages+=(iproute2)
+    has socat || packages+=(socat)
+    has python3 || packages+=(python3)
+  fi
+  ((${#packages[@]})) || return 0
+
+  local as_root=()
+  if ((EUID != 0)); then
+    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+      as_root=(sudo -n)
+    else
+      missing+=("Debian packages: ${packages[*]} (not root and no password-free sudo to install them)")
+      return 0
+    fi
+  fi
+  if ! command -v apt-get >/dev/null; then
+    missing+=("the programs of the Debian packages: ${packages[*]} (no apt-get here; install them your system's way)")
+    return 0
+  fi
+  say "installing ${packages[*]}"
+  # The packaged servers are not to start by themselves.
+  if ! { "${as_root[@]}" apt-get update -q &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+      apt-get install -q -y --no-install-recommends "${packages[@]}"; } >&2; then
+    missing+=("Debian packages: ${packages[*]} (apt-get could not install them: see above)")
+  fi
+}
+
+# Builds what is not there, one module after the other.
+build() {
+  local program
+  local -A wanted=()
+  for program; do
+    brought "$program" || [[ -x $built/$program ]] || wanted[$program]=yes
+  done
+  ((${#wanted[@]})) || return 0
+  if ! find_go; then
+    missing+=("${!wanted[*]}: install Go 1.26 or newer to build them, or set KUBEBUILDER_ASSETS to a directory with them")
+    return 0
+  fi
+  prepare_go
+  local packages=()
+  for program in kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet; do
+    [[ -z ${wanted[$program]:-} ]] || packages+=("k8s.io/kubernetes/cmd/$program")
+  done
+  go_build kubernetes "$(kubernetes_version)" "${packages[@]}"
+  [[ -z ${wanted[helm]:-} ]] || go_build helm "$(helm_version helm 4)" helm.sh/helm/v4/cmd/helm
+  [[ -z ${wanted[helm3]:-} ]] || go_build helm3 "$(helm_version helm3 3)" helm.sh/helm/v3/cmd/helm
+  packages=()
+  for program in coredns pause probe; do
+    [[ -z ${wanted[$program]:-} ]] || packages+=("./$program")
+  done
+  go_build images '' "${packages[@]}"
+}
+
+find_go() {
+  command -v go >/dev/null && return 0
+  [[ -x /usr/local/go/bin/go ]] || return 1
+  PATH="$PATH:/usr/local/go/bin"
+}
+
+prepare_go() {
+  # Static programs: they run in images without a C library, and no C compiler is needed.
+  export CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOWORK=off
+  [[ -n ${HOME:-} ]] || export GOPATH="$target/kube/go" GOCACHE="$target/kube/go-build"
+}
+
+required() {
+  sed -nE "s#^(require)?[[:space:]]*$2 (v[0-9.]+)\$#\2#p" "$tools/$1/go.mod"
+}
+
+# Without these, the programs take themselves for a development version and refuse newer or older partners.
+kubernetes_version() {
+  local version major minor package=k8s.io/component-base/version
+  version="$(required kubernetes k8s.io/kubernetes)"
+  IFS=. read -r major minor _ <<<"${version#v}"
+  echo "-X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor"
+}
+
+helm_version() {
+  echo "-X helm.sh/helm/v$2/internal/version.version=$(required "$1" "helm.sh/helm/v$2")"
+}
+
+# MODULE VERSION-FLAGS PACKAGES…
+go_build() {
+  local module="$1" flags="$2" new="$built/.new" start=$SECONDS
+  shift 2
+  (($#)) || return 0
+  say "building ${*##*/} from source (once; this takes minutes)"
+  rm -rf "$new"
+  mkdir "$new"
+  if ! (cd "$tools/$module" && go build -trimpath -ldflags "-s -w $flags" -o "$new/" "$@") >&2; then
+    missing+=("${*##*/} (go build in tests/kube/tools/$module failed: see above)")
+    return 0
+  fi
+  # A program of an interrupted build is never taken for a whole one.
+  if [[ $module == helm3 ]]; then mv "$new/helm" "$new/helm3"; fi
+  mv "$new"/* "$built/"
+  rmdir "$new"
+  say "built ${*##*/} in $((SECONDS - start)) s"
+}
+
+# One directory with everything, whatever it came from.
+link() {
+  local program
+  for program; do
+    if brought "$program"; then
+      ln -sfn "$KUBEBUILDER_ASSETS/$program" "$bin/$program"
+    elif [[ -x $built/$program ]]; then
+      ln -sfn "$built/$program" "$bin/$program"
+    fi
+  done
+  if brought etcd; then
+    ln -sfn "$KUBEBUILDER_ASSETS/etcd" "$bin/etcd"
+  elif ! [[ -x $bin/etcd ]] && command -v etcd >/dev/null; then
+    ln -sfn "$(command -v etcd)" "$bin/etcd"
+  fi
+}
+
+report() {
+  ((${#missing[@]})) || return 0
+  {
+    echo
+    echo "A real Kubernetes ($profile) cannot run. Missing:"
+    printf '  - %s\n' "${missing[@]}"
+  } >&2
+  exit 1
+}
+
+main
