@@ -1,0 +1,50 @@
+//! What users write: the custom resources, as Rust types. Their schema, defaults and CEL rules come from here
+//! (`headwater crds` prints them); what they mean is in [`crate::validate`] and [`crate::build`].
+
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema makes a public copy of each type inside a function"
+)]
+
+mod application;
+mod cluster;
+mod pod_template;
+mod status;
+
+pub use self::{
+    application::{ApplicationStatus, ClusterReference, IngestApplication, IngestApplicationSpec},
+    cluster::{
+        Autoscaling, Control, Database, DeletionPolicy, Drain, Edge, EdgeLimits, EdgeService,
+        Image, IngestCluster, IngestClusterSpec, InternalTls, IssuerReference, KeyReference,
+        LogFormat, Logging, NetworkPolicies, Observability, Origin, OutagePolicy, PerRoleAuth,
+        Postgres, PublicService, PublicTls, PullPolicy, Redis, RedisAuth, RedisServer, RedisTls,
+        SelfSigned, ServiceType, SharedAuth, Sqlite, Tracing, TrafficPolicy, WhenServed,
+    },
+    pod_template::PodTemplate,
+    status::{
+        CertificateStatus, Certificates, ClusterStatus, Condition, ConditionType, EdgeStatus,
+        Endpoint, LiveConfiguration, Reason, SessionsStatus, TierStatus,
+    },
+};
+
+/// API group of both kinds.
+pub const GROUP: &str = "headwater.dev";
+/// Their version.
+pub const VERSION: &str = "v1alpha1";
+/// On each CRD: the operator refuses to start on a lower one than [`CRD_REVISION`].
+pub const CRD_REVISION_ANNOTATION: &str = "headwater.dev/crd-revision";
+/// Raised with each change of the schema.
+pub const CRD_REVISION: u32 = 1;
+/// On every object of a cluster: the cluster's name.
+pub const CLUSTER_LABEL: &str = "headwater.dev/cluster";
+/// On the edge's Deployments and pods: which pod template they run.
+pub const REVISION_LABEL: &str = "headwater.dev/revision";
+/// Lets go of a cluster that is being deleted without waiting for its edges to drain.
+pub const FORCE_DELETE_ANNOTATION: &str = "headwater.dev/force-delete";
+/// Asks for a new value of a Secret that the operator makes (`api-token`, `playback-token`, `grant`, `internal-ca`):
+/// any new value of the annotation starts one rotation.
+pub const ROTATE_ANNOTATION: &str = "headwater.dev/rotate";
+/// Held by an IngestCluster until its edges are drained.
+pub const DRAIN_FINALIZER: &str = "headwater.dev/drain";
+/// The one field manager of everything that the operator applies.
+pub const FIELD_MANAGER: &str = "headwater-operator";
