@@ -1,12 +1,14 @@
 # What a developer types. Each target says what it needs; `make` alone lists them.
 
-.PHONY: help run test lint fmt bench
+.PHONY: help run test lint fmt bench image sbom
 
 help:
 	@echo 'make run    build and start Headwater in one process (needs Rust, a C compiler and make)'
 	@echo 'make test   install what the tests need, then check formatting, lints and every test'
 	@echo 'make lint   formatting and clippy only'
 	@echo 'make fmt    format the source'
+	@echo 'make image  the container image as an OCI archive, without a daemon (needs Debian, python3 and binutils)'
+	@echo 'make sbom   the software bill of materials of the program (SPDX)'
 	@echo 'make bench  load a running server: make bench ARGS="publish --help"'
 
 # Arguments for the program: make run ARGS="--data-dir /tmp/headwater"
@@ -27,3 +29,14 @@ fmt:
 
 bench:
 	cargo run --release --package headwater -- bench $(ARGS)
+
+# Where the release build and what is made from it are.
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+
+image:
+	cargo build --release --locked --package headwater
+	bash deploy/image/make.sh $(TARGET)/release/headwater $(TARGET)/image/headwater.tar
+
+sbom:
+	python3 deploy/image/sbom.py --target "$$(rustc -vV | sed -n 's/^host: //p')" $(TARGET)/image/headwater.spdx.json
+	@echo $(TARGET)/image/headwater.spdx.json

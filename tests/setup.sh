@@ -42,6 +42,9 @@ install_debian_packages() {
   { has postgres && has initdb && has psql && has pg_dump; } || packages+=(postgresql)
   { has ffmpeg && has ffprobe; } || packages+=(ffmpeg)
   has setpriv || packages+=(util-linux)
+  # The image is made from the programs and libraries of this system.
+  has strip || packages+=(binutils)
+  [[ -s /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates)
   python_with_venv || packages+=(python3 python3-venv)
   ((${#packages[@]})) || return 0
 

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Makes the root file system of an image around one program: the program without its debug information, the shared
+# libraries that it loads and their licences, root certificates, a user, and nothing else. No shell, no package manager.
+#
+# Usage: deploy/image/rootfs.sh PROGRAM DIRECTORY
+#   PROGRAM    goes to /usr/bin under its own name; it must run on this machine, since its loader is asked what it loads
+#   DIRECTORY  must be new or empty
+# Runs on Debian: which package a library is from, and under which licence, comes from there.
+set -euo pipefail
+
+readonly user=headwater id=65532
+program="$(realpath "$1")"
+root="$2"
+
+main() {
+  mkdir -p "$root"
+  if [[ -n $(ls -A "$root") ]]; then
+    echo "rootfs: $root is not empty" >&2
+    exit 64
+  fi
+  root="$(cd "$root" && pwd)"
+  make_directories
+  install_program
+  install_libraries
+  install_certificates
+  make_users
+  # Whatever the umask: only the owner, root, may write; an image keeps no time of its making.
+  chmod -R u=rwX,go=rX "$root"
+  chmod 1777 "$root/tmp"
+  find "$root" -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH:-0}" {} +
+}
+
+make_directories() {
+  mkdir -p "$root"/{etc/ssl/certs,tmp,usr/bin,usr/share/doc,var/lib/dpkg/status.d}
+}
+
+install_program() {
+  # Symbols stay: a panic's backtrace names its functions.
+  strip --strip-debug --remove-section=.comment -o "$root/usr/bin/${program##*/}" "$program"
+  chmod 755 "$root/usr/bin/${program##*/}"
+}
+
+# The loader and everything that it would load, where the program looks for them.
+install_libraries() {
+  local library
+  while read -r library; do
+    install -D -m 755 "$(realpath "$library")" "$root$library"
+    record_package "$library"
+  done < <(ldd "$program" | grep -oE '(^|[[:space:]])/[^[:space:]]+' | tr -d '[:blank:]' | sort -u)
+}
+
+install_certificates() {
+  cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+  record_package /usr/share/ca-certificates
+}
+
+# Scanners find the versions of what is here in status.d, one file for each package; people find the licences.
+record_package() {
+  local package
+  package="$(owner_of "$1")"
+  [[ ! -e $root/var/lib/dpkg/status.d/$package ]] || return 0
+  dpkg-query --show --showformat='Package: ${Package}
+Status: install ok installed
+Architecture: ${Architecture}
+Source: ${source:Package} (${source:Version})
+Version: ${Version}
+Maintainer: ${Maintainer}
+Description: ${binary:Summary}
+' "$package" >"$root/var/lib/dpkg/status.d/$package"
+  install -D -m 644 "/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/copyright"
+}
+
+# Where /lib is a link to /usr/lib, packages know some files by one name and some by the other.
+owner_of() {
+  local name found
+  for name in "$1" "/usr$1" "${1#/usr}" "$(realpath "$1")" "/usr$(realpath "$1")" "$(realpath "$1" | sed 's#^/usr##')"; do
+    if found="$(dpkg-query --search "$name" 2>/dev/null)"; then
+      found="${found%%: /*}"
+      found="${found%%,*}"
+      echo "${found%%:*}"
+      return 0
+    fi
+  done
+  echo "rootfs: no package has $1: the licence of what is in the image must be known" >&2
+  return 1
+}
+
+make_users() {
+  echo "root:x:0:0:root:/:/usr/sbin/nologin
+$user:x:$id:$id:$user:/tmp:/usr/sbin/nologin" >"$root/etc/passwd"
+  echo "root:x:0:
+$user:x:$id:" >"$root/etc/group"
+  # As every Debian has it: the C library's own default would ask DNS before it reads /etc/hosts.
+  echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
+}
+
+main
