@@ -3,6 +3,13 @@
 
 start_control_plane() {
   local pki="$work/pki"
+  # Who asked for what, and what was answered; no object, no Secret.
+  cat >"$work/node1/audit.yaml" <<POLICY
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+POLICY
   start node1 etcd "$bin/etcd" --data-dir "$work/node1/etcd" --unsafe-no-fsync
   start node1 kube-apiserver "$bin/kube-apiserver" \
     --etcd-servers=http://127.0.0.1:2379 \
@@ -16,7 +23,8 @@ start_control_plane() {
     --service-cluster-ip-range=$SERVICES --allow-privileged=true \
     --kubelet-client-certificate="$pki/kubelet-client.crt" --kubelet-client-key="$pki/kubelet-client.key" \
     --kubelet-certificate-authority="$pki/ca.crt" --kubelet-preferred-address-types=InternalIP \
-    --feature-gates=WatchList=false
+    --feature-gates=WatchList=false \
+    --audit-policy-file="$work/node1/audit.yaml" --audit-log-path="$work/logs/audit.log"
   wait_for "the API server" kubectl get --raw=/readyz
   start node1 kube-controller-manager "$bin/kube-controller-manager" \
     $(authenticated kube-controller-manager) --use-service-account-credentials \

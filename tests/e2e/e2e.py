@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""From nothing to a stream and back to nothing, on a real Kubernetes on this machine; see tests/e2e/README.md.
+
+Prints a table of what publishers and readers saw of every operation, and writes it to WORK/report.json and
+WORK/report.md. Ends with an error when something did not work; a disturbance that an operation is known to cost is
+reported and no error.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import scenarios
+from audit import Audit
+from cluster import REPOSITORY, Cluster, Failure, image, redis_image
+from media import Access, Witnesses
+from report import Report
+
+NAMESPACE = "headwater"
+OPERATOR = "headwater-operator"
+INGEST = "ingest"
+REPOSITORY_NAME = "registry.local/headwater"
+REDIS = "registry.local/redis"
+STREAMS = ("camera", "bench-0", "bench-1")
+# From `helm install` to a cluster that takes publishers.
+READY_SECONDS = 240
+# For an operation under live publishers to be over.
+OPERATION_SECONDS = 300
+
+
+class Run:
+    """What the scenarios share."""
+
+    def __init__(self, cluster, program):
+        self.cluster, self.program = cluster, program
+        self.report = Report(cluster.work)
+        self.access = None
+        self.keys = {}
+        self.failures = []
+
+    def step(self, what, action):
+        """Something that has to work, and how long it took."""
+        print(f"e2e: {what}", flush=True)
+        began = time.monotonic()
+        result = action()
+        self.report.step(what, time.monotonic() - began)
+        return result
+
+    def witnessed(self, what, action, undisturbed=False):
+        """An operation beside live publishers and readers, and what these saw of it."""
+        print(f"e2e: {what}, with live publishers", flush=True)
+        witnesses = Witnesses(self.access, self.keys)
+        try:
+            self.live()
+            began = time.monotonic()
+            action(self)
+            seconds = time.monotonic() - began
+            self.settled()
+            self.live()
+            seen = witnesses.stop()
+        except BaseException:
+            witnesses.kill()
+            raise
+        self.report.scenario(what, seconds, seen)
+        faults = seen.lived() + (seen.disturbed() if undisturbed else [])
+        if faults:
+            self.failures.append(f"{what}: {'; '.join(faults)}")
+        self.gone()
+
+    def sessions(self):
+        status = self.cluster.get("igc", INGEST).get("status", {})
+        return status.get("sessions", {}).get("publishing")
+
+    def live(self):
+        """All publishers are admitted, by the operator's own count."""
+        self.cluster.wait("every publisher to be live", 90, lambda: self.sessions() == len(STREAMS))
+
+    def gone(self):
+        """The next scenario begins with no session of this one."""
+        self.cluster.wait("every session to end", 90, lambda: self.sessions() == 0)
+
+    def ready(self):
+        self.cluster.wait("IngestCluster to be Ready", READY_SECONDS, lambda: is_ready(self.cluster.get("igc", INGEST)))
+
+    def settled(self):
+        """Ready, and every pod that was to go has gone."""
+        self.ready()
+        self.cluster.wait("pods to settle", OPERATION_SECONDS, lambda: all(map(is_running, self.pods())))
+
+    def pods(self, component=None):
+        label = f"headwater.dev/cluster={INGEST}"
+        if component:
+            label += f",app.kubernetes.io/component={component}"
+        return self.cluster.items("pods", f"--selector={label}")
+
+    def install(self, *values):
+        """The chart with the quick start's values, and what a cluster without a registry and a load balancer needs."""
+        self.cluster.helm(
+            *("upgrade", "--install", INGEST, REPOSITORY / "charts/headwater"),
+            *("--values", REPOSITORY / "charts/headwater/values-quickstart.yaml"),
+            *("--values", REPOSITORY / "tests/e2e/values.yaml", *values),
+            *("--wait", "--timeout", f"{READY_SECONDS}s"),
+            timeout=READY_SECONDS + 30,
+        )
+
+
+def is_ready(igc):
+    ready = next((c for c in igc.get("status", {}).get("conditions", []) if c["type"] == "Ready"), {})
+    generation = igc["metadata"]["generation"]
+    return ready.get("status") == "True" and ready.get("observedGeneration", generation) == generation
+
+
+def is_running(pod):
+    containers = pod.get("status", {}).get("containerStatuses", [])
+    return "deletionTimestamp" not in pod["metadata"] and containers and all(c["ready"] for c in containers)
+
+
+def bring_up(run, clusters_work):
+    cluster = run.cluster
+    run.step("a Kubernetes of two nodes", cluster.up)
+    # The same program; another time of making is another image, with another digest.
+    for tag, moment in (("e2e", 1_700_000_000), ("e2e-changed", 1_700_000_001)):
+        archive = clusters_work / f"{tag}.tar"
+        run.step(f"the image {tag}", lambda: image(cluster, run.program, f"{REPOSITORY_NAME}:{tag}", archive, moment))
+    rootfs = clusters_work / "redis"
+    subprocess.run(["rm", "-rf", rootfs], check=True)
+    run.step("an image of Redis", lambda: redis_image(cluster, f"{REDIS}:e2e", clusters_work / "redis.tar", rootfs))
+    (cluster.work / "volume").mkdir(exist_ok=True)
+    os.chown(cluster.work / "volume", 65532, 65532)
+    manifest = (Path(__file__).with_name("namespace.yaml")).read_text()
+    cluster.apply(manifest.replace("VOLUME_DIRECTORY", str(cluster.work / "volume")))
+
+
+def install(run):
+    cluster = run.cluster
+    charts = REPOSITORY / "charts"
+    cluster.helm("dependency", "build", charts / OPERATOR)
+    run.step(
+        "helm install headwater-operator",
+        lambda: cluster.helm(
+            *("install", OPERATOR, charts / OPERATOR, "--wait", "--timeout", "120s"),
+            *("--set", f"image.repository={REPOSITORY_NAME},image.tag=e2e"),
+        ),
+    )
+    began = time.monotonic()
+    run.step("helm install headwater with the quick start's values", run.install)
+    run.step("IngestCluster is Ready", run.ready)
+    run.access = Access(cluster, INGEST, run.program)
+    run.keys = run.step("stream keys over gRPC", lambda: {stream: run.access.create_key(stream) for stream in STREAMS})
+    run.report.step("from helm install to a stream key", time.monotonic() - began)
+    run.step("helm test", lambda: cluster.helm("test", INGEST, "--timeout", "240s"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="directory of the cluster (tests/kube/cluster)")
+    parser.add_argument("--program", type=Path, required=True, help="the headwater program")
+    parser.add_argument("--only", action="append", help="a part of a scenario's name; all, unless given")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster up at the end")
+    parser.add_argument("--reuse", action="store_true", help="go on with a cluster that was kept")
+    arguments = parser.parse_args()
+    images = arguments.work.resolve().parent / "e2e-images"
+    images.mkdir(parents=True, exist_ok=True)
+    cluster = Cluster(arguments.work, NAMESPACE)
+    run = Run(cluster, arguments.program.resolve())
+    try:
+        if arguments.reuse:
+            run.access = Access(cluster, INGEST, run.program)
+            run.keys = {stream: run.access.create_key(stream) for stream in STREAMS}
+        else:
+            bring_up(run, images)
+            install(run)
+        for what, scenario, undisturbed in scenarios.LIVE:
+            if not arguments.only or any(part in what for part in arguments.only):
+                run.witnessed(what, scenario, undisturbed)
+        if not arguments.only:
+            run.step("the same keys after delete and create", lambda: scenarios.recreate(run))
+            audit = Audit(cluster, OPERATOR)
+            run.report.audit(audit)
+            run.failures += [f"the operator was refused: {request}" for request in audit.refused()]
+            run.step("uninstall leaves nothing", lambda: scenarios.uninstall(run))
+    except (Failure, KeyboardInterrupt) as failure:
+        run.failures.append(str(failure) or "interrupted")
+        print(cluster.diagnose(), file=sys.stderr)
+    finally:
+        run.report.write()
+        if not arguments.keep:
+            cluster.down()
+    for failure in run.failures:
+        print(f"e2e: FAILED: {failure}", file=sys.stderr)
+    sys.exit(1 if run.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Live publishers and readers, and what they saw while something happened beside them.
+
+Two publishers of `headwater bench` stamp every frame, and `bench subscribe` accounts for each; ffmpeg publishes a file in
+real time, starting again two seconds after it was disconnected, as OBS does, and a player follows it over HTTP-FLV.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from cluster import REPOSITORY, Failure
+
+APPLICATION = "live"
+# Encoders wait this long before they connect again.
+RECONNECT_SECONDS = 2
+# For a process that was asked to end.
+END_SECONDS = 30
+
+
+class Access:
+    """How clients reach one ingest cluster: addresses, tokens and certificates, as its Secrets have them."""
+
+    def __init__(self, cluster, name, program):
+        self.cluster, self.name, self.program = cluster, name, program
+        self.directory = cluster.work / "clients"
+        self.directory.mkdir(exist_ok=True)
+        self.refresh()
+
+    def refresh(self):
+        for file, secret, key in (
+            ("api-token", f"{self.name}-api-token", "token"),
+            ("api-ca.crt", f"{self.name}-control-tls", "ca.crt"),
+            ("playback-token", f"{self.name}-playback-token", "token"),
+            ("playback-ca.crt", f"{self.name}-origin-tls", "ca.crt"),
+            ("edge.crt", f"{self.name}-edge-tls", "tls.crt"),
+        ):
+            self.file(file).write_bytes(self.cluster.secret(secret, key))
+
+    def file(self, name):
+        return self.directory / name
+
+    def host(self, service):
+        return f"{service}.{self.cluster.namespace}.svc"
+
+    def origins(self, port):
+        count = self.cluster.get("igc", self.name)["spec"]["origin"]["replicas"]
+        service = f"{self.name}-origin"
+        return [f"{service}-{number}.{self.host(service)}:{port}" for number in range(count)]
+
+    def playback(self):
+        return [f"https://{origin}" for origin in self.origins(7446)]
+
+    def edge_service(self):
+        """By the name in its certificate."""
+        return f"rtmps://{self.host(self.name + '-edge')}:443/{APPLICATION}"
+
+    def edge_node(self):
+        """By a node's address and the Service's node port, as a load balancer would."""
+        ports = self.cluster.get("service", f"{self.name}-edge")["spec"]["ports"]
+        return f"rtmps://10.88.0.1:{ports[0]['nodePort']}/{APPLICATION}"
+
+    def create_key(self, stream):
+        """Over the gRPC API, with the token that the operator made."""
+        command = self.cluster.client(
+            *(self.program, "keys", "create", "--json", "--app", APPLICATION, "--stream", stream),
+            *("--server", f"https://{self.host(self.name + '-control')}:7443"),
+            *("--token-file", self.file("api-token"), "--ca-file", self.file("api-ca.crt")),
+        )
+        printed = self.cluster.run(command, timeout=60)
+        return find_secret(json.loads(printed))
+
+
+def find_secret(value):
+    """The one `hw_…` in the answer."""
+    if isinstance(value, str):
+        return value if value.startswith("hw_") else None
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next(filter(None, map(find_secret, values)), None)
+
+
+class Child:
+    """A client whose output is kept in files."""
+
+    def __init__(self, access, name, command):
+        self.name = name
+        self.output = access.file(f"{name}.out")
+        self.log = access.file(f"{name}.log")
+        with self.output.open("w") as out, self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                access.cluster.client(*command), stdin=subprocess.DEVNULL, stdout=out, stderr=log
+            )
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise Failure(f"{self.name} does not end: {self.log.read_text()[-2000:]}") from None
+
+
+class Camera(threading.Thread):
+    """ffmpeg, again and again until it is told to stop."""
+
+    def __init__(self, access, stream_key):
+        super().__init__(daemon=True)
+        self.access, self.stream_key = access, stream_key
+        self.disconnects = []
+        self.stopping = threading.Event()
+        self.child = None
+        self.start()
+
+    def run(self):
+        while not self.stopping.is_set():
+            # Asked for each time: a Service that was made anew has another port.
+            try:
+                url = f"{self.access.edge_node()}/{self.stream_key}"
+            except Failure as failure:
+                self.disconnects.append(str(failure).splitlines()[0])
+                self.stopping.wait(RECONNECT_SECONDS)
+                continue
+            command = (
+                *("ffmpeg", "-hide_banner", "-loglevel", "warning", "-nostdin"),
+                *("-re", "-stream_loop", "-1", "-i", REPOSITORY / "tests/fixtures/source.flv"),
+                *("-c", "copy", "-f", "flv", url),
+            )
+            self.child = Child(self.access, "ffmpeg", command)
+            self.child.process.wait()
+            if not self.stopping.is_set():
+                said = self.child.log.read_text().strip().splitlines()
+                self.disconnects.append(said[-1].replace(self.stream_key, "KEY") if said else "no word")
+                self.stopping.wait(RECONNECT_SECONDS)
+
+    def stop(self):
+        self.stopping.set()
+        if self.child and self.child.process.poll() is None:
+            self.child.end()
+        self.join(END_SECONDS)
+
+
+class Witnesses:
+    """Everything of the above, from the first media to the report."""
+
+    def __init__(self, access, keys):
+        self.access = access
+        access.refresh()
+        self.began = time.monotonic()
+        streams = [stream for stream in keys if stream != "camera"]
+        keys_file, streams_file = access.file("bench-keys"), access.file("bench-streams")
+        keys_file.write_text("".join(f"{keys[stream]}\n" for stream in streams))
+        streams_file.write_text("".join(f"{stream}\n" for stream in streams))
+        self.reports = {name: access.file(f"{name}.json") for name in ("bench-subscribe", "bench-publish")}
+        for report in self.reports.values():
+            report.unlink(missing_ok=True)
+        first, *others = access.playback()
+        self.children = {
+            "flv": Child(access, "flv", (
+                *(sys.executable, Path(__file__).with_name("flv_reader.py")),
+                *("--token-file", access.file("playback-token"), "--path", f"/live/{APPLICATION}/camera.flv"),
+                *access.origins(8080),
+            )),
+            "bench-subscribe": Child(access, "bench-subscribe", (
+                *(access.program, "bench", "subscribe", first, "--app", APPLICATION),
+                *(word for other in others for word in ("--follow-endpoints", other)),
+                *("--streams-file", streams_file, "--token-file", access.file("playback-token")),
+                *("--ca-file", access.file("playback-ca.crt"), "--give-up", "120"),
+                *("--report-file", self.reports["bench-subscribe"]),
+            )),
+            "bench-publish": Child(access, "bench-publish", (
+                *(access.program, "bench", "publish", access.edge_service(), "--reconnect"),
+                *("--keys-file", keys_file, "--ca-file", access.file("edge.crt")),
+                *("--bitrate", "600k", "--fps", "25", "--report-file", self.reports["bench-publish"]),
+            )),
+        }
+        self.camera = Camera(access, keys["camera"])
+
+    def stop(self):
+        """What they saw. The player ends first, while there is something to see; the account after its publishers, so
+        that nothing is under way."""
+        seconds = time.monotonic() - self.began
+        self.children["flv"].end()
+        self.camera.stop()
+        self.children["bench-publish"].end()
+        time.sleep(0.5)  # not for a condition: what was sent last may take this long to be read
+        self.children["bench-subscribe"].end()
+        publish, subscribe = (
+            json.loads(self.reports[name].read_text()) for name in ("bench-publish", "bench-subscribe")
+        )
+        flv = json.loads(self.children["flv"].output.read_text())
+        return Seen(seconds, publish, subscribe, flv, self.camera.disconnects)
+
+    def kill(self):
+        self.camera.stopping.set()
+        for child in (*self.children.values(), self.camera.child):
+            if child and child.process.poll() is None:
+                child.process.kill()
+
+
+class Seen:
+    """The figures of one scenario."""
+
+    def __init__(self, seconds, publish, subscribe, flv, ffmpeg_disconnects):
+        ledger = subscribe["total"]
+        self.figures = {
+            "seconds": round(seconds, 1),
+            "publishers": publish["publishers"],
+            "publisher_disconnects": len(publish["disconnects"]),
+            "publisher_reasons": sorted({disconnect["reason"] for disconnect in publish["disconnects"]}),
+            "longest_send_stall_ms": round(publish["longest_stall_ms"]),
+            "frames": ledger["received"],
+            "frames_lost": ledger["lost"],
+            "frames_lost_between_sessions": ledger["lost_between_sessions"],
+            "frames_skipped": ledger["skipped"],
+            "frames_duplicated": ledger["duplicated"],
+            "frames_reordered": ledger["reordered"],
+            "frames_corrupted": ledger["corrupted"],
+            "latency_p50_ms": round(ledger["latency_ms"]["p50"]),
+            "latency_max_ms": round(ledger["latency_ms"]["max"]),
+            "reader_resumes": sum(len(stream["resumes"]) for stream in subscribe["streams"]),
+            "readers_given_up": sum(stream["ended"] == "gave_up" for stream in subscribe["streams"]),
+            "ffmpeg_disconnects": len(ffmpeg_disconnects),
+            "ffmpeg_reasons": sorted(set(ffmpeg_disconnects)),
+            "player_longest_silence_ms": flv["longest_silence_ms"],
+            "player_longest_timestamp_jump_ms": flv["longest_timestamp_jump_ms"],
+            "player_connections": flv["connections"],
+            "player_tags": flv["tags"],
+        }
+
+    def disturbed(self):
+        """Why somebody noticed, or nothing."""
+        figures = self.figures
+        zeros = (
+            *("publisher_disconnects", "ffmpeg_disconnects", "frames_lost", "frames_lost_between_sessions"),
+            *("frames_skipped", "frames_duplicated", "frames_reordered", "frames_corrupted", "readers_given_up"),
+        )
+        return [f"{name} is {figures[name]}" for name in zeros if figures[name]]
+
+    def lived(self):
+        """Why media did not get through at all, or nothing: at the least, in every scenario."""
+        figures = self.figures
+        faults = []
+        if figures["frames_corrupted"] or figures["frames_reordered"]:
+            faults.append("frames came corrupted or out of order")
+        if figures["frames"] == 0 or figures["player_tags"] == 0:
+            faults.append("a reader got nothing")
+        if figures["readers_given_up"]:
+            faults.append("a reader gave up")
+        return faults

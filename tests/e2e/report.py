@@ -1,0 +1,52 @@
+"""What happened, for people and for comparison with later versions."""
+
+import json
+
+
+class Report:
+    def __init__(self, work):
+        self.work = work
+        self.steps, self.scenarios, self.operator = [], [], {}
+
+    def step(self, what, seconds):
+        self.steps.append({"step": what, "seconds": round(seconds, 1)})
+        print(f"e2e: {what}: {seconds:.1f} s", flush=True)
+
+    def scenario(self, what, seconds, seen):
+        self.scenarios.append({"scenario": what, "operation_seconds": round(seconds, 1), **seen.figures})
+        print(json.dumps(self.scenarios[-1], indent=1), flush=True)
+
+    def audit(self, audit):
+        self.operator = {"refused": audit.refused(), "granted_but_unused": audit.unused()}
+
+    def write(self):
+        self.work.mkdir(parents=True, exist_ok=True)
+        content = {"steps": self.steps, "scenarios": self.scenarios, "operator": self.operator}
+        for directory in (self.work / "logs", self.work.parent):
+            if directory.is_dir():
+                (directory / "e2e-report.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+                (directory / "e2e-report.md").write_text(self.table())
+        print(self.table(), flush=True)
+
+    def table(self):
+        lines = [
+            "Two publishers of `headwater bench` (25 frames a second, every frame accounted for), and one ffmpeg read by",
+            "a player over HTTP-FLV.",
+            "",
+            "| operation | took s | publishers cut | ffmpeg cut | frames read | lost | lost at reconnect | skipped "
+            "| twice | latest frame ms | player silent ms | player's timestamps jump ms |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in self.scenarios:
+            cells = (
+                *("scenario", "operation_seconds", "publisher_disconnects", "ffmpeg_disconnects", "frames"),
+                *("frames_lost", "frames_lost_between_sessions", "frames_skipped", "frames_duplicated"),
+                *("latency_max_ms", "player_longest_silence_ms", "player_longest_timestamp_jump_ms"),
+            )
+            lines.append("| " + " | ".join(str(row[cell]) for cell in cells) + " |")
+        lines += ["", "| step | s |", "|---|---|"]
+        lines += [f"| {step['step']} | {step['seconds']} |" for step in self.steps]
+        if self.operator:
+            lines += ["", f"Operator: refused {self.operator['refused'] or 'nothing'}."]
+            lines += ["Granted and never used: " + (", ".join(self.operator["granted_but_unused"]) or "nothing") + "."]
+        return "\n".join(lines) + "\n"
