@@ -219,6 +219,9 @@ def from_crd(name, schema):
             kept["required"] = schema["required"]
     elif "additionalProperties" in schema:
         kept["additionalProperties"] = from_crd("", schema["additionalProperties"])
+    if schema.get("nullable") and isinstance(kept.get("type"), str):
+        # How a later values file takes out what an earlier one gives.
+        kept["type"] = [kept["type"], "null"]
     return kept
 
 
