@@ -1,6 +1,6 @@
 # What a developer types. Each target says what it needs; `make` alone lists them.
 
-.PHONY: help run test lint fmt bench image sbom
+.PHONY: help run test lint fmt bench image sbom charts e2e
 
 help:
 	@echo 'make run    build and start Headwater in one process (needs Rust, a C compiler and make)'
@@ -9,6 +9,8 @@ help:
 	@echo 'make fmt    format the source'
 	@echo 'make image  the container image as an OCI archive, without a daemon (needs Debian, python3 and binutils)'
 	@echo 'make sbom   the software bill of materials of the program (SPDX)'
+	@echo 'make charts write the CRDs and what else the charts hold of other files (needs PyYAML; make test brings it)'
+	@echo 'make e2e    from helm install to a stream and back, on a Kubernetes on this machine (needs root, Debian and Go)'
 	@echo 'make bench  load a running server: make bench ARGS="publish --help"'
 
 # Arguments for the program: make run ARGS="--data-dir /tmp/headwater"
@@ -40,3 +42,13 @@ image:
 sbom:
 	python3 deploy/image/sbom.py --target "$$(rustc -vV | sed -n 's/^host: //p')" $(TARGET)/image/headwater.spdx.json
 	@echo $(TARGET)/image/headwater.spdx.json
+
+e2e:
+	bash tests/e2e/run.sh $(ARGS)
+
+# With PyYAML: make test puts one into the target directory.
+PYTHON ?= $(or $(wildcard $(or $(CARGO_TARGET_DIR),target)/python/bin/python),python3)
+
+charts:
+	cargo run --quiet --package headwater -- crds charts/headwater-crds/files
+	$(PYTHON) charts/generate.py

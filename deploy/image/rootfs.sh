@@ -10,6 +10,8 @@ set -euo pipefail
 
 readonly user=headwater id=65532
 program="$(realpath "$1")"
+# Some programs are told by their name what to do.
+name="${1##*/}"
 root="$2"
 
 main() {
@@ -36,8 +38,8 @@ make_directories() {
 
 install_program() {
   # Symbols stay: a panic's backtrace names its functions.
-  strip --strip-debug --remove-section=.comment -o "$root/usr/bin/${program##*/}" "$program"
-  chmod 755 "$root/usr/bin/${program##*/}"
+  strip --strip-debug --remove-section=.comment -o "$root/usr/bin/$name" "$program"
+  chmod 755 "$root/usr/bin/$name"
 }
 
 # The loader and everything that it would load, where the program looks for them.

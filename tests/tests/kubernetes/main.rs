@@ -10,4 +10,6 @@
     reason = "in a test a panic is the report"
 )]
 
+mod charts_rendered;
+mod charts_served;
 mod control_plane;
