@@ -12,4 +12,5 @@ pub mod api;
 pub mod build;
 pub mod crd;
 pub mod names;
+mod quantity;
 pub mod validate;
