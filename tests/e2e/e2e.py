@@ -18,10 +18,9 @@ from audit import Audit
 from cluster import REPOSITORY, Cluster, Failure, image, redis_image
 from media import Access, Witnesses
 from report import Report
+from scenarios import INGEST, OPERATOR, RELEASE
 
 NAMESPACE = "headwater"
-OPERATOR = "headwater-operator"
-INGEST = "ingest"
 REPOSITORY_NAME = "registry.local/headwater"
 REDIS = "registry.local/redis"
 STREAMS = ("camera", "bench-0", "bench-1")
@@ -99,7 +98,7 @@ class Run:
     def install(self, *values):
         """The chart with the quick start's values, and what a cluster without a registry and a load balancer needs."""
         self.cluster.helm(
-            *("upgrade", "--install", INGEST, REPOSITORY / "charts/headwater"),
+            *("upgrade", "--install", RELEASE, REPOSITORY / "charts/headwater"),
             *("--values", REPOSITORY / "charts/headwater/values-quickstart.yaml"),
             *("--values", REPOSITORY / "tests/e2e/values.yaml", *values),
             *("--wait", "--timeout", f"{READY_SECONDS}s"),
@@ -137,7 +136,6 @@ def bring_up(run, clusters_work):
 def install(run):
     cluster = run.cluster
     charts = REPOSITORY / "charts"
-    cluster.helm("dependency", "build", charts / OPERATOR)
     run.step(
         "helm install headwater-operator",
         lambda: cluster.helm(
@@ -151,7 +149,7 @@ def install(run):
     run.access = Access(cluster, INGEST, run.program)
     run.keys = run.step("stream keys over gRPC", lambda: {stream: run.access.create_key(stream) for stream in STREAMS})
     run.report.step("from helm install to a stream key", time.monotonic() - began)
-    run.step("helm test", lambda: cluster.helm("test", INGEST, "--timeout", "240s"))
+    run.step("helm test", lambda: cluster.helm("test", RELEASE, "--timeout", "240s"))
 
 
 def main():

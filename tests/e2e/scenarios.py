@@ -6,12 +6,14 @@ import time
 from cluster import Failure
 from media import Witnesses
 
-INGEST = "ingest"
+# The chart's release, and what it calls the cluster.
+RELEASE, INGEST = "ingest", "ingest-headwater"
+OPERATOR = "headwater-operator"
 # A rotation of the CA waits until every process trusts the next one, twice.
 ROTATION_SECONDS = 900
-# What stays after everything is uninstalled, as docs/operations.md says: the CRDs, and with deletionPolicy Retain the
-# Secrets that void stream keys without them, and the volume claim of SQLite.
-RETAINED = ("-internal-ca", "-pepper", "-grant", "-api-token", "-playback-token", "-control-data")
+# What stays after everything is uninstalled with deletionPolicy Retain, beside the CRDs: the Secrets that the operator
+# made, without which stream keys are void, and the volume claim of SQLite.
+RETAINED = (f"Secret/{INGEST}-", f"PersistentVolumeClaim/{INGEST}-control-data")
 
 
 def nothing(run):
@@ -142,11 +144,11 @@ def recreate(run):
 
 def uninstall(run):
     cluster = run.cluster
-    cluster.helm("uninstall", INGEST, "--wait", "--timeout", "180s", timeout=200)
+    cluster.helm("uninstall", RELEASE, "--wait", "--timeout", "180s", timeout=200)
     # The finalizer needs the operator: it goes when the cluster has gone.
     cluster.wait("the cluster resource to go", 180, lambda: not cluster.items("igc"))
     cluster.wait("every pod of it to go", 180, lambda: not run.pods())
-    cluster.helm("uninstall", "headwater-operator", "--wait", "--timeout", "120s", timeout=140)
+    cluster.helm("uninstall", OPERATOR, "--wait", "--timeout", "120s", timeout=140)
     cluster.wait("nothing but what is retained", 90, lambda: not leftovers(cluster))
 
 
@@ -156,9 +158,8 @@ def leftovers(cluster):
     kinds = [kind for kind in kinds if not kind.startswith("events")]
     found = json.loads(cluster.kubectl("get", ",".join(kinds), "--output=json"))["items"]
     names = [f"{item['kind']}/{item['metadata']['name']}" for item in found]
-    ours = ("ConfigMap/kube-root-ca.crt", "ServiceAccount/default", "Pod/ingest-test-publish")
+    ours = ("ConfigMap/kube-root-ca.crt", "ServiceAccount/default", f"Pod/{INGEST}-test-publish")
     return sorted(
         name for name in names
-        if name not in ours
-        and not (name.startswith(("Secret/", "PersistentVolumeClaim/")) and name.endswith(RETAINED))
+        if name not in ours and not name.startswith(RETAINED)
     )
