@@ -69,17 +69,13 @@ class Run:
             self.failures.append(f"{what}: {'; '.join(faults)}")
         self.gone()
 
-    def sessions(self):
-        status = self.cluster.get("igc", INGEST).get("status", {})
-        return status.get("sessions", {}).get("publishing")
-
     def live(self):
-        """All publishers are admitted, by the operator's own count."""
-        self.cluster.wait("every publisher to be live", 90, lambda: self.sessions() == len(STREAMS))
+        """All publishers are admitted."""
+        self.cluster.wait("every publisher to be live", 90, lambda: self.access.live_streams() == set(STREAMS))
 
     def gone(self):
         """The next scenario begins with no session of this one."""
-        self.cluster.wait("every session to end", 90, lambda: self.sessions() == 0)
+        self.cluster.wait("every session to end", 90, lambda: not self.access.live_streams())
 
     def ready(self):
         self.cluster.wait("IngestCluster to be Ready", READY_SECONDS, lambda: is_ready(self.cluster.get("igc", INGEST)))

@@ -64,14 +64,19 @@ class Access:
         return f"rtmps://10.88.0.1:{ports[0]['nodePort']}/{APPLICATION}"
 
     def create_key(self, stream):
-        """Over the gRPC API, with the token that the operator made."""
+        return find_secret(self.api("keys", "create", "--app", APPLICATION, "--stream", stream))
+
+    def live_streams(self):
+        sessions = self.api("sessions", "list")
+        return {session["stream"] for session in sessions}
+
+    def api(self, *command):
+        """Over gRPC, with the token that the operator made."""
         command = self.cluster.client(
-            *(self.program, "keys", "create", "--json", "--app", APPLICATION, "--stream", stream),
-            *("--server", f"https://{self.host(self.name + '-control')}:7443"),
+            *(self.program, *command, "--json", "--server", f"https://{self.host(self.name + '-control')}:7443"),
             *("--token-file", self.file("api-token"), "--ca-file", self.file("api-ca.crt")),
         )
-        printed = self.cluster.run(command, timeout=60)
-        return find_secret(json.loads(printed))
+        return json.loads(self.cluster.run(command, timeout=60))
 
 
 def find_secret(value):
