@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 
 use crate::{
-    api::Reason,
+    api::{ConditionType, Reason},
     certificates::{CertificateError, Facts},
     names::{Component, Names},
     validate::ValidatedCluster,
@@ -78,6 +78,8 @@ pub enum Write {
 /// Something is missing or damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// `CertificatesReady` or `ConfigAccepted`.
+    pub about: ConditionType,
     /// For the condition.
     pub reason: Reason,
     /// What, and what to do.
@@ -126,15 +128,23 @@ impl Write {
 }
 
 impl Fault {
-    fn missing(message: String) -> Self {
+    /// What runs pods has to wait: they could not start, or not trust one another. A certificate that ends soon is no such
+    /// thing.
+    pub fn holds(&self) -> bool {
+        self.reason != Reason::CertificateExpiringSoon
+    }
+
+    fn missing(about: ConditionType, message: String) -> Self {
         Self {
+            about,
             reason: Reason::SecretMissing,
             message,
         }
     }
 
-    fn damaged(message: String) -> Self {
+    fn damaged(about: ConditionType, message: String) -> Self {
         Self {
+            about,
             reason: Reason::SecretDamaged,
             message,
         }

@@ -17,6 +17,7 @@ use super::{
     stored::{self, BUNDLE_SINCE, Draft, PREVIOUS_UNTIL, ROTATED},
 };
 use crate::{
+    api::ConditionType,
     certificates::{self, Facts, LEAF_LIFETIME, Pair},
     validate::ValidatedCluster,
 };
@@ -55,7 +56,7 @@ pub(super) fn step(
     let mut draft = Draft::of(name.clone(), "operator", present);
     let state = match present {
         None if in_use(cluster, existing, now) => {
-            plan.faults.push(Fault::missing(format!(
+            plan.faults.push(Fault::missing(ConditionType::CertificatesReady, format!(
                 "Secret {name} (the internal CA) is missing while certificates of it are in use: restore it from a \
                  backup; or, to begin with a new CA, delete the Secrets {}-internal-* too, which cuts the tiers off \
                  from one another until every process has its new certificate",
@@ -79,7 +80,7 @@ pub(super) fn step(
                 step.advance(state, &mut draft, plan, new_authority)?
             }
             Err(reason) => {
-                plan.faults.push(Fault::damaged(format!(
+                plan.faults.push(Fault::damaged(ConditionType::CertificatesReady, format!(
                     "Secret {name} (the internal CA) is damaged: {reason}; restore it from a backup"
                 )));
                 return Ok(None);

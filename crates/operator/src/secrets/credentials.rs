@@ -12,7 +12,7 @@ use super::{
     DISTRIBUTION, Existing, Fault, GRANT_OVERLAP, InUse, Plan, SecretsError, TOKEN_OVERLAP,
     stored::{self, Draft, ROTATED, ROTATION, ROTATION_SINCE},
 };
-use crate::{certificates::end, validate::ValidatedCluster};
+use crate::{api::ConditionType, certificates::end, validate::ValidatedCluster};
 
 /// Of a pepper and of a token, before they are written as hexadecimal digits.
 const RANDOM_BYTES: usize = 32;
@@ -50,7 +50,7 @@ fn pepper(
     let present = existing.get(&name);
     let text = match present {
         None if in_use.control => {
-            plan.faults.push(Fault::missing(format!(
+            plan.faults.push(Fault::missing(ConditionType::ConfigAccepted, format!(
                 "Secret {name} is missing, and without it every stream key is void: restore it from a backup; or, to \
                  begin anew, create it with the key `pepper` holding `1:` and 64 hexadecimal digits"
             )));
@@ -60,7 +60,7 @@ fn pepper(
         Some(secret) => match stored::text(secret, "pepper") {
             Some(text) if is_pepper(text) => text.to_owned(),
             Some(_) | None => {
-                plan.faults.push(Fault::damaged(format!(
+                plan.faults.push(Fault::damaged(ConditionType::ConfigAccepted, format!(
                     "Secret {name} is damaged: its key `pepper` holds no line `<version>:<64 hexadecimal digits>`; \
                      restore it from a backup"
                 )));
@@ -97,7 +97,7 @@ fn grant(
     let mut draft = Draft::of(name.clone(), "control", present);
     let keys = match present {
         None if in_use.control || in_use.origin => {
-            plan.faults.push(Fault::missing(format!(
+            plan.faults.push(Fault::missing(ConditionType::ConfigAccepted, format!(
                 "Secret {name} is missing while grants of its key are in use: restore it from a backup; or, to begin \
                  anew, create it with the key `grant.key` holding an Ed25519 private key (PKCS#8, PEM)"
             )));
@@ -107,7 +107,7 @@ fn grant(
         Some(secret) => match GrantKeys::read(secret) {
             Some(keys) => keys.advance(secret, now, &mut draft, plan)?,
             None => {
-                plan.faults.push(Fault::damaged(format!(
+                plan.faults.push(Fault::damaged(ConditionType::ConfigAccepted, format!(
                     "Secret {name} is damaged: `grant.key` (or `next.key`) holds no Ed25519 private key (PKCS#8, PEM); \
                      restore it from a backup"
                 )));

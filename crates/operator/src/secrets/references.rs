@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Existing, Fault, Plan, stored};
 use crate::{
-    api::{KeyReference, Reason},
+    api::{ConditionType, KeyReference, Reason},
     certificates::Facts,
     names::Component,
     validate::ValidatedCluster,
@@ -96,9 +96,16 @@ pub(super) fn check(
 ) {
     for reference in of(cluster) {
         let (name, path) = (&reference.secret, reference.path);
+        let certificate = reference.keys.iter().any(|key| key == "tls.crt");
+        let about = if certificate {
+            ConditionType::CertificatesReady
+        } else {
+            ConditionType::ConfigAccepted
+        };
         let secret = existing.get(name);
         if secret.is_none() && reference.cert_manager {
             plan.faults.push(Fault {
+                about,
                 reason: Reason::CertificatePending,
                 message: format!("Secret {name} ({path}) was not made by cert-manager yet"),
             });
@@ -106,21 +113,22 @@ pub(super) fn check(
         }
         let Some(secret) = secret else {
             let message = format!("Secret {name} ({path}) does not exist");
-            plan.faults.push(Fault::missing(message));
+            plan.faults.push(Fault::missing(about, message));
             continue;
         };
         for key in &reference.keys {
             let data = secret.data.as_ref().and_then(|data| data.get(key));
             if data.is_none_or(|value| value.0.is_empty()) {
                 let message = format!("Secret {name} ({path}) has no key {key}");
-                plan.faults.push(Fault::missing(message));
+                plan.faults.push(Fault::missing(about, message));
             }
         }
-        if !reference.keys.iter().any(|key| key == "tls.crt") {
+        if !certificate {
             continue;
         }
         match stored::text(secret, "tls.crt").map(Facts::read) {
             Some(Ok(facts)) if now >= soon(facts.not_after) => plan.faults.push(Fault {
+                about,
                 reason: Reason::CertificateExpiringSoon,
                 message: format!(
                     "the certificate of Secret {name} ({path}) ends at {} and was not renewed",
@@ -129,7 +137,7 @@ pub(super) fn check(
             }),
             Some(Err(error)) => {
                 let message = format!("Secret {name} ({path}): tls.crt: {error}");
-                plan.faults.push(Fault::damaged(message));
+                plan.faults.push(Fault::damaged(about, message));
             }
             Some(Ok(_)) | None => {}
         }
