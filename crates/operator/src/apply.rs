@@ -9,6 +9,8 @@
 
 mod compare;
 mod prune;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -32,9 +34,14 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::{
-    api::FIELD_MANAGER, build::Objects, discovery::Served, live::{self, Live},
+    api::FIELD_MANAGER,
+    build::Objects,
+    discovery::Served,
+    live::{self, Live},
     validate::ValidatedCluster,
 };
+
+pub(crate) use self::prune::is_fully_available;
 
 /// Hash of what was applied last.
 const APPLIED: &str = "headwater.dev/applied";
@@ -127,7 +134,8 @@ impl Applier {
             live.insert(&one.resource, applied);
         }
         if !hold {
-            self.prune(cluster, &wanted, live, served, &mut changes).await?;
+            self.prune(cluster, &wanted, live, served, &mut changes)
+                .await?;
         }
         Ok(changes)
     }
@@ -321,6 +329,3 @@ fn note_edges(
         None => {}
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -241,7 +241,11 @@ fn cluster_controller(scope: &Scope, context: &Context) -> Controller<IngestClus
         .watches(scope.metadata::<ConfigMap>(), ours(), labelled)
         .watches(scope.metadata::<PodDisruptionBudget>(), ours(), labelled)
         .watches(scope.metadata::<NetworkPolicy>(), ours(), labelled)
-        .watches(scope.metadata::<HorizontalPodAutoscaler>(), ours(), labelled)
+        .watches(
+            scope.metadata::<HorizontalPodAutoscaler>(),
+            ours(),
+            labelled,
+        )
         .watches(scope.metadata::<Secret>(), ours(), labelled)
         .watches(scope.metadata::<Pod>(), ours(), labelled)
         .watches(scope.metadata::<EndpointSlice>(), ours(), labelled)
@@ -258,18 +262,20 @@ fn cluster_controller(scope: &Scope, context: &Context) -> Controller<IngestClus
 
 fn application_controller(scope: &Scope) -> Controller<IngestApplication> {
     let config = controller::Config::default().debounce(DEBOUNCE);
-    let controller =
-        Controller::new(scope.api::<IngestApplication>(), watcher::Config::default());
+    let controller = Controller::new(scope.api::<IngestApplication>(), watcher::Config::default());
     let applications = controller.store();
-    controller
-        .with_config(config)
-        .watches(scope.metadata::<IngestCluster>(), watcher::Config::default(), move |cluster| {
+    controller.with_config(config).watches(
+        scope.metadata::<IngestCluster>(),
+        watcher::Config::default(),
+        move |cluster| {
             let (namespace, name) = (cluster.namespace(), cluster.name_any());
             let its = applications.state().into_iter().filter(move |application| {
                 application.namespace() == namespace && application.spec.cluster_ref.name == name
             });
-            its.map(|application| ObjectRef::from_obj(&*application)).collect::<Vec<_>>()
-        })
+            its.map(|application| ObjectRef::from_obj(&*application))
+                .collect::<Vec<_>>()
+        },
+    )
 }
 
 fn labelled<K: Resource<DynamicType = ()>>(
@@ -286,7 +292,13 @@ async fn drive<K, Pass, Passed>(
     stop: CancellationToken,
     pass: Pass,
 ) where
-    K: Clone + std::fmt::Debug + DeserializeOwned + Resource<DynamicType = ()> + Send + Sync + 'static,
+    K: Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+        + Resource<DynamicType = ()>
+        + Send
+        + Sync
+        + 'static,
     Pass: Fn(Arc<K>, Arc<Context>) -> Passed + Copy + Send + Sync + 'static,
     Passed: Future<Output = Result<Action, ReconcileError>> + Send + 'static,
 {
@@ -298,13 +310,21 @@ async fn drive<K, Pass, Passed>(
         if passed.is_ok() {
             context.failures.lock().remove(&key);
         }
-        context.metrics.reconciled(kind::<K>(), outcome, started.elapsed());
+        context
+            .metrics
+            .reconciled(kind::<K>(), outcome, started.elapsed());
         passed
     };
     let failed = |object: Arc<K>, error: &ReconcileError, context: Arc<Context>| {
         let wait = context.back_off(key(&*object));
         let reason = error.chain();
-        warn!(object = key(&*object), reason, ?wait, manager = FIELD_MANAGER, "a pass failed");
+        warn!(
+            object = key(&*object),
+            reason,
+            ?wait,
+            manager = FIELD_MANAGER,
+            "a pass failed"
+        );
         Action::requeue(wait)
     };
     controller

@@ -46,10 +46,15 @@ impl World {
         let applications = applications.list(&params).await?.items;
         let live = Live::list(client, &namespace, names.cluster(), served).await?;
         let edges = edge_pods(client, &namespace, names.cluster()).await?;
-        let ending = edges.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some());
+        let ending = edges
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_some());
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &namespace);
         let service = format!("kubernetes.io/service-name={}", names.control_internal());
-        let slices = slices.list(&ListParams::default().labels(&service)).await?.items;
+        let slices = slices
+            .list(&ListParams::default().labels(&service))
+            .await?
+            .items;
         Ok(Self {
             applications,
             live,
@@ -60,7 +65,9 @@ impl World {
 
     /// What depends on the Secrets.
     pub(crate) fn in_use(&self, names: &Names) -> InUse {
-        let control = self.live.typed::<Deployment>(&names.tier(Component::Control));
+        let control = self
+            .live
+            .typed::<Deployment>(&names.tier(Component::Control));
         let data = self
             .live
             .typed::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(&names.control_data());
@@ -111,7 +118,10 @@ pub(crate) async fn edge_pods(
     cluster: &str,
 ) -> Result<Vec<PartialObjectMeta<Pod>>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let selector = format!("{CLUSTER_LABEL}={cluster},{COMPONENT_LABEL}={}", Component::Edge);
+    let selector = format!(
+        "{CLUSTER_LABEL}={cluster},{COMPONENT_LABEL}={}",
+        Component::Edge
+    );
     let params = ListParams::default().labels(&selector);
     Ok(pods.list_metadata(&params).await?.items)
 }

@@ -61,7 +61,11 @@ impl Events {
         } in happened
         {
             let event = Event {
-                type_: if warning { EventType::Warning } else { EventType::Normal },
+                type_: if warning {
+                    EventType::Warning
+                } else {
+                    EventType::Normal
+                },
                 reason: reason.to_owned(),
                 note: Some(shortened(note)),
                 action: "Reconcile".to_owned(),
@@ -78,10 +82,14 @@ impl Events {
 pub(crate) fn of_changes(changes: &Changes) -> Vec<Happened> {
     let mut all = Vec::new();
     if let Some(name) = &changes.started {
-        all.push(normal("RolloutStarted", format!("Deployment {name} takes over from the present edges")));
+        all.push(normal(
+            "RolloutStarted",
+            format!("Deployment {name} takes over from the present edges"),
+        ));
     }
     for name in &changes.finished {
-        let note = format!("Deployment {name} was replaced; its edges end when their sessions have");
+        let note =
+            format!("Deployment {name} was replaced; its edges end when their sessions have");
         all.push(normal("RolloutFinished", note));
     }
     if let Some((from, to)) = changes.scaled {
@@ -109,7 +117,9 @@ pub(crate) fn of_status(before: Option<&ClusterStatus>, after: &ClusterStatus) -
 
 fn shortened(mut note: String) -> String {
     if note.len() > NOTE_BYTES_MAX {
-        let end = (0..=NOTE_BYTES_MAX).rev().find(|end| note.is_char_boundary(*end));
+        let end = (0..=NOTE_BYTES_MAX)
+            .rev()
+            .find(|end| note.is_char_boundary(*end));
         note.truncate(end.unwrap_or_default());
     }
     note

@@ -76,11 +76,17 @@ impl Election {
     /// Ends when this process may not be the one to act any more. Looks by itself too: the election's own task does not
     /// say so while the API server cannot be reached.
     pub(crate) async fn lost(&mut self) {
+        let Self {
+            leads,
+            leases,
+            identity,
+            manager: _,
+        } = self;
         let mut valid_until = Instant::now() + DURATION;
         let mut looks = tokio::time::interval(LOOK_PERIOD);
         loop {
             tokio::select! {
-                changed = self.leads.wait_for(|leads| !leads) => {
+                changed = leads.wait_for(|leads| !leads) => {
                     drop(changed);
                     return;
                 }
@@ -88,25 +94,12 @@ impl Election {
                     warn!("the Lease was not renewed in time");
                     return;
                 }
-                _ = looks.tick() => match self.look().await {
+                _ = looks.tick() => match look(leases, identity).await {
                     Some(left) => valid_until = Instant::now() + left,
                     None => continue,
                 },
             }
         }
-    }
-
-    /// For how long the lease still holds; zero where it is another's; nothing where that cannot be seen.
-    async fn look(&self) -> Option<Duration> {
-        let lease = tokio::time::timeout(LOOK_TIMEOUT, self.leases.get(LEASE)).await;
-        let spec = lease.ok()?.ok()?.spec?;
-        if spec.holder_identity.as_ref() != Some(&self.identity) {
-            return Some(Duration::ZERO);
-        }
-        // Written by this process's own clock.
-        let end = spec.renew_time?.0.checked_add(DURATION).ok()?;
-        let left = end.duration_since(Timestamp::now());
-        Some(Duration::try_from(left).unwrap_or_default())
     }
 
     /// Gives the lease back, so that another operator need not wait for its end.
@@ -119,4 +112,17 @@ impl Election {
             Err(_elapsed) => warn!("the Lease could not be given back in time"),
         }
     }
+}
+
+/// For how long the lease still holds; zero where it is another's; nothing where that cannot be seen.
+async fn look(leases: &Api<Lease>, identity: &String) -> Option<Duration> {
+    let lease = tokio::time::timeout(LOOK_TIMEOUT, leases.get(LEASE)).await;
+    let spec = lease.ok()?.ok()?.spec?;
+    if spec.holder_identity.as_ref() != Some(identity) {
+        return Some(Duration::ZERO);
+    }
+    // Written by this process's own clock.
+    let end = spec.renew_time?.0.checked_add(DURATION).ok()?;
+    let left = end.duration_since(Timestamp::now());
+    Some(Duration::try_from(left).unwrap_or_default())
 }

@@ -88,8 +88,12 @@ impl OperatorMetrics {
     }
 
     pub(crate) fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
-        self.reconciles.get_or_create(&Reconciled { kind, outcome }).inc();
-        self.duration.get_or_create(&Of { kind }).observe(took.as_secs_f64());
+        self.reconciles
+            .get_or_create(&Reconciled { kind, outcome })
+            .inc();
+        self.duration
+            .get_or_create(&Of { kind })
+            .observe(took.as_secs_f64());
     }
 
     pub(crate) fn lead(&self, leads: bool) {
@@ -153,12 +157,18 @@ mod tests {
         for (path, expected) in [
             ("/api/v1/namespaces/a/secrets", "secrets"),
             ("/api/v1/namespaces/a/secrets/b", "secrets"),
-            ("/apis/apps/v1/namespaces/a/deployments/b?x=y", "deployments"),
+            (
+                "/apis/apps/v1/namespaces/a/deployments/b?x=y",
+                "deployments",
+            ),
             (
                 "/apis/headwater.dev/v1alpha1/namespaces/a/ingestclusters/b/status",
                 "ingestclusters/status",
             ),
-            ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/x", "customresourcedefinitions"),
+            (
+                "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/x",
+                "customresourcedefinitions",
+            ),
             ("/api/v1/namespaces/a", "namespaces"),
             ("/", ""),
         ] {

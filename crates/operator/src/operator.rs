@@ -101,7 +101,10 @@ pub async fn run(config: Config, process: Process) -> Result<(), OperatorError> 
     check_definitions(&client).await?;
     let identity = format!("{}-{}", config.name, random());
     let own = client.default_namespace().to_owned();
-    let lease_namespace = config.lease_namespace.clone().unwrap_or_else(|| own.clone());
+    let lease_namespace = config
+        .lease_namespace
+        .clone()
+        .unwrap_or_else(|| own.clone());
     let mut election = Election::enter(client.clone(), &lease_namespace, identity.clone()).await?;
     readiness.met(WATCHING);
     info!(identity, namespaces = ?config.watch, "standing by");
@@ -235,13 +238,18 @@ async fn check_definitions(client: &Client) -> Result<(), OperatorError> {
                 let revision = revision.and_then(|revision| revision.parse::<u32>().ok());
                 match revision {
                     Some(revision) if revision >= CRD_REVISION => continue,
-                    Some(revision) => format!("has revision {revision}, and {CRD_REVISION} is needed"),
+                    Some(revision) => {
+                        format!("has revision {revision}, and {CRD_REVISION} is needed")
+                    }
                     None => format!("says no revision, and {CRD_REVISION} is needed"),
                 }
             }
             Ok(None) => "is not installed".to_owned(),
             Err(kube::Error::Api(status)) if status.is_forbidden() => {
-                warn!(name, "the CustomResourceDefinition cannot be read: its revision is not checked");
+                warn!(
+                    name,
+                    "the CustomResourceDefinition cannot be read: its revision is not checked"
+                );
                 continue;
             }
             Err(error) => return Err(error.into()),

@@ -4,9 +4,9 @@
 mod applications;
 mod conditions;
 mod sessions;
-mod tiers;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -15,7 +15,10 @@ use k8s_openapi::api::{
     core::v1::Service,
 };
 
-pub(crate) use self::{applications::application_status, sessions::publishing};
+pub(crate) use self::{
+    applications::{Outcome, application_status},
+    sessions::publishing,
+};
 use crate::{
     api::{
         CertificateStatus, Certificates, ClusterStatus, Condition, ConditionType, Endpoint,
@@ -78,11 +81,17 @@ pub(crate) fn cluster_status(seen: &Seen<'_>, now: Timestamp) -> ClusterStatus {
         edge: tiers::edge(&seen.workloads, seen.cluster),
         origin: tiers::origin(seen.workloads.origin.as_ref(), seen.cluster),
         control: tiers::control(seen.workloads.control.as_ref(), seen.cluster),
-        sessions: seen.sessions.map(|publishing| SessionsStatus { publishing }),
+        sessions: seen
+            .sessions
+            .map(|publishing| SessionsStatus { publishing }),
         endpoints: endpoints(&seen.workloads),
         certificates: Certificates {
-            public: seen.public_not_after.map(|not_after| CertificateStatus { not_after }),
-            internal: seen.internal_not_after.map(|not_after| CertificateStatus { not_after }),
+            public: seen
+                .public_not_after
+                .map(|not_after| CertificateStatus { not_after }),
+            internal: seen
+                .internal_not_after
+                .map(|not_after| CertificateStatus { not_after }),
         },
         live_configuration: match seen.validated {
             Ok(_) => LiveConfiguration {
@@ -99,7 +108,12 @@ pub(crate) fn cluster_status(seen: &Seen<'_>, now: Timestamp) -> ClusterStatus {
         status.edge.selector.clone_from(&previous.edge.selector);
     }
     let stated = conditions::all(seen, &status);
-    status.conditions = conditions(stated, &previous.conditions, status.observed_generation, now);
+    status.conditions = conditions(
+        stated,
+        &previous.conditions,
+        status.observed_generation,
+        now,
+    );
     status
 }
 
@@ -156,8 +170,14 @@ pub(crate) fn is_loaded(controls: &[Control], hash: &str) -> bool {
 }
 
 fn endpoints(workloads: &Workloads) -> Vec<Endpoint> {
-    let publish = workloads.edge_service.as_ref().and_then(|service| endpoint(service, "Publish"));
-    let api = workloads.control_service.as_ref().and_then(|service| endpoint(service, "Api"));
+    let publish = workloads
+        .edge_service
+        .as_ref()
+        .and_then(|service| endpoint(service, "Publish"));
+    let api = workloads
+        .control_service
+        .as_ref()
+        .and_then(|service| endpoint(service, "Api"));
     publish.into_iter().chain(api).collect()
 }
 
@@ -165,12 +185,20 @@ fn endpoints(workloads: &Workloads) -> Vec<Endpoint> {
 fn endpoint(service: &Service, endpoint_type: &str) -> Option<Endpoint> {
     let spec = service.spec.as_ref()?;
     let port = spec.ports.iter().flatten().next()?.port;
-    let load_balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let load_balancer = service
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref());
     let ingress = load_balancer.and_then(|status| status.ingress.as_ref()?.first());
-    let external = ingress.and_then(|ingress| ingress.hostname.clone().or_else(|| ingress.ip.clone()));
+    let external =
+        ingress.and_then(|ingress| ingress.hostname.clone().or_else(|| ingress.ip.clone()));
     let internal = || {
         let metadata = &service.metadata;
-        Some(format!("{}.{}.svc", metadata.name.as_ref()?, metadata.namespace.as_ref()?))
+        Some(format!(
+            "{}.{}.svc",
+            metadata.name.as_ref()?,
+            metadata.namespace.as_ref()?
+        ))
     };
     Some(Endpoint {
         endpoint_type: endpoint_type.to_owned(),

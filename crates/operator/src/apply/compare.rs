@@ -52,7 +52,8 @@ impl Path {
                 present.is_some_and(|present| self.same_fields(wanted, present))
             }
             (Value::Array(wanted), present) => {
-                let present = present.map_or(Some(&[][..]), |value| value.as_array().map(Vec::as_slice));
+                let present =
+                    present.map_or(Some(&[][..]), |value| value.as_array().map(Vec::as_slice));
                 present.is_some_and(|present| self.same_elements(name, wanted, present))
             }
             (wanted, Some(present)) => same_scalar(wanted, present),
@@ -74,9 +75,13 @@ impl Path {
         let keys = ASSOCIATIVE.iter().find(|(name, _)| *name == list);
         let Some((_, keys)) = keys else {
             return wanted.len() == present.len()
-                && wanted.iter().zip(present).enumerate().all(|(index, (wanted, present))| {
-                    self.same(&index.to_string(), wanted, Some(present))
-                });
+                && wanted
+                    .iter()
+                    .zip(present)
+                    .enumerate()
+                    .all(|(index, (wanted, present))| {
+                        self.same(&index.to_string(), wanted, Some(present))
+                    });
         };
         wanted.iter().enumerate().all(|(index, wanted)| {
             let is_it = |other: &&Value| keys.iter().all(|key| other.get(key) == wanted.get(key));

@@ -27,7 +27,9 @@ pub(super) fn old_edges<'a>(
     live: &'a Live,
     current: &'a str,
 ) -> impl Iterator<Item = &'a DynamicObject> {
-    let deployments = live.all(&ApiResource::erase::<Deployment>(&())).collect::<Vec<_>>();
+    let deployments = live
+        .all(&ApiResource::erase::<Deployment>(&()))
+        .collect::<Vec<_>>();
     deployments.into_iter().filter(move |deployment| {
         is_ours(cluster, deployment)
             && deployment.labels().contains_key(REVISION_LABEL)
@@ -165,7 +167,10 @@ impl Applier {
 fn may_go(cluster: &ValidatedCluster, wanted: &[Wanted], live: &Live, name: &str) -> bool {
     let current = wanted.iter().find(|one| {
         one.resource.plural == ApiResource::erase::<Deployment>(&()).plural
-            && one.value.pointer("/metadata/labels").is_some_and(|labels| labels.get(REVISION_LABEL).is_some())
+            && one
+                .value
+                .pointer("/metadata/labels")
+                .is_some_and(|labels| labels.get(REVISION_LABEL).is_some())
     });
     let Some(current) = current.and_then(|one| live.typed::<Deployment>(&one.name)) else {
         return false;
@@ -176,7 +181,9 @@ fn may_go(cluster: &ValidatedCluster, wanted: &[Wanted], live: &Live, name: &str
     let available = |name: &str| {
         let deployment = live.typed::<Deployment>(name);
         let status = deployment.and_then(|deployment| deployment.status);
-        status.and_then(|status| status.available_replicas).unwrap_or_default()
+        status
+            .and_then(|status| status.available_replicas)
+            .unwrap_or_default()
     };
     let current = current.name_any();
     let others = old_edges(cluster, live, &current).map(kube::ResourceExt::name_any);
@@ -187,7 +194,10 @@ fn config_maps(spec: &PodSpec) -> Vec<String> {
     let mut names = Vec::new();
     for volume in spec.volumes.iter().flatten() {
         names.extend(volume.config_map.iter().map(|source| source.name.clone()));
-        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        let sources = volume
+            .projected
+            .iter()
+            .flat_map(|projected| projected.sources.iter().flatten());
         names.extend(sources.filter_map(|source| Some(source.config_map.as_ref()?.name.clone())));
     }
     names

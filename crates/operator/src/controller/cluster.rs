@@ -68,14 +68,20 @@ pub(super) async fn reconcile(
     let accepted = accept_applications(&cluster, &applications);
     let live_hash = &status.live_configuration.hash;
     application::write_all(&context, &accepted, validated.is_ok(), &controls, live_hash).await?;
-    let Pass { happened, error, .. } = pass;
+    let Pass {
+        happened, error, ..
+    } = pass;
     context.events.publish(&cluster, happened).await;
     if let Some(error) = error {
         return Err(error);
     }
     let waits = built.is_some_and(|built| !built.plan.faults.is_empty())
         || (validated.is_ok() && !status.live_configuration.loaded);
-    Ok(Action::requeue(if waits { WAITING_PERIOD } else { SETTLED_PERIOD }))
+    Ok(Action::requeue(if waits {
+        WAITING_PERIOD
+    } else {
+        SETTLED_PERIOD
+    }))
 }
 
 /// Puts the finalizer on.
@@ -98,7 +104,9 @@ async fn hold(
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    Ok(clusters.patch(&cluster.name_any(), &params, &Patch::Merge(patch)).await?)
+    Ok(clusters
+        .patch(&cluster.name_any(), &params, &Patch::Merge(patch))
+        .await?)
 }
 
 /// What one pass found and did.
@@ -149,7 +157,10 @@ impl Pass<'_> {
         let hold = plan.faults.iter().any(secrets::Fault::holds);
         let built = built(plan);
         let live = &mut self.world.live;
-        let applied = self.context.applier.apply(validated, &built.objects, live, served, hold);
+        let applied = self
+            .context
+            .applier
+            .apply(validated, &built.objects, live, served, hold);
         match applied.await {
             Ok(changes) => self.note(&changes),
             Err(error) => self.error = Some(error.into()),
@@ -182,7 +193,11 @@ impl Pass<'_> {
                 name: name.clone(),
                 source,
             })?;
-            info!(secret = name, cluster = validated.names.cluster(), "secret written");
+            info!(
+                secret = name,
+                cluster = validated.names.cluster(),
+                "secret written"
+            );
         }
         for renewed in std::mem::take(&mut plan.renewed) {
             self.happened.push(normal("CertificateRenewed", renewed));
@@ -199,7 +214,8 @@ impl Pass<'_> {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        api.patch_scale(&self.cluster.name_any(), &params, &Patch::Merge(patch)).await?;
+        api.patch_scale(&self.cluster.name_any(), &params, &Patch::Merge(patch))
+            .await?;
         Ok(())
     }
 
@@ -235,7 +251,9 @@ impl Pass<'_> {
             public_not_after: plan.and_then(|plan| plan.public_not_after),
             internal_not_after: plan.and_then(|plan| plan.internal_not_after),
             workloads,
-            live_hash: built.map(|built| built.objects.live_hash()).unwrap_or_default(),
+            live_hash: built
+                .map(|built| built.objects.live_hash())
+                .unwrap_or_default(),
             controls: &controls,
             sessions,
             error: self.error.as_ref().map(ReconcileError::chain),
@@ -256,12 +274,17 @@ impl Pass<'_> {
         let api: Api<IngestCluster> = Api::namespaced(self.context.client.clone(), &namespace);
         let patch = super::status_patch::<IngestCluster>(&self.cluster.name_any(), status);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let written = api.patch_status(&self.cluster.name_any(), &params, &Patch::Apply(patch)).await;
+        let written = api
+            .patch_status(&self.cluster.name_any(), &params, &Patch::Apply(patch))
+            .await;
         match written {
             Ok(_) => Ok(()),
             // Deleted meanwhile.
             Err(kube::Error::Api(answer)) if answer.is_not_found() => {
-                warn!(cluster = self.cluster.name_any(), "the cluster went while it was looked at");
+                warn!(
+                    cluster = self.cluster.name_any(),
+                    "the cluster went while it was looked at"
+                );
                 Ok(())
             }
             Err(error) => Err(error.into()),

@@ -69,7 +69,10 @@ async fn drain(
     });
     let mut begun = false;
     for edge in edges {
-        match deployments.delete(&edge.name_any(), &DeleteParams::background()).await {
+        match deployments
+            .delete(&edge.name_any(), &DeleteParams::background())
+            .await
+        {
             Ok(_) => begun = true,
             Err(kube::Error::Api(answer)) if answer.is_not_found() => {}
             Err(error) => return Err(error.into()),
@@ -78,20 +81,36 @@ async fn drain(
     let pods = dereference::edge_pods(&context.client, &namespace, &name).await?;
     if begun {
         let note = format!("{} edges end when their sessions have", pods.len());
-        context.events.publish(cluster, vec![normal("EdgeDrainStarted", note)]).await;
+        context
+            .events
+            .publish(cluster, vec![normal("EdgeDrainStarted", note)])
+            .await;
     }
     if pods.is_empty() {
         // The ReplicaSet controller may not have deleted, or the garbage collector not have seen, them yet.
-        context.events.publish(cluster, vec![normal("EdgeDrained", "no edge is left")]).await;
+        context
+            .events
+            .publish(cluster, vec![normal("EdgeDrained", "no edge is left")])
+            .await;
         return Ok(None);
     }
     let drain = &cluster.spec.edge.drain;
     let allowed = drain.notice_seconds + drain.timeout_seconds + MARGIN_SECONDS;
-    let began = cluster.meta().deletion_timestamp.as_ref().map(|time| time.0.as_second());
+    let began = cluster
+        .meta()
+        .deletion_timestamp
+        .as_ref()
+        .map(|time| time.0.as_second());
     let over = began.is_none_or(|began| Timestamp::now().as_second() >= began + allowed);
     if over {
-        let note = format!("{} edges are still there after {allowed} s; they are left to Kubernetes", pods.len());
-        context.events.publish(cluster, vec![warning("EdgeDrainTimeout", note)]).await;
+        let note = format!(
+            "{} edges are still there after {allowed} s; they are left to Kubernetes",
+            pods.len()
+        );
+        context
+            .events
+            .publish(cluster, vec![warning("EdgeDrainTimeout", note)])
+            .await;
         return Ok(None);
     }
     Ok(Some(Action::requeue(LOOK_PERIOD)))
@@ -113,7 +132,9 @@ async fn let_go_of_secrets(
             continue;
         }
         let done = match cluster.spec.deletion_policy {
-            DeletionPolicy::DeleteAll => api.delete(&name, &DeleteParams::default()).await.map(drop),
+            DeletionPolicy::DeleteAll => {
+                api.delete(&name, &DeleteParams::default()).await.map(drop)
+            }
             DeletionPolicy::Retain => {
                 let owners = secret.metadata.owner_references.get_or_insert_default();
                 let before = owners.len();
@@ -121,7 +142,9 @@ async fn let_go_of_secrets(
                 if owners.len() == before {
                     continue;
                 }
-                api.replace(&name, &PostParams::default(), &secret).await.map(drop)
+                api.replace(&name, &PostParams::default(), &secret)
+                    .await
+                    .map(drop)
             }
         };
         ignore_missing(done)?;
@@ -130,7 +153,9 @@ async fn let_go_of_secrets(
         DeletionPolicy::DeleteAll => {
             let claims: Api<PersistentVolumeClaim> =
                 Api::namespaced(context.client.clone(), &namespace);
-            let deleted = claims.delete(&names.control_data(), &DeleteParams::default()).await;
+            let deleted = claims
+                .delete(&names.control_data(), &DeleteParams::default())
+                .await;
             ignore_missing(deleted.map(drop))
         }
         DeletionPolicy::Retain => Ok(()),
@@ -158,7 +183,9 @@ async fn release(cluster: &IngestCluster, context: &Context) -> Result<(), Recon
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let released = api.patch(&cluster.name_any(), &params, &Patch::Merge(patch)).await;
+    let released = api
+        .patch(&cluster.name_any(), &params, &Patch::Merge(patch))
+        .await;
     ignore_missing(released.map(drop))?;
     info!(cluster = cluster.name_any(), namespace, "let go");
     Ok(())

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use runtime::identity::{Cluster, Role};
+use runtime::identity::Role;
 
 use super::{
     Existing, Plan, SecretsError,
@@ -11,6 +11,7 @@ use super::{
     stored::{self, BUNDLE_SINCE, Draft},
 };
 use crate::{
+    build,
     certificates::{self, Facts, Pair, Subject},
     names::Component,
     validate::ValidatedCluster,
@@ -18,8 +19,6 @@ use crate::{
 
 /// Those that have a certificate.
 pub(super) const ROLES: [Role; 4] = [Role::Origin, Role::Control, Role::Edge, Role::Operator];
-/// The API's and playback's.
-const SERVERS: [Component; 2] = [Component::Control, Component::Origin];
 
 /// Whether anything is issued by the operator at all.
 pub(super) fn needs_authority(cluster: &ValidatedCluster) -> bool {
@@ -81,8 +80,7 @@ pub(super) fn plan_edge(
         return Ok(());
     }
     let name = cluster.names.public_certificate(Component::Edge);
-    let mut names = service_names(cluster, Component::Edge);
-    names.extend(cluster.spec.tls.dns_names.iter().cloned());
+    let names = with_localhost(build::edge_dns_names(cluster));
     let subject = Subject::Server(names.clone());
     let present = existing.get(&name);
     let kept = present.and_then(|secret| keep(secret, &subject, None, now));
@@ -106,20 +104,19 @@ struct Leaf {
 }
 
 fn subjects(cluster: &ValidatedCluster) -> Vec<Leaf> {
-    let identity = Cluster {
-        trust_domain: cluster.trust_domain.clone(),
-        namespace: cluster.namespace.clone(),
-        name: cluster.names.cluster().to_owned(),
-    };
     let roles = ROLES.map(|role| Leaf {
         name: cluster.names.internal_certificate(role.as_str()),
         component: role.as_str(),
-        subject: Subject::Role(identity.uri(role)),
+        subject: Subject::Role(build::uri(cluster, role)),
     });
-    let servers = SERVERS.map(|component| Leaf {
+    let servers = [
+        (Component::Control, build::control_dns_names(cluster)),
+        (Component::Origin, build::origin_dns_names(cluster)),
+    ]
+    .map(|(component, names)| Leaf {
         name: cluster.names.public_certificate(component),
         component: component.as_str(),
-        subject: Subject::Server(server_names(cluster, component)),
+        subject: Subject::Server(with_localhost(names)),
     });
     let mut all = Vec::new();
     if issues_internal(cluster) {
@@ -139,37 +136,10 @@ fn issues_servers(cluster: &ValidatedCluster) -> bool {
     cluster.spec.control.tls.is_none()
 }
 
-fn server_names(cluster: &ValidatedCluster, component: Component) -> Vec<String> {
-    let mut names = service_names(cluster, component);
-    match component {
-        Component::Control => {
-            names.extend(cluster.spec.control.service.dns_names.iter().cloned());
-        }
-        Component::Origin => {
-            // A reader follows a stream to the one pod that holds it.
-            let pods = &format!(
-                "*.{}.{}.svc",
-                cluster.names.tier(component),
-                cluster.namespace
-            );
-            names.push(pods.clone());
-            names.push(format!("{pods}.{}", cluster.cluster_domain));
-        }
-        Component::Edge => {}
-    }
+/// With the end of a port-forward.
+fn with_localhost(mut names: Vec<String>) -> Vec<String> {
+    names.push("localhost".to_owned());
     names
-}
-
-/// Every name of a Service inside of Kubernetes, and the end of a port-forward.
-fn service_names(cluster: &ValidatedCluster, component: Component) -> Vec<String> {
-    let (service, namespace) = (cluster.names.tier(component), &cluster.namespace);
-    vec![
-        service.clone(),
-        format!("{service}.{namespace}"),
-        format!("{service}.{namespace}.svc"),
-        format!("{service}.{namespace}.svc.{}", cluster.cluster_domain),
-        "localhost".to_owned(),
-    ]
 }
 
 /// The certificate that is there, where it is still good. A damaged one is no loss: it is issued anew.

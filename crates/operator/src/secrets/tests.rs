@@ -1,4 +1,4 @@
-use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::ByteString;
 use proptest::prelude::*;
 use proto::grant::GrantSigner;
 use rustls::{
@@ -12,6 +12,7 @@ use super::{stored::BUNDLE_SINCE, *};
 use crate::{
     api::{IngestCluster, IngestClusterSpec, ROTATE_ANNOTATION},
     certificates::{AUTHORITY_LIFETIME, LEAF_LIFETIME, end},
+    validate::{Defaults, validate},
 };
 
 const UID: &str = "00000000-0000-0000-0000-000000000001";
@@ -32,25 +33,15 @@ fn cluster_with(change: impl FnOnce(&mut serde_json::Value)) -> ValidatedCluster
     });
     change(&mut spec);
     let spec: IngestClusterSpec = serde_json::from_value(spec).unwrap();
-    ValidatedCluster {
-        names: Names::new(&IngestCluster::new("live", spec.clone())),
-        namespace: "media".to_owned(),
-        owner: OwnerReference {
-            api_version: "headwater.dev/v1alpha1".to_owned(),
-            kind: "IngestCluster".to_owned(),
-            name: "live".to_owned(),
-            uid: UID.to_owned(),
-            controller: Some(true),
-            block_owner_deletion: Some(true),
-        },
-        generation: 1,
-        spec,
-        version: "0.1.0".to_owned(),
-        image: "headwater:0.1.0".to_owned(),
+    let mut cluster = IngestCluster::new("live", spec);
+    cluster.metadata.namespace = Some("media".to_owned());
+    cluster.metadata.uid = Some(UID.to_owned());
+    let defaults = Defaults {
+        image_repository: "headwater".to_owned(),
         trust_domain: "cluster.local".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
-        applications: Vec::new(),
-    }
+    };
+    validate(&cluster, &[], &defaults).unwrap()
 }
 
 fn cluster() -> ValidatedCluster {

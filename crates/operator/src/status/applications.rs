@@ -39,7 +39,10 @@ pub(crate) fn application_status(
     };
     let previous = application.status.clone().unwrap_or_default();
     let generation = application.metadata.generation.unwrap_or_default();
-    let both = vec![stated(ConditionType::Accepted), stated(ConditionType::Ready)];
+    let both = vec![
+        stated(ConditionType::Accepted),
+        stated(ConditionType::Ready),
+    ];
     ApplicationStatus {
         observed_generation: generation,
         conditions: conditions(both, &previous.conditions, generation, now),

@@ -37,9 +37,13 @@ fn stated(about: ConditionType, holds: bool, reason: Reason, message: impl Into<
 fn config_accepted(seen: &Seen<'_>) -> Stated {
     let about = ConditionType::ConfigAccepted;
     if let Err(problems) = seen.validated {
-        let reason = problems.first().map_or(Reason::InvalidConfig, |problem| problem.reason);
+        let reason = problems
+            .first()
+            .map_or(Reason::InvalidConfig, |problem| problem.reason);
         let all = problems.iter();
-        let all: Vec<String> = all.map(|one| format!("{}: {}", one.path, one.message)).collect();
+        let all: Vec<String> = all
+            .map(|one| format!("{}: {}", one.path, one.message))
+            .collect();
         return stated(about, false, reason, all.join("; "));
     }
     faults_about(seen, about)
@@ -49,7 +53,9 @@ fn config_accepted(seen: &Seen<'_>) -> Stated {
 fn version_supported(seen: &Seen<'_>) -> Stated {
     let about = ConditionType::VersionSupported;
     let problems = seen.validated.err().unwrap_or_default();
-    let unsupported = problems.iter().find(|one| one.reason == Reason::UnsupportedVersion);
+    let unsupported = problems
+        .iter()
+        .find(|one| one.reason == Reason::UnsupportedVersion);
     match unsupported {
         Some(problem) => stated(about, false, problem.reason, problem.message.clone()),
         None => stated(about, true, Reason::Valid, "the operator knows the version"),
@@ -62,18 +68,28 @@ fn certificates_ready(seen: &Seen<'_>) -> Stated {
         return fault;
     }
     if seen.cluster.spec.tls.self_signed.is_some() {
-        let message = "certificates are valid; encoders see a self-signed one: for trying things out";
+        let message =
+            "certificates are valid; encoders see a self-signed one: for trying things out";
         return stated(about, true, Reason::SelfSigned, message);
     }
     if seen.public_not_after.is_none() {
         let message = "the certificate that encoders see is not there yet";
         return stated(about, false, Reason::CertificatePending, message);
     }
-    stated(about, true, Reason::CertificatesValid, "certificates are valid")
+    stated(
+        about,
+        true,
+        Reason::CertificatesValid,
+        "certificates are valid",
+    )
 }
 
 fn faults_about(seen: &Seen<'_>, about: ConditionType) -> Option<Stated> {
-    let faults: Vec<_> = seen.faults.iter().filter(|fault| fault.about == about).collect();
+    let faults: Vec<_> = seen
+        .faults
+        .iter()
+        .filter(|fault| fault.about == about)
+        .collect();
     let first = faults.first()?;
     let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
     Some(stated(about, false, first.reason, messages.join("; ")))
@@ -105,7 +121,10 @@ fn edge_available(seen: &Seen<'_>, status: &ClusterStatus) -> Stated {
     let wanted = wanted_edges(&seen.workloads, seen.cluster);
     let missing_max = (wanted / 4).max(1);
     let needed = (wanted - missing_max).max(1);
-    let message = format!("{} edges are ready; {needed} are needed", status.edge.summary);
+    let message = format!(
+        "{} edges are ready; {needed} are needed",
+        status.edge.summary
+    );
     if status.edge.ready_replicas >= needed {
         stated(about, true, Reason::AllReplicasReady, message)
     } else {
@@ -143,7 +162,9 @@ fn unfinished(seen: &Seen<'_>, status: &ClusterStatus) -> Option<String> {
     };
     if !is_fully_available(edge) {
         let summary = &status.edge.summary;
-        return Some(format!("{summary} edges are ready; the present revision's are not all available"));
+        return Some(format!(
+            "{summary} edges are ready; the present revision's are not all available"
+        ));
     }
     if workloads.edges.len() > 1 {
         return Some("edges of an old revision are still there".to_owned());
@@ -152,16 +173,26 @@ fn unfinished(seen: &Seen<'_>, status: &ClusterStatus) -> Option<String> {
         return Some("the origins' StatefulSet is not there yet".to_owned());
     };
     let of_origin = origin.status.clone().unwrap_or_default();
-    let wanted = origin.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let wanted = origin
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
     if of_origin.observed_generation < origin.metadata.generation
         || of_origin.updated_replicas.unwrap_or_default() < wanted
         || of_origin.ready_replicas.unwrap_or_default() < wanted
     {
-        return Some(format!("{} origins are ready and up to date", status.origin.summary));
+        return Some(format!(
+            "{} origins are ready and up to date",
+            status.origin.summary
+        ));
     }
     match &workloads.control {
         Some(control) if is_fully_available(control) => None,
-        Some(_) => Some(format!("{} controls are ready and up to date", status.control.summary)),
+        Some(_) => Some(format!(
+            "{} controls are ready and up to date",
+            status.control.summary
+        )),
         None => Some("control's Deployment is not there yet".to_owned()),
     }
 }
@@ -175,8 +206,12 @@ fn autoscaling_active(seen: &Seen<'_>) -> Option<Stated> {
         let mut conditions = conditions.into_iter().flatten();
         conditions.find(|condition| condition.type_ == name)
     };
-    let message = |condition: Option<&k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition>| {
-        condition.and_then(|condition| condition.message.clone()).unwrap_or_default()
+    let message = |condition: Option<
+        &k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition,
+    >| {
+        condition
+            .and_then(|condition| condition.message.clone())
+            .unwrap_or_default()
     };
     let active = find("ScalingActive");
     let limited = find("ScalingLimited");
@@ -215,10 +250,18 @@ fn ready(seen: &Seen<'_>, all: &[Stated]) -> Stated {
     });
     match failed {
         Some(failed) => stated(about, false, failed.reason, failed.message.clone()),
-        None if seen.cluster.spec.paused => {
-            stated(about, true, Reason::Paused, "every tier is available; the operator is paused")
-        }
-        None => stated(about, true, Reason::AllTiersAvailable, "every tier is available"),
+        None if seen.cluster.spec.paused => stated(
+            about,
+            true,
+            Reason::Paused,
+            "every tier is available; the operator is paused",
+        ),
+        None => stated(
+            about,
+            true,
+            Reason::AllTiersAvailable,
+            "every tier is available",
+        ),
     }
 }
 
@@ -240,6 +283,9 @@ fn stalled(seen: &Seen<'_>) -> Option<Stated> {
         let accepted = config_accepted(seen);
         return Some(stated(about, true, accepted.reason, accepted.message));
     }
-    let damaged = seen.faults.iter().find(|fault| fault.reason == Reason::SecretDamaged);
+    let damaged = seen
+        .faults
+        .iter()
+        .find(|fault| fault.reason == Reason::SecretDamaged);
     damaged.map(|fault| stated(about, true, fault.reason, fault.message.clone()))
 }

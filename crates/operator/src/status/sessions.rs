@@ -19,7 +19,9 @@ pub(crate) fn publishing(
     controls: &[Control],
     now: Timestamp,
 ) -> Option<i32> {
-    let counted = controls.iter().filter_map(|control| control.state.as_ref()?.sessions);
+    let counted = controls
+        .iter()
+        .filter_map(|control| control.state.as_ref()?.sessions);
     let Some(counted) = counted.max() else {
         return written;
     };
@@ -28,6 +30,7 @@ pub(crate) fn publishing(
         return Some(counted);
     };
     let changed = counted.abs_diff(before) > (before / PARTS).unsigned_abs();
-    let recent = written_at.is_some_and(|at| now < at.checked_add(PERIOD).unwrap_or(Timestamp::MAX));
+    let recent =
+        written_at.is_some_and(|at| now < at.checked_add(PERIOD).unwrap_or(Timestamp::MAX));
     Some(if changed && !recent { counted } else { before })
 }

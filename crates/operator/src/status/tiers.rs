@@ -40,8 +40,12 @@ pub(super) fn origin(set: Option<&StatefulSet>, cluster: &IngestCluster) -> Tier
     let status = set.and_then(|set| set.status.as_ref());
     let counts = TierStatus {
         replicas: status.map_or(0, |status| status.replicas),
-        ready_replicas: status.and_then(|status| status.ready_replicas).unwrap_or_default(),
-        updated_replicas: status.and_then(|status| status.updated_replicas).unwrap_or_default(),
+        ready_replicas: status
+            .and_then(|status| status.ready_replicas)
+            .unwrap_or_default(),
+        updated_replicas: status
+            .and_then(|status| status.updated_replicas)
+            .unwrap_or_default(),
         summary: String::new(),
     };
     summed(counts, cluster.spec.origin.replicas)

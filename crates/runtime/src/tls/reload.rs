@@ -34,6 +34,14 @@ pub(super) struct Identity {
 }
 
 impl Content {
+    /// A text that is in no file; errors call it by this name.
+    pub(super) fn named(name: &str, text: &str) -> Self {
+        Self {
+            path: name.into(),
+            bytes: text.as_bytes().to_vec(),
+        }
+    }
+
     pub(super) fn error(&self, reason: impl ToString) -> TlsError {
         TlsError::File {
             path: self.path.clone(),
