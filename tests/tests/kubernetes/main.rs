@@ -13,3 +13,5 @@
 mod charts_rendered;
 mod charts_served;
 mod control_plane;
+mod operator;
+mod operator_harness;
