@@ -259,7 +259,7 @@ impl Pass<'_> {
             error: self.error.as_ref().map(ReconcileError::chain),
         };
         let status = status::cluster_status(&seen, now);
-        if before != Some(&status) {
+        if !before.is_some_and(|before| status::same(before, &status)) {
             self.happened.extend(events::of_status(before, &status));
             self.write_status(&status).await?;
             if sessions != written {
