@@ -205,6 +205,14 @@ fn what_rules_cannot_say_is_refused() {
             json!([{}]),
             "spec.networkPolicy.metricsFrom[0]",
         ),
+    ] {
+        assert_refused(path, value, at);
+    }
+}
+
+#[test]
+fn pods_that_could_not_run_or_would_not_be_safe_are_refused() {
+    for (path, value, at) in [
         (
             "edge.podTemplate.extraEnv",
             json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
