@@ -12,6 +12,8 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 profile="${1:-}"
 target="${2:-${CARGO_TARGET_DIR:-$here/../../target}}"
 tools="$here/tools"
+# Counted up when the same sources are to be built in another way.
+recipe=2
 
 control_plane=(kube-apiserver kube-controller-manager kubectl helm)
 node=(kube-scheduler kubelet kube-proxy helm3 coredns pause probe)
@@ -29,8 +31,10 @@ main() {
   mkdir -p "$target/kube/bin"
   target="$(cd "$target" && pwd)"
   bin="$target/kube/bin"
-  built="$(cache)/$(fingerprint)"
+  built="$(cache)"
+  built+="/$(fingerprint)"
   mkdir -p "$built"
+  forget_old_versions
   # Two test runs at once build once. A run that has everything waits for nobody.
   if ! complete "${programs[@]}"; then
     exec 9>"$built/.lock"
@@ -59,8 +63,13 @@ cache() {
 
 # Everything that decides what is built.
 fingerprint() {
-  (cd "$tools" && find . -type f \( -name '*.go' -o -name 'go.*' \) -print0 | sort -z | xargs -0 sha256sum) |
-    sha256sum | cut -c1-16
+  { echo "$recipe" && cd "$tools" && find . -type f -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16
+}
+
+# What no checkout has asked for in two weeks.
+forget_old_versions() {
+  touch "$built"
+  find "$(dirname "$built")" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf {} +
 }
 
 # A program that somebody brought.
@@ -134,13 +143,17 @@ build() {
     return 0
   fi
   prepare_go
-  local packages=()
+  local packages=() flags
   for program in kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet; do
     [[ -z ${wanted[$program]:-} ]] || packages+=("k8s.io/kubernetes/cmd/$program")
   done
-  go_build kubernetes "$(kubernetes_version)" "${packages[@]}"
-  [[ -z ${wanted[helm]:-} ]] || go_build helm "$(helm_version helm 4)" helm.sh/helm/v4/cmd/helm
-  [[ -z ${wanted[helm3]:-} ]] || go_build helm3 "$(helm_version helm3 3)" helm.sh/helm/v3/cmd/helm
+  # Assigned first: a failure inside of an argument would pass unnoticed.
+  flags="$(kubernetes_version)"
+  go_build kubernetes "$flags" "${packages[@]}"
+  flags="$(helm_version helm 4)"
+  [[ -z ${wanted[helm]:-} ]] || go_build helm "$flags" helm.sh/helm/v4/cmd/helm
+  flags="$(helm_version helm3 3)"
+  [[ -z ${wanted[helm3]:-} ]] || go_build helm3 "$flags" helm.sh/helm/v3/cmd/helm
   packages=()
   for program in coredns pause probe; do
     [[ -z ${wanted[$program]:-} ]] || packages+=("./$program")
@@ -160,20 +173,29 @@ prepare_go() {
   [[ -n ${HOME:-} ]] || export GOPATH="$target/kube/go" GOCACHE="$target/kube/go-build"
 }
 
+# The version of a package that a module requires: MODULE PACKAGE.
 required() {
-  sed -nE "s#^(require)?[[:space:]]*$2 (v[0-9.]+)\$#\2#p" "$tools/$1/go.mod"
+  local version
+  version="$(sed -nE "s#^(require)?[[:space:]]*$2 (v[0-9.]+)( // indirect)?\$#\2#p" "$tools/$1/go.mod")"
+  [[ $version == v*.*.* ]] || {
+    say "tests/kube/tools/$1/go.mod does not say which version of $2 it requires"
+    return 1
+  }
+  echo "$version"
 }
 
 # Without these, the programs take themselves for a development version and refuse newer or older partners.
 kubernetes_version() {
   local version major minor package=k8s.io/component-base/version
-  version="$(required kubernetes k8s.io/kubernetes)"
+  version="$(required kubernetes k8s.io/kubernetes)" || return
   IFS=. read -r major minor _ <<<"${version#v}"
   echo "-X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor"
 }
 
 helm_version() {
-  echo "-X helm.sh/helm/v$2/internal/version.version=$(required "$1" "helm.sh/helm/v$2")"
+  local version
+  version="$(required "$1" "helm.sh/helm/v$2")" || return
+  echo "-X helm.sh/helm/v$2/internal/version.version=$version"
 }
 
 # MODULE VERSION-FLAGS PACKAGES…
