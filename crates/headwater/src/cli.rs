@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{bench::BenchArguments, standalone::DataDir};
+use crate::{bench::BenchArguments, roles::operator::OperatorArguments, standalone::DataDir};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,6 +50,16 @@ pub(crate) enum Command {
     Bootstrap {
         /// Where to write
         directory: PathBuf,
+    },
+    /// Run the operator: makes clusters on Kubernetes from IngestClusters
+    ///
+    /// Kubernetes is found as kubectl finds it; inside a pod, by its ServiceAccount. The first SIGTERM gives the Lease back
+    /// and ends.
+    Operator(Box<OperatorArguments>),
+    /// Print the CustomResourceDefinitions that the operator needs, or write them to files
+    Crds {
+        /// Where to write, one file each
+        directory: Option<PathBuf>,
     },
     /// Create, list and revoke stream keys
     Keys {

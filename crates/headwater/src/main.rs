@@ -8,6 +8,7 @@ mod bootstrap;
 mod channel;
 mod cli;
 mod config;
+mod crds;
 mod files;
 mod keys;
 mod live;
@@ -61,8 +62,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::Bootstrap { directory } => bootstrap::run(&directory),
         Command::Control(arguments) => roles::control::run(&arguments).await,
+        Command::Crds { directory } => crds::run(directory.as_deref()),
         Command::Edge(arguments) => roles::edge::run(&arguments).await,
         Command::Keys { server, command } => keys::run(&server, command).await,
+        Command::Operator(arguments) => roles::operator::run(*arguments).await,
         Command::Origin(arguments) => roles::origin::run(&arguments).await,
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,

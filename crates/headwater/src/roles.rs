@@ -2,6 +2,7 @@
 
 pub(crate) mod control;
 pub(crate) mod edge;
+pub(crate) mod operator;
 pub(crate) mod origin;
 mod redis_metrics;
 

@@ -9,8 +9,26 @@
 #![deny(missing_docs)]
 
 pub mod api;
+mod apply;
 pub mod build;
+pub mod certificates;
+mod controller;
+mod controls;
 pub mod crd;
+mod dereference;
+mod discovery;
+mod events;
+mod leader;
+mod live;
+mod metrics;
 pub mod names;
+mod operator;
 mod quantity;
+pub mod secrets;
+mod status;
 pub mod validate;
+
+pub use self::{
+    leader::LeaderError,
+    operator::{Config, Namespaces, OperatorError, Process, run},
+};

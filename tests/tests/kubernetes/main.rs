@@ -11,3 +11,5 @@
 )]
 
 mod control_plane;
+mod operator;
+mod operator_harness;

@@ -81,6 +81,33 @@ impl InternalTls {
                 _ => unreachable!("three files were named"),
             }
         })?;
+        Self::with(cluster, material, provider)
+    }
+
+    /// Of PEM texts, which stay as they are: for a caller that makes another one when they change.
+    pub fn from_pem(
+        certificate: &str,
+        private_key: &str,
+        ca: &str,
+        cluster: Cluster,
+    ) -> Result<Self, TlsError> {
+        let provider = provider();
+        let cluster = Arc::new(cluster);
+        let [certificate, private_key, ca] = [
+            ("the certificate", certificate),
+            ("the private key", private_key),
+            ("the CA", ca),
+        ]
+        .map(|(name, text)| Content::named(name, text));
+        let material = Material::parse(&certificate, &private_key, &ca, &cluster, &provider)?;
+        Self::with(cluster, Reloading::fixed(material), provider)
+    }
+
+    fn with(
+        cluster: Arc<Cluster>,
+        material: Reloading<Material>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
         let shared = Shared {
             cluster,
             material,
