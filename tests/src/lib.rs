@@ -10,6 +10,7 @@
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
 //! - [`witness`]: a session that must not notice what happens beside it.
 //! - [`mounted`]: files that change as those of a pod do.
+//! - [`authority`]: certificates of the internal ports. [`collector`]: an OpenTelemetry collector that keeps what it is sent.
 //! - [`api`]: the public gRPC API. [`secrets`]: looks for a secret in what the processes leave behind.
 
 #![allow(
@@ -23,9 +24,11 @@
 
 pub mod amf;
 pub mod api;
+pub mod authority;
 pub mod bench;
 pub mod binary;
 pub mod cluster;
+pub mod collector;
 pub mod deployment;
 pub mod encoder;
 pub mod ffmpeg;

@@ -13,7 +13,10 @@
 
 mod bad_input;
 mod bad_peers;
+mod certificates;
 mod command_line;
+mod controls;
+mod discovery;
 mod failover;
 mod live_changes;
 mod load;
@@ -23,3 +26,4 @@ mod revocation;
 mod secrecy;
 mod standalone;
 mod takeover;
+mod traces;
