@@ -8,6 +8,7 @@
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
 //! - [`witness`]: a session that must not notice what happens beside it.
+//! - [`metrics`]: what docs/metrics.md promises.
 //! - [`api`]: the public gRPC API. [`secrets`]: looks for a secret in what the processes leave behind.
 
 #![allow(
@@ -29,6 +30,7 @@ pub mod encoder;
 pub mod ffmpeg;
 pub mod flv;
 pub mod http;
+pub mod metrics;
 pub mod postgres;
 pub mod process;
 pub mod redis;
