@@ -65,7 +65,7 @@ fn alerts_use_metrics_that_exist() {
     for rule in rules() {
         check_expression(&rule.file, rule.text("expr"), &recorded);
     }
-    for (file, expression) in dashboard_expressions() {
+    for (file, expression) in dashboard_expressions().into_iter().chain(queries()) {
         check_expression(&file, &expression, &recorded);
     }
 }
@@ -135,9 +135,12 @@ fn promtool_accepts_the_alerts_and_their_unit_tests_pass() {
 }
 
 #[test]
-fn promtool_accepts_the_expressions_of_the_dashboards() {
-    let expressions = dashboard_expressions();
+fn promtool_accepts_the_expressions_of_dashboards_and_documents() {
+    let mut expressions = dashboard_expressions();
     assert!(expressions.len() > 40, "the search finds what is there");
+    let queries = queries();
+    assert!(queries.len() > 40, "the search finds what is there");
+    expressions.extend(queries);
     let rules: Vec<Value> = expressions
         .iter()
         .map(|(_, expression)| serde_json::json!({"record": "dashboard", "expr": expression}))
@@ -153,6 +156,24 @@ fn promtool_accepts_the_expressions_of_the_dashboards() {
     // JSON is YAML.
     fs::write(&path, file.to_string()).unwrap();
     promtool(&["check", "rules"], &path);
+}
+
+#[test]
+fn bash_can_read_the_commands_of_runbooks() {
+    for path in files("docs/runbooks", "md") {
+        for commands in code_blocks(&fs::read_to_string(&path).unwrap(), "```") {
+            let output = Command::new("bash")
+                .args(["-n", "-c", &commands])
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}: {}",
+                path.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
 }
 
 #[test]
@@ -234,6 +255,42 @@ fn dashboard_expressions() -> Vec<(String, String)> {
                 let expression = expression.replace("$__rate_interval", "5m");
                 found.push((path.display().to_string(), expression));
             }
+        }
+    }
+    found
+}
+
+/// PromQL of the documents: in runbooks an expression a line, elsewhere one a block.
+fn queries() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for path in files("docs/runbooks", "md") {
+        let text = fs::read_to_string(&path).unwrap();
+        for block in code_blocks(&text, "```promql") {
+            let lines = block.lines().filter(|line| !line.trim().is_empty());
+            found.extend(lines.map(|line| (path.display().to_string(), line.to_owned())));
+        }
+    }
+    let path = root().join("docs/slo.md");
+    for block in code_blocks(&fs::read_to_string(&path).unwrap(), "```promql") {
+        found.push((path.display().to_string(), block.replace("$w", "5m")));
+    }
+    found
+}
+
+/// What stands between a fence like this one and the next.
+fn code_blocks(text: &str, fence: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if !line.trim().starts_with("```") {
+            continue;
+        }
+        let inside = lines
+            .by_ref()
+            .take_while(|line| !line.trim().starts_with("```"));
+        let block: Vec<&str> = inside.collect();
+        if line.trim() == fence {
+            found.push(block.join("\n"));
         }
     }
     found
