@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg (Debian
-# packages), and under the target directory promtool and a Python environment with grpcio. Installs what is missing where it can,
-# says exactly what is missing where it can't, and then fails: a test that is skipped proves nothing.
+# packages), promtool and a Python environment with grpcio under the target directory, and a Kubernetes control plane.
+# Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
+# skipped proves nothing.
 #
 # Usage: tests/setup.sh TARGET_DIRECTORY
 set -euo pipefail
@@ -13,6 +14,7 @@ main() {
   install_debian_packages
   install_promtool
   install_python
+  install_kubernetes
   report
 }
 
@@ -112,6 +114,12 @@ install_python() {
     --python_out="$environment/generated" --grpc_python_out="$environment/generated" \
     proto/headwater/v1/media.proto proto/headwater/v1/playback.proto ||
     missing+=("Python stubs of proto/headwater/v1 (grpc_tools.protoc failed: see above)")
+}
+
+# Built from source where nobody brought the programs: minutes, once.
+install_kubernetes() {
+  bash tests/kube/setup.sh control-plane "$target" >/dev/null ||
+    missing+=("a Kubernetes control plane (tests/kube/setup.sh says above what it lacks)")
 }
 
 report() {

@@ -31,8 +31,10 @@ main() {
   mkdir -p "$target/kube/bin"
   target="$(cd "$target" && pwd)"
   bin="$target/kube/bin"
-  built="$(cache)/$(fingerprint)"
+  built="$(cache)"
+  built+="/$(fingerprint)"
   mkdir -p "$built"
+  forget_old_versions
   # Two test runs at once build once. A run that has everything waits for nobody.
   if ! complete "${programs[@]}"; then
     exec 9>"$built/.lock"
@@ -62,6 +64,12 @@ cache() {
 # Everything that decides what is built.
 fingerprint() {
   { echo "$recipe" && cd "$tools" && find . -type f -print0 | sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16
+}
+
+# What no checkout has asked for in two weeks.
+forget_old_versions() {
+  touch "$built"
+  find "$(dirname "$built")" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf {} +
 }
 
 # A program that somebody brought.

@@ -1,0 +1,13 @@
+//! What Headwater does on Kubernetes, against a real API server and controller manager.
+//!
+//! All tests share one control plane; each has namespaces of its own.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "in a test a panic is the report"
+)]
+
+mod control_plane;
