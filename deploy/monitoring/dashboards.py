@@ -2,7 +2,7 @@
 """Writes the Grafana dashboards beside this file (`dashboards/*.json`) from the description below.
 
 A panel is `(title, unit, {legend: expression})`; `$S` in an expression stands for the selector of the chosen clusters,
-`$P` for that and the chosen pods. `--check` writes nothing and fails where a file is not what would be written.
+`$P` for that and the chosen pods, `$N` for the chosen namespaces alone. `--check` writes nothing and fails where a file is not what would be written.
 """
 
 import json
@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 CLUSTER = 'namespace=~"$namespace",ingest_cluster=~"$ingest_cluster"'
+NAMESPACE = 'namespace=~"$namespace"'
 POD = CLUSTER + ',pod=~"$pod"'
 DIRECTORY = pathlib.Path(__file__).parent / "dashboards"
 COLUMNS, HEIGHT = 24, 8
@@ -243,6 +244,40 @@ DASHBOARDS = {
             ("Gaps", "reqps", {"{{pod}} {{output}}": rate("headwater_origin_gaps_total", "pod, output", "$P")}),
         ],
     }),
+    "headwater-operator": ("Headwater / Operator", None, {
+        "Passes": [
+            ("Passes over objects", "reqps", {"{{kind}} {{outcome}}": rate(
+                "headwater_operator_reconciles_total", "kind, outcome", "$N")}),
+            ("Time of a pass", "s", quantiles("headwater_operator_reconcile_duration_seconds", "kind", "$N")),
+            ("Failed passes", "short", {
+                "{{kind}}": 'sum by (kind) (increase(headwater_operator_reconciles_total{$N,outcome="error"}[15m]))',
+            }),
+        ],
+        "Kubernetes": [
+            ("Writes a minute", "short", {
+                "{{kind}} {{verb}}": "60 * " + rate("headwater_operator_api_writes_total", "kind, verb", "$N"),
+            }),
+            ("Watches begun again", "short", {
+                "{{kind}}": "sum by (kind) (increase(headwater_operator_watch_errors_total{$N}[15m]))",
+            }),
+            ("Leader", "short", {"{{pod}}": total("headwater_operator_leader", "pod", "$N")}),
+        ],
+        "What it looks after": [
+            ("Versions that run", "short", {
+                "{{namespace}}/{{ingest_cluster}} {{role}} {{version}}":
+                    'count by (namespace, ingest_cluster, role, version) (headwater_build_info{ingest_cluster!=""})',
+            }),
+            ("Edges by revision", "short", {
+                "{{namespace}}/{{ingest_cluster}} {{revision}}":
+                    'count by (namespace, ingest_cluster, revision) (headwater_build_info{role="edge"})',
+            }),
+            ("Certificates: days left", "d", {
+                "{{namespace}}/{{ingest_cluster}} {{role}} {{certificate}}":
+                    "min by (namespace, ingest_cluster, role, certificate) "
+                    "(headwater_certificate_not_after_timestamp_seconds - time()) / 86400",
+            }),
+        ],
+    }),
 }
 
 
@@ -254,7 +289,7 @@ def dashboard(uid, title, pod_metric, rows):
                  'label_values(headwater_build_info{namespace=~"$namespace"}, ingest_cluster)'),
     ]
     if uid == "headwater-operator":
-        del variables[2]
+        variables[1:] = [variable("namespace", "Namespace", "label_values(headwater_operator_leader, namespace)")]
     if pod_metric:
         variables.append(variable("pod", "Pod", f"label_values({pod_metric}{{{CLUSTER}}}, pod)"))
     panels, identifier, y = [], 0, 0
@@ -287,7 +322,7 @@ def variable(name, label, query):
 def panel(identifier, title, unit, expressions, place):
     targets = [
         {"refId": chr(ord("A") + index), "datasource": source(), "legendFormat": legend,
-         "expr": expression.replace("$P", POD).replace("$S", CLUSTER)}
+         "expr": expression.replace("$P", POD).replace("$S", CLUSTER).replace("$N", NAMESPACE)}
         for index, (legend, expression) in enumerate(expressions.items())
     ]
     return {
