@@ -40,6 +40,8 @@ pub struct Layout {
     pub controls: usize,
     pub origins: usize,
     pub log_filter: String,
+    /// Fields of every process's configuration, as environment variables name them.
+    pub common: Vec<(&'static str, String)>,
     /// Fields of the edge's configuration, as environment variables name them.
     pub edge: Vec<(&'static str, String)>,
 }
@@ -52,6 +54,7 @@ impl Default for Layout {
             controls: 1,
             origins: 2,
             log_filter: "info".to_owned(),
+            common: Vec::new(),
             edge: Vec::new(),
         }
     }
@@ -89,15 +92,17 @@ impl Cluster {
             Database::Postgres => Some(Postgres::start(directory.path()).await),
             Database::Sqlite => None,
         };
+        let mut common = vec![
+            ("REGISTRY__REDIS__URL", redis.url()),
+            ("LOG__FILTER", layout.log_filter.clone()),
+            ("ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
+            ("DRAIN_TIMEOUT", "3s".to_owned()),
+        ];
+        common.extend(layout.common);
         let setup = Setup {
             base: &base,
             logs: directory.path(),
-            common: vec![
-                ("REGISTRY__REDIS__URL", redis.url()),
-                ("LOG__FILTER", layout.log_filter.clone()),
-                ("ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
-                ("DRAIN_TIMEOUT", "3s".to_owned()),
-            ],
+            common,
         };
 
         let mut controls = Vec::new();
@@ -275,6 +280,11 @@ impl Node {
     /// The running process.
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("the node runs")
+    }
+
+    /// The running process, to wait for its end.
+    pub fn process_mut(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the node runs")
     }
 
     /// kill -9.

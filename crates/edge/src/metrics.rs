@@ -32,8 +32,6 @@ pub(crate) struct EdgeMetrics {
     pub(crate) renewals: Family<Outcome, Counter>,
     pub(crate) fenced: Counter,
     pub(crate) revocation_watch_restarts: Counter,
-    pub(crate) certificate_not_after: Gauge,
-    pub(crate) drain_state: Gauge,
     pub(crate) drain_remaining_sessions: Gauge,
 }
 
@@ -94,16 +92,6 @@ impl EdgeMetrics {
                 "connections_active",
                 "Connections of encoders",
                 &this.connections_active,
-            );
-            register_gauge(
-                "certificate_not_after_timestamp_seconds",
-                "End of the certificate in service",
-                &this.certificate_not_after,
-            );
-            register_gauge(
-                "drain_state",
-                "0 serving, 2 draining, 3 empty",
-                &this.drain_state,
             );
             register_gauge(
                 "drain_remaining_sessions",
@@ -231,8 +219,6 @@ impl EdgeMetrics {
             renewals: Family::default(),
             fenced: Counter::default(),
             revocation_watch_restarts: Counter::default(),
-            certificate_not_after: Gauge::default(),
-            drain_state: Gauge::default(),
             drain_remaining_sessions: Gauge::default(),
         }
     }

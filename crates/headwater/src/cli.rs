@@ -111,6 +111,12 @@ pub(crate) struct StandaloneArguments {
     /// What is logged: a level, or tracing directives such as `info,edge=debug`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log_filter: String,
+    /// Where traces go: an OpenTelemetry collector, OTLP over gRPC (such as http://127.0.0.1:4317)
+    #[arg(long, value_name = "URL", value_parser = url)]
+    pub(crate) otlp_endpoint: Option<String>,
+    /// Which share of publishes is traced, 0 to 1
+    #[arg(long, value_name = "RATIO", default_value = "1", requires = "otlp_endpoint", value_parser = ratio)]
+    pub(crate) sample_ratio: f64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -218,6 +224,24 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime_serde::re::humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
+fn url(text: &str) -> Result<String, String> {
+    let is_url = ["http://", "https://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme));
+    match text.parse::<http::Uri>() {
+        Ok(_) if is_url => Ok(text.to_owned()),
+        Ok(_) => Err("begins with neither https:// nor http://".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        Ok(_) | Err(_) => Err("not between 0 and 1".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -233,5 +257,12 @@ mod tests {
     fn durations_are_written_with_units() {
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(duration("90").is_err());
+    }
+
+    #[test]
+    fn traces_need_a_url_and_a_share() {
+        assert!(url("http://127.0.0.1:4317").is_ok() && url("127.0.0.1:4317").is_err());
+        assert_eq!(ratio("0.5"), Ok(0.5));
+        assert!(ratio("2").is_err() && ratio("all").is_err());
     }
 }

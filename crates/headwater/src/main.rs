@@ -5,10 +5,12 @@
 mod api;
 mod bench;
 mod bootstrap;
+mod channel;
 mod cli;
 mod config;
 mod files;
 mod keys;
+mod live;
 mod output;
 mod process;
 mod ready;

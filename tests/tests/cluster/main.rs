@@ -15,6 +15,7 @@ mod bad_input;
 mod bad_peers;
 mod command_line;
 mod failover;
+mod live_changes;
 mod load;
 mod media;
 mod outage;
