@@ -10,6 +10,8 @@
 
 pub mod api;
 pub mod build;
+pub mod certificates;
 pub mod crd;
 pub mod names;
+pub mod secrets;
 pub mod validate;

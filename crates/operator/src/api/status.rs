@@ -227,6 +227,8 @@ pub enum Reason {
     ScalingLimited,
     /// The autoscaler acts.
     ScalingActive,
+    /// A Secret that the operator made holds something else, and must not be made anew.
+    SecretDamaged,
     /// A Secret, or a key of it, is not there.
     SecretMissing,
     /// The operator makes the certificate by itself: for trying things out.
