@@ -1,6 +1,6 @@
 # What a developer types. Each target says what it needs; `make` alone lists them.
 
-.PHONY: help run test lint fmt bench charts
+.PHONY: help run test lint fmt bench charts dashboards
 
 help:
 	@echo 'make run    build and start Headwater in one process (needs Rust, a C compiler and make)'
@@ -8,6 +8,7 @@ help:
 	@echo 'make lint   formatting and clippy only'
 	@echo 'make fmt    format the source'
 	@echo 'make charts write the CRDs and what else the charts hold of other files (needs PyYAML; make test brings it)'
+	@echo 'make dashboards  write deploy/monitoring/dashboards from their description (needs Python)'
 	@echo 'make bench  load a running server: make bench ARGS="publish --help"'
 
 # Arguments for the program: make run ARGS="--data-dir /tmp/headwater"
@@ -35,3 +36,6 @@ PYTHON ?= $(or $(wildcard $(or $(CARGO_TARGET_DIR),target)/python/bin/python),py
 charts:
 	cargo run --quiet --package headwater -- crds charts/headwater-crds/files
 	$(PYTHON) charts/generate.py
+
+dashboards:
+	python3 deploy/monitoring/dashboards.py

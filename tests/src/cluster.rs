@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
@@ -84,6 +84,14 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(layout: Layout) -> Self {
+        Self::start_after(layout, |_base, _postgres| {}).await
+    }
+
+    /// With a step between what is made for a new cluster and the start of its processes: a restore.
+    pub async fn start_after(
+        layout: Layout,
+        prepare: impl FnOnce(&Path, Option<&Postgres>),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("cluster");
         bootstrap(&base);
@@ -92,6 +100,7 @@ impl Cluster {
             Database::Postgres => Some(Postgres::start(directory.path()).await),
             Database::Sqlite => None,
         };
+        prepare(&base, postgres.as_ref());
         let mut common = vec![
             ("REGISTRY__REDIS__URL", redis.url()),
             ("LOG__FILTER", layout.log_filter.clone()),
@@ -295,20 +304,33 @@ impl Node {
     /// Starts it, for the first time or again.
     pub async fn start(&mut self) {
         let ready_file = self.directory.join(format!("{}.json", self.name));
-        fs::remove_file(&ready_file).ok();
+        let mut process = self.spawn(&ready_file);
+        self.ready = ready(&mut process, &ready_file).await;
+        self.process = Some(process);
+    }
+
+    /// Starts it where it cannot serve: how it ended, and what it said.
+    pub async fn refuses_to_start(&mut self) -> (ExitStatus, String) {
+        let mut process = self.spawn(&self.directory.join(format!("{}.json", self.name)));
+        let before = process.log().len();
+        let status = process.exit(READY).await;
+        let log = process.log();
+        (status, log.get(before..).unwrap_or_default().to_owned())
+    }
+
+    fn spawn(&self, ready_file: &Path) -> Process {
+        fs::remove_file(ready_file).ok();
         let mut command = process::command(binary::headwater());
         command
             .arg(self.role)
             .arg("--config")
             .arg(&self.config)
             .arg("--ready-file")
-            .arg(&ready_file);
+            .arg(ready_file);
         for (field, value) in &self.settings {
             command.env(format!("HEADWATER__{field}"), value);
         }
-        let mut process = Process::spawn(&self.name, &mut command, &self.directory);
-        self.ready = ready(&mut process, &ready_file).await;
-        self.process = Some(process);
+        Process::spawn(&self.name, &mut command, &self.directory)
     }
 
     /// Waits until it says that it is ready for traffic.

@@ -9,6 +9,7 @@
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
 //! - [`witness`]: a session that must not notice what happens beside it.
+//! - [`metrics`]: what docs/metrics.md promises.
 //! - [`mounted`]: files that change as those of a pod do.
 //! - [`api`]: the public gRPC API. [`secrets`]: looks for a secret in what the processes leave behind.
 
@@ -33,6 +34,7 @@ pub mod ffmpeg;
 pub mod flv;
 pub mod http;
 pub mod kube;
+pub mod metrics;
 pub mod mounted;
 pub mod postgres;
 pub mod process;
