@@ -5,7 +5,7 @@
 //! - [`process`]: children that are ended by their id and whose output is kept.
 //! - [`cluster`], [`standalone`]: Headwater itself, with [`redis`] and [`postgres`] beside it; [`deployment`]: what its
 //!   users see of either.
-//! - [`kube`]: a real Kubernetes control plane, and what becomes of pods without nodes.
+//! - [`kube`]: a real Kubernetes control plane, and what becomes of pods without nodes. [`charts`]: what Helm installs on it.
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
 //! - [`witness`]: a session that must not notice what happens beside it.
@@ -28,6 +28,7 @@ pub mod api;
 pub mod authority;
 pub mod bench;
 pub mod binary;
+pub mod charts;
 pub mod cluster;
 pub mod collector;
 pub mod deployment;
