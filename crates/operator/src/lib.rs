@@ -11,5 +11,6 @@
 pub mod api;
 pub mod build;
 pub mod crd;
+pub mod inspect;
 pub mod names;
 pub mod validate;
