@@ -5,6 +5,10 @@
     unreachable_pub,
     reason = "KubeSchema makes a public copy of each type inside a function"
 )]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "several printer columns have the same type"
+)]
 
 mod application;
 mod cluster;
