@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod files;
 mod keys;
+mod kubectl;
 mod output;
 mod process;
 mod ready;
@@ -29,7 +30,7 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(kubectl::arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error, USAGE),
     };
@@ -59,8 +60,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::Bootstrap { directory } => bootstrap::run(&directory),
         Command::Control(arguments) => roles::control::run(&arguments).await,
+        Command::Doctor { desk, name } => kubectl::doctor::run(&desk, name.as_deref()).await,
         Command::Edge(arguments) => roles::edge::run(&arguments).await,
         Command::Keys { server, command } => keys::run(&server, command).await,
+        Command::Kubectl { desk, command } => kubectl::run(&desk, command).await,
         Command::Origin(arguments) => roles::origin::run(&arguments).await,
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
