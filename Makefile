@@ -1,14 +1,18 @@
 # What a developer types. Each target says what it needs; `make` alone lists them.
 
-.PHONY: help run test lint fmt bench crds
+.PHONY: help run test lint fmt bench charts dashboards image sbom e2e
 
 help:
-	@echo 'make run    build and start Headwater in one process (needs Rust, a C compiler and make)'
-	@echo 'make test   install what the tests need, then check formatting, lints and every test'
-	@echo 'make lint   formatting and clippy only'
-	@echo 'make fmt    format the source'
-	@echo 'make crds   write the CustomResourceDefinitions into their chart'
-	@echo 'make bench  load a running server: make bench ARGS="publish --help"'
+	@echo 'make run         build and start Headwater in one process (needs Rust, a C compiler and make)'
+	@echo 'make test        install what the tests need, then check formatting, lints and every test'
+	@echo 'make e2e         from helm install to a stream and back, on a Kubernetes on this machine (needs root, Debian and Go)'
+	@echo 'make lint        formatting and clippy only'
+	@echo 'make fmt         format the source'
+	@echo 'make bench       load a running server: make bench ARGS="publish --help"'
+	@echo 'make image       the container image as an OCI archive, without a daemon (needs Debian, python3 and binutils)'
+	@echo 'make sbom        the software bill of materials of the program (SPDX)'
+	@echo 'make charts      write what the charts hold of other files: CRDs, alerts, dashboards (needs PyYAML; make test brings it)'
+	@echo 'make dashboards  write deploy/monitoring/dashboards from their description (needs Python)'
 
 # Arguments for the program: make run ARGS="--data-dir /tmp/headwater"
 ARGS ?=
@@ -18,6 +22,9 @@ run:
 
 test:
 	bash tests/run.sh
+
+e2e:
+	bash tests/e2e/run.sh $(ARGS)
 
 lint:
 	cargo fmt --all --check
@@ -29,5 +36,23 @@ fmt:
 bench:
 	cargo run --release --package headwater -- bench $(ARGS)
 
-crds:
-	cargo run --package headwater -- crds charts/headwater-crds/files
+# Where the release build and what is made from it are.
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+
+image:
+	cargo build --release --locked --package headwater
+	bash deploy/image/make.sh $(TARGET)/release/headwater $(TARGET)/image/headwater.tar
+
+sbom:
+	python3 deploy/image/sbom.py --target "$$(rustc -vV | sed -n 's/^host: //p')" $(TARGET)/image/headwater.spdx.json
+	@echo $(TARGET)/image/headwater.spdx.json
+
+# With PyYAML: make test puts one into the target directory.
+PYTHON ?= $(or $(wildcard $(TARGET)/python/bin/python),python3)
+
+charts:
+	cargo run --quiet --package headwater -- crds charts/headwater-crds/files
+	$(PYTHON) charts/generate.py
+
+dashboards:
+	python3 deploy/monitoring/dashboards.py

@@ -4,7 +4,7 @@
 # directory. Says exactly what is missing where it can't, and then fails.
 #
 # Usage: tests/kube/setup.sh control-plane|cluster [TARGET_DIRECTORY]
-#   control-plane  etcd, kube-apiserver, kube-controller-manager, kubectl, helm
+#   control-plane  etcd, kube-apiserver, kube-controller-manager, kubectl, helm 4 and 3
 #   cluster        these, and what a node runs (needs root)
 # The last line of its output is the directory with the programs: TARGET_DIRECTORY/kube/bin.
 set -euo pipefail
@@ -15,8 +15,8 @@ tools="$here/tools"
 # Counted up when the same sources are to be built in another way.
 recipe=2
 
-control_plane=(kube-apiserver kube-controller-manager kubectl helm)
-node=(kube-scheduler kubelet kube-proxy helm3 coredns pause probe)
+control_plane=(kube-apiserver kube-controller-manager kubectl helm helm3)
+node=(kube-scheduler kubelet kube-proxy coredns pause probe)
 
 main() {
   local programs=("${control_plane[@]}")

@@ -52,8 +52,13 @@ impl Deployment {
 
     /// Connects an encoder of our own, TLS done.
     pub async fn encoder(&self) -> Encoder {
+        self.try_encoder().await.unwrap()
+    }
+
+    /// As [`encoder`](Self::encoder), where the server may refuse.
+    pub async fn try_encoder(&self) -> std::io::Result<Encoder> {
         let config = tls::trusting(&self.ca_file, &[]);
-        Encoder::new(tls::connect(self.rtmps, config).await.unwrap())
+        Ok(Encoder::new(tls::connect(self.rtmps, config).await?))
     }
 
     /// Connects and publishes, which must be accepted.

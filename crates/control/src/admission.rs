@@ -13,10 +13,10 @@ use proto::{
     },
 };
 use registry::{SessionId, StreamId};
-use runtime::{identity::Role, shutdown::Shutdown};
+use runtime::{identity::Role, shutdown::Shutdown, telemetry};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -50,12 +50,17 @@ impl AdmissionService for Admission {
         &self,
         request: Request<AuthorizeRequest>,
     ) -> Result<Response<AuthorizeResponse>, Status> {
-        let span = tracing::info_span!("authorize");
-        runtime::telemetry::accept(request.metadata(), &span);
-        self.shared
+        let span = tracing::info_span!("authorize", otel.kind = "server", rpc.method = "Authorize");
+        telemetry::accept(request.metadata(), &span);
+        let answer = self
+            .shared
             .metrics
-            .timed("Authorize", self.decide(request).instrument(span))
-            .await
+            .timed("Authorize", self.decide(request).instrument(span.clone()))
+            .await;
+        if let Err(status) = &answer {
+            telemetry::fail(&span, &format!("{:?}", status.code()));
+        }
+        answer
     }
 
     type WatchRevocationsStream = ReceiverStream<Result<WatchRevocationsResponse, Status>>;
@@ -110,6 +115,7 @@ impl Admission {
             Ok(record) => Decision::SignedGrant(self.grant(&request, record, now_ms)),
             Err((refusal, source)) => {
                 self.shared.metrics.key_check(refusal.outcome(), source);
+                telemetry::fail(&Span::current(), refusal.outcome());
                 tracing::info!(
                     reason = refusal.outcome(),
                     stream_key_id = StreamKey::parse(&credential)
@@ -120,6 +126,7 @@ impl Admission {
                     client_address = request.client_address,
                     server_name = &*redacted(&request.server_name),
                     encoder = &*redacted(&request.encoder),
+                    trace_id = telemetry::trace_id(&Span::current()),
                     "publish refused"
                 );
                 Decision::Denial(refusal.denial())
@@ -152,7 +159,7 @@ impl Admission {
                 return Err(error.into());
             }
         };
-        let peppers = &self.shared.peppers;
+        let peppers = self.shared.peppers.load();
         // An unknown id costs the same HMAC as a known one.
         let (version, mac) = match &record {
             Some(record) => (record.pepper_version, record.mac),
@@ -187,11 +194,12 @@ impl Admission {
             stream_id = %stream_id,
             session_id = request.session_id,
             client_address = request.client_address,
+            trace_id = telemetry::trace_id(&Span::current()),
             "publish authorized"
         );
         let issued_ms = u64::try_from(now_ms).unwrap_or_default();
         let lifetime_ms = u64::try_from(self.shared.grant_lifetime.as_millis()).unwrap_or(u64::MAX);
-        self.shared.signer.sign(&Grant {
+        self.shared.signer.load().sign(&Grant {
             tenant: record.tenant,
             app: record.app,
             stream: record.stream,

@@ -8,9 +8,11 @@ mod revocations;
 use std::{
     os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use runtime::reload::{FileError, Files, RELOAD_PERIOD};
 use sqlx::{
     AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _,
     any::{AnyConnectOptions, AnyPoolOptions},
@@ -18,6 +20,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
     keys::{CreateOutcome, KeyFilter, KeyRecord},
@@ -25,13 +28,15 @@ pub(crate) use self::{
 };
 use crate::{
     config::DatabaseConfig,
-    secret_file::{SecretFileError, read_password},
+    secret_file::{password, read_password},
 };
 
 /// A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Database {
     pool: AnyPool,
+    /// Ends with the last handle.
+    _password: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 /// The database could not be used.
@@ -56,7 +61,7 @@ pub enum DatabaseError {
     },
     /// The password could not be read.
     #[error("the database's password")]
-    Password(#[from] SecretFileError),
+    Password(#[from] FileError),
     /// A password file, and a URL that has no place for a password.
     #[error("the database's URL has no host, so it takes no password")]
     PasswordWithoutHost,
@@ -72,10 +77,20 @@ impl Database {
     /// Connects and migrates. Several processes may do so at the same time on PostgreSQL.
     pub(crate) async fn open(config: &DatabaseConfig) -> Result<Self, DatabaseError> {
         sqlx::any::install_default_drivers();
+        let mut rotating = None;
         let options = match config {
-            DatabaseConfig::Postgres { url, password_file } => {
-                postgres_options(url, password_file.as_deref())?
+            DatabaseConfig::Postgres {
+                url,
+                password_file: Some(path),
+            } => {
+                let (file, password) = read_password(path)?;
+                rotating = Some((file, url.clone()));
+                postgres_options(url, Some(&password))?
             }
+            DatabaseConfig::Postgres {
+                url,
+                password_file: None,
+            } => postgres_options(url, None)?,
             DatabaseConfig::Sqlite { path } => sqlite_options(path).await?,
         };
         let pool = AnyPoolOptions::new()
@@ -84,7 +99,14 @@ impl Database {
             .connect_with(options)
             .await?;
         migrator().run(&pool).await?;
-        Ok(Self { pool })
+        let following = rotating.map(|(file, url)| {
+            let following = follow_password(file, url, pool.clone());
+            Arc::new(AbortOnDropHandle::new(tokio::spawn(following)))
+        });
+        Ok(Self {
+            pool,
+            _password: following,
+        })
     }
 
     /// Ends all connections.
@@ -129,17 +151,35 @@ pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
         .join(": ")
 }
 
-fn postgres_options(
-    url: &str,
-    password_file: Option<&Path>,
-) -> Result<AnyConnectOptions, DatabaseError> {
+fn postgres_options(url: &str, password: Option<&str>) -> Result<AnyConnectOptions, DatabaseError> {
     let mut options: AnyConnectOptions = url.parse()?;
-    if let Some(path) = password_file {
-        let password = read_password(path)?;
-        let set = options.database_url.set_password(Some(&password));
+    if password.is_some() {
+        let set = options.database_url.set_password(password);
         set.map_err(|()| DatabaseError::PasswordWithoutHost)?;
     }
     Ok(options)
+}
+
+/// Gives new connections the password that the file holds by then; those that are there stay.
+async fn follow_password(mut file: Files, url: String, pool: AnyPool) {
+    loop {
+        let options = match file.changed(RELOAD_PERIOD).await {
+            Ok(contents) => password(&contents)
+                .map_err(DatabaseError::from)
+                .and_then(|password| postgres_options(&url, Some(&password))),
+            Err(error) => Err(error.into()),
+        };
+        match options {
+            Ok(options) => {
+                pool.set_connect_options(options);
+                tracing::info!("the database's password was reloaded");
+            }
+            Err(error) => tracing::warn!(
+                reason = error_chain(&error),
+                "the last good password stays in effect"
+            ),
+        }
+    }
 }
 
 async fn sqlite_options(path: &Path) -> Result<AnyConnectOptions, DatabaseError> {

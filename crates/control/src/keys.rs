@@ -104,6 +104,8 @@ impl StreamKeys {
         }
 
         let unavailable = || status(Code::Unavailable, "RANDOM_UNAVAILABLE", "no random bytes");
+        // One version of the file for both: a reload may come between.
+        let peppers = self.0.peppers.load_full();
         let stream_key = StreamKey::generate().map_err(|_no_random| unavailable())?;
         let record = KeyRecord {
             id: stream_key.id(),
@@ -112,8 +114,8 @@ impl StreamKeys {
             stream: request.stream,
             description: request.description,
             takeover_policy: policy.unwrap_or_default(),
-            mac: self.0.peppers.mac(&stream_key),
-            pepper_version: self.0.peppers.current(),
+            mac: peppers.mac(&stream_key),
+            pepper_version: peppers.current(),
             create_ms: now_ms,
             expire_ms,
             revoke_ms: None,

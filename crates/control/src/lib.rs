@@ -38,7 +38,14 @@ use proto::{
     },
 };
 use registry::Registry;
-use runtime::{admin::Readiness, grpc, metrics::Metrics, shutdown::Shutdown};
+use runtime::{
+    admin::Readiness,
+    bearer::BearerCredentials,
+    grpc,
+    metrics::Metrics,
+    reload::{FileError, Reloading},
+    shutdown::Shutdown,
+};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::interceptor::InterceptedService;
@@ -52,7 +59,7 @@ use self::{
     keys::StreamKeys,
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
-    pepper::Peppers,
+    pepper::{PepperError, PepperFile, Peppers},
     sessions::Sessions,
 };
 pub use self::{
@@ -61,13 +68,14 @@ pub use self::{
     field::{app as check_application, tenant as check_tenant},
     live::Live,
     pepper::generate_pepper_file,
-    secret_file::{SecretFileError, encode_grant_key},
+    secret_file::encode_grant_key,
 };
 
 /// A control process, opened and ready to run.
 pub struct Control {
     shared: Arc<Shared>,
     follower: LogFollower,
+    pepper_file: PepperFile,
     authenticate: Authenticate,
 }
 
@@ -113,10 +121,20 @@ pub enum ControlError {
     },
     /// A secret could not be read.
     #[error("a secret cannot be used")]
-    Secret(#[from] SecretFileError),
+    Secret(#[from] FileError),
     /// A port failed.
     #[error("a port cannot be served")]
     Serve(#[from] tonic::transport::Error),
+}
+
+impl From<PepperError> for ControlError {
+    fn from(error: PepperError) -> Self {
+        match error {
+            PepperError::Database(error) => error.into(),
+            PepperError::File(error) => error.into(),
+            PepperError::Missing { version } => Self::PepperMissing { version },
+        }
+    }
 }
 
 impl Control {
@@ -129,19 +147,10 @@ impl Control {
             readiness,
         } = dependencies;
         readiness.expect(log_tail::READINESS, "not opened yet");
-        let peppers = Peppers::load(&config.pepper_file)?;
-        let signer = secret_file::read_grant_signer(&config.grant_key_file)?;
-        let credentials = secret_file::read_bearer_credentials(&config.api_token_file)?;
-
+        let signer = secret_file::watch_grant_signer(config.grant_key_file)?;
+        let credentials = BearerCredentials::watch("API token", config.api_token_file)?;
         let database = Database::open(&config.database).await?;
-        if let Some(version) = database
-            .pepper_versions()
-            .await?
-            .into_iter()
-            .find(|version| !peppers.has(*version))
-        {
-            return Err(ControlError::PepperMissing { version });
-        }
+        let pepper_file = PepperFile::open(config.pepper_file, database.clone()).await?;
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
@@ -150,7 +159,7 @@ impl Control {
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
             database,
-            peppers,
+            peppers: pepper_file.peppers(),
             signer,
             registry,
             metrics,
@@ -159,6 +168,7 @@ impl Control {
         Ok(Self {
             shared: Arc::new(shared),
             follower,
+            pepper_file,
             authenticate: Authenticate {
                 credentials,
                 tenant: config.default_tenant.into(),
@@ -176,9 +186,11 @@ impl Control {
         let Self {
             shared,
             follower,
+            pepper_file,
             authenticate,
         } = self;
         let _following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
+        let _reloading = AbortOnDropHandle::new(tokio::spawn(pepper_file.follow()));
         let (reporter, health) = tonic_health::server::health_reporter();
         let _reporting = AbortOnDropHandle::new(tokio::spawn(report_health(
             reporter,
@@ -219,21 +231,21 @@ pub(crate) struct Shared {
     hold_off: Duration,
     grant_lifetime: Duration,
     database: Database,
-    peppers: Peppers,
-    signer: GrantSigner,
+    peppers: Reloading<Peppers>,
+    signer: Reloading<GrantSigner>,
     registry: Registry,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,
 }
 
-/// gRPC health follows the database, and ends with the drain.
+/// gRPC health follows the database, and ends when control is about to leave.
 async fn report_health(
     reporter: HealthReporter,
     mut tail: watch::Receiver<LogTail>,
     shutdown: Shutdown,
 ) {
     loop {
-        let fresh = tail.borrow_and_update().fresh && !shutdown.is_draining();
+        let fresh = tail.borrow_and_update().fresh && !shutdown.is_leaving();
         let status = if fresh {
             ServingStatus::Serving
         } else {
@@ -242,11 +254,11 @@ async fn report_health(
         for service in HEALTH_SERVICES {
             reporter.set_service_status(service, status).await;
         }
-        if shutdown.is_draining() {
+        if shutdown.is_leaving() {
             return;
         }
         tokio::select! {
-            () = shutdown.draining() => {}
+            () = shutdown.leaving() => {}
             changed = tail.changed() => if changed.is_err() { return },
         }
     }

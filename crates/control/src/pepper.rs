@@ -1,13 +1,15 @@
 //! The peppers: what the database's HMACs are keyed with, and the database alone does not give away.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use aws_lc_rs::{hmac, rand};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use runtime::reload::{Content, FileError, Files, RELOAD_PERIOD, Reloading};
+use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
-    secret_file::{SecretFileError, read},
+    database::{Database, DatabaseError, error_chain},
     stream_key::StreamKey,
 };
 
@@ -21,12 +23,12 @@ pub(crate) struct Peppers {
 pub(crate) type Mac = [u8; 32];
 
 impl Peppers {
-    pub(crate) fn load(path: &Path) -> Result<Self, SecretFileError> {
-        let text = read(path)?;
-        Self::parse(&text).ok_or_else(|| SecretFileError::Content {
-            path: path.to_owned(),
-            expected: "a line `<version>:<64 hex digits>` for each pepper",
-        })
+    fn load(contents: &[Content]) -> Result<Self, FileError> {
+        let [content] = contents else {
+            unreachable!("one file was named");
+        };
+        let expected = "a line `<version>:<64 hex digits>` for each pepper";
+        content.parse(expected, Self::parse)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -71,6 +73,89 @@ impl Peppers {
     pub(crate) fn verify(&self, version: u32, stream_key: &StreamKey, mac: &Mac) -> bool {
         let key = self.keys.get(&version);
         key.is_some_and(|key| hmac::verify(key, &*stream_key.mac_input(), mac).is_ok())
+    }
+}
+
+/// A pepper file that is looked at again and again.
+pub(crate) struct PepperFile {
+    files: Files,
+    peppers: Reloading<Peppers>,
+    database: Database,
+}
+
+/// A pepper file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PepperError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("the pepper file lacks version {version}, which stream keys in the database need")]
+    Missing { version: u32 },
+}
+
+impl PepperFile {
+    /// Reads it for the first time.
+    pub(crate) async fn open(path: PathBuf, database: Database) -> Result<Self, PepperError> {
+        let (files, contents) = Files::read(vec![path])?;
+        let peppers = Peppers::load(&contents)?;
+        check(&peppers, &database).await?;
+        Ok(Self {
+            files,
+            peppers: Reloading::fixed(peppers),
+            database,
+        })
+    }
+
+    /// What is in effect.
+    pub(crate) fn peppers(&self) -> Reloading<Peppers> {
+        self.peppers.clone()
+    }
+
+    /// Takes new versions into effect, until it is dropped. One that stream keys could not be checked with leaves the
+    /// last good one in place.
+    pub(crate) async fn follow(mut self) {
+        loop {
+            let contents = self.files.changed(RELOAD_PERIOD).await;
+            let reloaded = match contents {
+                Ok(contents) => self.reload(&contents).await,
+                Err(error) => Err(error.into()),
+            };
+            match reloaded {
+                Ok(version) => info!(version, "pepper file reloaded"),
+                Err(error) => warn!(
+                    reason = error_chain(&error),
+                    "the pepper file cannot be used; the last good one stays in effect"
+                ),
+            }
+        }
+    }
+
+    /// The version that new MACs are made with from now on.
+    async fn reload(&self, contents: &[Content]) -> Result<u32, PepperError> {
+        let peppers = Peppers::load(contents)?;
+        while let Err(error) = check(&peppers, &self.database).await {
+            let PepperError::Database(error) = error else {
+                return Err(error);
+            };
+            warn!(
+                reason = error_chain(&error),
+                "a new pepper file waits for the database"
+            );
+            tokio::time::sleep(RELOAD_PERIOD).await;
+        }
+        let version = peppers.current();
+        self.peppers.store(peppers);
+        Ok(version)
+    }
+}
+
+/// Whether every stream key can be checked.
+async fn check(peppers: &Peppers, database: &Database) -> Result<(), PepperError> {
+    let needed = database.pepper_versions().await?;
+    match needed.into_iter().find(|version| !peppers.has(*version)) {
+        Some(version) => Err(PepperError::Missing { version }),
+        None => Ok(()),
     }
 }
 

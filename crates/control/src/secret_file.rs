@@ -1,75 +1,33 @@
-//! Secrets come from files: mounted Secrets, or what the standalone process wrote on its first start. An error names
-//! the file and what it should hold, never what it holds.
+//! Secrets come from files: mounted Secrets, or what the standalone process wrote on its first start. They are looked at
+//! again while control runs. An error names the file and what it should hold, never what it holds.
 
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
 use proto::grant::GrantSigner;
-use runtime::bearer::BearerCredentials;
+use runtime::reload::{Content, FileError, Files, Reloading};
 use zeroize::Zeroizing;
 
-/// A secret could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretFileError {
-    /// Not of the expected form.
-    #[error("{}: expected {expected}", path.display())]
-    Content {
-        /// Which file.
-        path: PathBuf,
-        /// What it should hold.
-        expected: &'static str,
-    },
-    /// Not there, not readable, or not text.
-    #[error("{} cannot be read", path.display())]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+/// The signer of a file as [`encode_grant_key`] writes it; follows the file.
+pub(crate) fn watch_grant_signer(path: PathBuf) -> Result<Reloading<GrantSigner>, FileError> {
+    let expected = "an Ed25519 private key (PKCS#8) as PEM";
+    Reloading::watch_text("grant key", path, expected, decode_grant_key)
 }
 
-pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Zeroizing::new(text)),
-        Err(source) => Err(SecretFileError::Unreadable {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+/// A file with the password on its first line, and what it is now; nothing else of it is looked at.
+pub(crate) fn read_password(path: &Path) -> Result<(Files, Zeroizing<String>), FileError> {
+    let (files, contents) = Files::read(vec![path.to_owned()])?;
+    Ok((files, password(&contents)?))
 }
 
-/// One credential a line; more than one while they rotate.
-pub(crate) fn read_bearer_credentials(path: &Path) -> Result<BearerCredentials, SecretFileError> {
-    let text = read(path)?;
-    let credentials = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    if credentials().next().is_none() {
-        return Err(SecretFileError::Content {
-            path: path.to_owned(),
-            expected: "a bearer token",
-        });
-    }
-    Ok(BearerCredentials::new(credentials()))
-}
-
-/// One line; nothing else of it is looked at.
-pub(crate) fn read_password(path: &Path) -> Result<Zeroizing<String>, SecretFileError> {
-    let text = read(path)?;
-    match text.lines().next() {
-        Some(password) if !password.is_empty() => Ok(Zeroizing::new(password.to_owned())),
-        Some(_) | None => Err(SecretFileError::Content {
-            path: path.to_owned(),
-            expected: "a password on the first line",
-        }),
-    }
-}
-
-/// A file as [`encode_grant_key`] writes it.
-pub(crate) fn read_grant_signer(path: &Path) -> Result<GrantSigner, SecretFileError> {
-    let text = read(path)?;
-    decode_grant_key(&text).ok_or_else(|| SecretFileError::Content {
-        path: path.to_owned(),
-        expected: "an Ed25519 private key (PKCS#8) as PEM",
+/// The password of a file that [`read_password`] opened.
+pub(crate) fn password(contents: &[Content]) -> Result<Zeroizing<String>, FileError> {
+    let [content] = contents else {
+        unreachable!("one file was named");
+    };
+    content.parse("a password on the first line", |text| {
+        let password = text.lines().next().filter(|password| !password.is_empty());
+        password.map(|password| Zeroizing::new(password.to_owned()))
     })
 }
 
@@ -109,11 +67,12 @@ mod tests {
         );
     }
 
-    #[test]
-    fn an_error_names_the_file_and_not_its_content() {
+    #[tokio::test]
+    async fn an_error_names_the_file_and_not_its_content() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "c2VjcmV0").unwrap();
-        let error = read_grant_signer(file.path()).err().unwrap().to_string();
+        let error = watch_grant_signer(file.path().to_owned());
+        let error = error.err().unwrap().to_string();
         assert!(error.contains(file.path().to_str().unwrap()), "{error}");
         assert!(!error.contains("c2VjcmV0"), "{error}");
     }

@@ -6,6 +6,7 @@ mod cluster_service;
 mod fixture;
 mod key_service;
 mod postgres;
+mod reload;
 mod revocation_log;
 mod session_service;
 mod start;

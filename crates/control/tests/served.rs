@@ -40,15 +40,22 @@ use runtime::{
     identity::Role,
     metrics::Metrics,
     shutdown::Shutdown,
+    telemetry,
 };
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{
+    Layer as _, filter::LevelFilter, fmt::MakeWriter, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 const API_TOKEN: &str = "an-api-token-for-this-test";
+
+/// A trace and a span of an edge, sampled.
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 struct Served {
     public: Channel,
@@ -325,6 +332,33 @@ async fn no_log_line_holds_the_secret() {
     assert_eq!(log.forms_found(API_TOKEN), 0);
 }
 
+#[tokio::test]
+async fn a_decision_belongs_to_the_edges_trace() {
+    let log = Log::capture();
+    let served = Served::start().await;
+    let (_, secret) = served.create("traced").await;
+    for (credential, said) in [
+        (secret.as_str(), "publish authorized"),
+        ("x", "publish refused"),
+    ] {
+        let mut request = Request::new(AuthorizeRequest {
+            credential: Some(Credential::StreamKey(credential.to_owned())),
+            app: "live".to_owned(),
+            session_id: "session-traced".to_owned(),
+            ..Default::default()
+        });
+        let traceparent = TRACEPARENT.parse().unwrap();
+        request
+            .metadata_mut()
+            .insert(telemetry::TRACEPARENT, traceparent);
+        let mut admission = AdmissionServiceClient::new(served.internal.clone());
+        admission.authorize(request).await.unwrap();
+        let line = log.line(&[said, "session-traced"]);
+        let trace_id = "trace_id=\"4bf92f3577b34da6a3ce929d0e0e4736\"";
+        assert!(line.contains(trace_id), "{line}");
+    }
+}
+
 /// Everything that is logged in this process, from TRACE up.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -334,14 +368,25 @@ impl Log {
         static LOG: OnceLock<Log> = OnceLock::new();
         let capture = || {
             let log = Self::default();
-            tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::TRACE)
+            let lines = tracing_subscriber::fmt::layer()
                 .with_ansi(false)
-                .with_writer(log.clone())
+                .with_writer(log.clone());
+            tracing_subscriber::registry()
+                .with(lines.with_filter(LevelFilter::TRACE))
+                .with(telemetry::spans())
                 .init();
             log
         };
         LOG.get_or_init(capture).clone()
+    }
+
+    /// The line that holds all of these.
+    fn line(&self, parts: &[&str]) -> String {
+        let text = String::from_utf8_lossy(&self.0.lock()).into_owned();
+        let mut lines = text.lines();
+        let line = lines.find(|line| parts.iter().all(|part| line.contains(part)));
+        line.unwrap_or_else(|| panic!("no line with {parts:?}"))
+            .to_owned()
     }
 
     fn contains(&self, needle: &str) -> bool {

@@ -13,7 +13,7 @@ use proto::{
 use registry::{Policy, SessionId, Slot, StreamId};
 use runtime::{grpc::Endpoints, telemetry};
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{Instrument as _, info_span, warn};
 
 /// Control, as far as a publish needs it.
 pub(crate) struct Admission {
@@ -79,6 +79,7 @@ impl Admission {
         session: &SessionId,
         patience: Duration,
     ) -> Result<Granted, Refusal> {
+        let span = info_span!("authorize", otel.kind = "client", rpc.method = "Authorize");
         let call = self.control.call(|channel| {
             let request = request.clone();
             async move {
@@ -87,13 +88,15 @@ impl Admission {
                     .await
             }
         });
-        let response = match timeout(patience, call).await {
+        let response = match timeout(patience, call).instrument(span.clone()).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
+                telemetry::fail(&span, "control_unavailable");
                 warn!(code = ?status.code(), error = status.message(), "control did not decide on a publish");
                 return Err(Refusal::not_available("control_unavailable"));
             }
             Err(_elapsed) => {
+                telemetry::fail(&span, "control_timeout");
                 warn!("control did not answer in time");
                 return Err(Refusal::not_available("control_timeout"));
             }

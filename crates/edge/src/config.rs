@@ -11,6 +11,8 @@ pub struct Config {
     pub zone: String,
     /// Origins that are known without an announcement; an announcement of the same name replaces the entry.
     pub static_origins: Vec<StaticOrigin>,
+    /// `host:port` that resolves to origins' relay ports (a headless Service): candidates while the registry tells none.
+    pub origins_dns: Option<String>,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: ProxyProtocol,
     /// What happens to new publishes while the registry is down.

@@ -46,16 +46,16 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 use uuid::Uuid;
 
-use listener::Permits;
-
 pub use config::{
     Config, ConnectionLimits, OutagePolicy, ProxyProtocol, RelayLimits, StaticOrigin,
 };
+pub use listener::ConnectionPermits;
 
 /// One edge process's role.
 pub struct Edge {
     config: Config,
     dependencies: Dependencies,
+    permits: ConnectionPermits,
 }
 
 /// What an edge needs from its surroundings.
@@ -128,10 +128,19 @@ impl Edge {
         readiness.expect(LISTENING, "not listening yet");
         readiness.expect(revocations::READY, "control has not answered yet");
         readiness.expect(origins::READY, "no origin is known yet");
+        let limits = &config.connections;
+        let permits =
+            ConnectionPermits::new(limits.connections_max, limits.connections_per_address_max);
         Ok(Self {
             config,
             dependencies,
+            permits,
         })
+    }
+
+    /// How many connections there may be: what may change while the edge runs.
+    pub fn connection_permits(&self) -> ConnectionPermits {
+        self.permits.clone()
     }
 
     /// Serves until shutdown: a drain stops accepting and waits for live sessions to end, a stop ends them; either
@@ -142,13 +151,16 @@ impl Edge {
         let mut background = JoinSet::new();
         background.spawn(revocations::follow(context.clone()));
         background.spawn(origins::poll(context.clone()));
+        background.spawn(origins::resolve(context.clone()));
         background.spawn(leases::renew(context.clone()));
 
-        let limits = &context.config.connections;
-        let permits = Permits::new(limits.connections_max, limits.connections_per_address_max);
         let mut accepting = JoinSet::new();
         for listener in listeners.rtmps {
-            accepting.spawn(listener::run(listener, permits.clone(), context.clone()));
+            accepting.spawn(listener::run(
+                listener,
+                self.permits.clone(),
+                context.clone(),
+            ));
         }
         context.readiness.met(LISTENING);
         info!(edge = %context.edge, "taking publishers in");
@@ -177,15 +189,9 @@ impl Edge {
         }
         context.publications.close();
         context.publications.wait().await;
-        context.metrics.drain_state.set(DRAIN_EMPTY);
         info!(edge = %context.edge, "empty: every lease is given back");
     }
 }
-
-/// `headwater_drain_state`.
-const DRAIN_SERVING: i64 = 0;
-const DRAIN_DRAINING: i64 = 2;
-const DRAIN_EMPTY: i64 = 3;
 
 impl Context {
     fn new(config: Config, dependencies: Dependencies, shutdown: Shutdown) -> Self {
@@ -220,17 +226,8 @@ impl Context {
     }
 
     fn keep_house(&self, draining: bool) {
-        let metrics = &self.metrics;
-        metrics
-            .certificate_not_after
-            .set(self.certificate.not_after());
-        metrics.drain_state.set(if draining {
-            DRAIN_DRAINING
-        } else {
-            DRAIN_SERVING
-        });
         let remaining = if draining { self.live.count() } else { 0 };
-        metrics
+        self.metrics
             .drain_remaining_sessions
             .set(i64::try_from(remaining).unwrap_or(i64::MAX));
     }

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-pub(crate) use self::permits::Permits;
+pub use self::permits::ConnectionPermits;
 use crate::{
     Context, ProxyProtocol,
     session::{self, Client},
@@ -25,7 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Accepts until a drain, then waits for the connections to end.
-pub(crate) async fn run(listener: TcpListener, permits: Permits, context: Arc<Context>) {
+pub(crate) async fn run(listener: TcpListener, permits: ConnectionPermits, context: Arc<Context>) {
     let mut connections = JoinSet::new();
     let mut pause = ACCEPT_PAUSE;
     loop {
@@ -59,7 +59,12 @@ pub(crate) async fn run(listener: TcpListener, permits: Permits, context: Arc<Co
 }
 
 /// One connection; whatever it does costs itself alone.
-async fn serve(stream: TcpStream, peer: SocketAddr, permits: Permits, context: Arc<Context>) {
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    permits: ConnectionPermits,
+    context: Arc<Context>,
+) {
     let Some(_permit) = permits.connection() else {
         warn!(client_address = %peer, "too many connections");
         return context.metrics.rejected("connections_max");

@@ -32,8 +32,6 @@ pub(crate) struct EdgeMetrics {
     pub(crate) renewals: Family<Outcome, Counter>,
     pub(crate) fenced: Counter,
     pub(crate) revocation_watch_restarts: Counter,
-    pub(crate) certificate_not_after: Gauge,
-    pub(crate) drain_state: Gauge,
     pub(crate) drain_remaining_sessions: Gauge,
 }
 
@@ -77,8 +75,9 @@ pub(crate) struct Latency;
 
 impl MetricConstructor<Histogram> for Latency {
     fn new_metric(&self) -> Histogram {
+        // 1.5 s is the objective for the start of a publish.
         Histogram::new([
-            0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+            0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0,
         ])
     }
 }
@@ -96,16 +95,6 @@ impl EdgeMetrics {
                 &this.connections_active,
             );
             register_gauge(
-                "certificate_not_after_timestamp_seconds",
-                "End of the certificate in service",
-                &this.certificate_not_after,
-            );
-            register_gauge(
-                "drain_state",
-                "0 serving, 2 draining, 3 empty",
-                &this.drain_state,
-            );
-            register_gauge(
                 "drain_remaining_sessions",
                 "Sessions that a drain waits for",
                 &this.drain_remaining_sessions,
@@ -114,6 +103,11 @@ impl EdgeMetrics {
                 "forward_queue_bytes",
                 "Memory of all replay rings",
                 &budget.gauge(),
+            );
+            register_gauge(
+                "forward_queue_limit_bytes",
+                "What they may have together; new publishes are refused at nine tenths of it",
+                &limit(budget),
             );
             let mut register_counter = |name: &str, help: &str, counter: &Counter| {
                 registry.register(name, help, counter.clone());
@@ -231,8 +225,6 @@ impl EdgeMetrics {
             renewals: Family::default(),
             fenced: Counter::default(),
             revocation_watch_restarts: Counter::default(),
-            certificate_not_after: Gauge::default(),
-            drain_state: Gauge::default(),
             drain_remaining_sessions: Gauge::default(),
         }
     }
@@ -242,4 +234,11 @@ impl EdgeMetrics {
             .get_or_create(&Reason { reason })
             .inc();
     }
+}
+
+/// What a budget allows, as a metric.
+fn limit(budget: &Budget) -> Gauge {
+    let limit = Gauge::default();
+    limit.set(i64::try_from(budget.bytes_max()).unwrap_or(i64::MAX));
+    limit
 }

@@ -1,9 +1,15 @@
 //! The origins that this edge knows, and its connections to them.
 //!
 //! Known are those of the configuration, overlaid by what origins announce in the registry. While the registry is down
-//! the last answer stands: an address is a hint, the peer proves its role by its certificate.
+//! the last answer stands: an address is a hint, the peer proves its role by its certificate. Behind them, for a
+//! registry that tells nothing, come the addresses of a DNS name: origins whose own names are not known.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -11,8 +17,12 @@ use registry::{Origin, OriginName, Registry, RegistryError, StreamId};
 use runtime::{
     grpc::{SESSIONS_PER_CONNECTION, Target, channel},
     identity::Role,
+    resolve::keep_resolved,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
@@ -23,10 +33,31 @@ pub(crate) struct Origins {
     dialer: OriginDialer,
     zone: String,
     static_origins: Vec<StaticOrigin>,
-    known: ArcSwap<Vec<Origin>>,
+    sources: Mutex<Sources>,
+    known: ArcSwap<Known>,
     pools: Mutex<BTreeMap<Destination, Vec<Arc<Connection>>>>,
     /// Origins that were out of reach, and until when they come last.
     avoided: Mutex<BTreeMap<OriginName, Instant>>,
+    /// An origin was out of reach, or none was known.
+    failed: Notify,
+}
+
+/// What each source said last.
+#[derive(Default)]
+struct Sources {
+    announced: Vec<Origin>,
+    /// Whether the registry answers.
+    told: bool,
+    resolved: BTreeSet<SocketAddr>,
+}
+
+/// What follows from the sources.
+#[derive(Default)]
+struct Known {
+    /// Configured or announced.
+    named: Vec<Origin>,
+    /// Known by their addresses alone.
+    unnamed: Vec<Origin>,
 }
 
 /// One HTTP/2 connection to an origin; its sessions hold it.
@@ -57,18 +88,30 @@ impl Origins {
             dialer,
             zone,
             static_origins,
+            sources: Mutex::default(),
             known: ArcSwap::default(),
             pools: Mutex::default(),
             avoided: Mutex::default(),
+            failed: Notify::new(),
         };
-        this.learn(Vec::new());
+        this.learn(|_nothing| {});
         this
     }
 
     /// Asks the registry once.
     pub(crate) async fn refresh(&self, registry: &Registry) -> Result<(), RegistryError> {
-        self.learn(registry.origins().await?);
-        Ok(())
+        let answer = registry.origins().await;
+        match answer {
+            Ok(announced) => {
+                self.announced(announced);
+                Ok(())
+            }
+            Err(error) => {
+                self.learn(|sources| sources.told = false);
+                self.failed.notify_one();
+                Err(error)
+            }
+        }
     }
 
     /// Origins that may take a stream, best first: those to avoid come last.
@@ -77,8 +120,9 @@ impl Origins {
         let now = Instant::now();
         let mut avoided = self.avoided.lock();
         avoided.retain(|_, until| *until > now);
-        let mut ranked: Vec<Origin> = placement::rank(stream, &known, &self.zone)
+        let mut ranked: Vec<Origin> = placement::rank(stream, &known.named, &self.zone)
             .into_iter()
+            .chain(placement::rank(stream, &known.unnamed, &self.zone))
             .cloned()
             .collect();
         ranked.sort_by_key(|origin| {
@@ -124,35 +168,34 @@ impl Origins {
         self.avoided
             .lock()
             .insert(connection.destination.name.clone(), Instant::now() + AVOID);
+        self.failed.notify_one();
         if let Some(pool) = self.pools.lock().get_mut(&connection.destination) {
             pool.retain(|pooled| !Arc::ptr_eq(pooled, connection));
         }
     }
 
-    fn learn(&self, announced: Vec<Origin>) {
-        let mut known: BTreeMap<OriginName, Origin> = self
-            .static_origins
-            .iter()
-            .map(|origin| (origin.name.clone(), unannounced(origin)))
-            .collect();
-        known.extend(
-            announced
-                .into_iter()
-                .map(|origin| (origin.name.clone(), origin)),
-        );
-        let known: Vec<Origin> = known.into_values().collect();
+    fn announced(&self, announced: Vec<Origin>) {
+        self.learn(|sources| {
+            sources.announced = announced;
+            sources.told = true;
+        });
+    }
+
+    fn resolved(&self, addresses: BTreeSet<SocketAddr>) {
+        self.learn(|sources| sources.resolved = addresses);
+    }
+
+    /// Takes in what one source said.
+    fn learn(&self, change: impl FnOnce(&mut Sources)) {
+        let mut sources = self.sources.lock();
+        change(&mut sources);
+        let known = self.known_from(&sources);
         let before = self.known.load();
-        let names = |origins: &[Origin]| -> Vec<String> {
-            origins
-                .iter()
-                .map(|origin| origin.name.to_string())
-                .collect()
-        };
-        if names(&before) != names(&known) {
-            info!(origins = ?names(&known), "known origins");
+        if before.names() != known.names() {
+            info!(origins = ?known.names(), "known origins");
         }
         self.pools.lock().retain(|destination, pool| {
-            let current = known.iter().any(|origin| {
+            let current = known.all().any(|origin| {
                 origin.name == destination.name && origin.relay_address == destination.relay_address
             });
             // One idle connection may stay.
@@ -167,8 +210,45 @@ impl Origins {
         self.known.store(Arc::new(known));
     }
 
+    fn known_from(&self, sources: &Sources) -> Known {
+        let configured = self
+            .static_origins
+            .iter()
+            .map(|origin| (origin.name.clone(), unannounced(origin)));
+        let announced = sources
+            .announced
+            .iter()
+            .map(|origin| (origin.name.clone(), origin.clone()));
+        let named: BTreeMap<OriginName, Origin> = configured.chain(announced).collect();
+        let named: Vec<Origin> = named.into_values().collect();
+        // A registry that tells origins tells all of them: who is not among them may be leaving.
+        let last_resort = !sources.told || sources.announced.is_empty();
+        let unnamed = sources
+            .resolved
+            .iter()
+            .filter(|_| last_resort)
+            .filter_map(|address| unnamed(*address))
+            .filter(|origin| {
+                !named
+                    .iter()
+                    .any(|named| named.relay_address == origin.relay_address)
+            })
+            .collect();
+        Known { named, unnamed }
+    }
+
     pub(crate) fn any_known(&self) -> bool {
-        !self.known.load().is_empty()
+        self.known.load().all().next().is_some()
+    }
+}
+
+impl Known {
+    fn all(&self) -> impl Iterator<Item = &Origin> {
+        self.named.iter().chain(&self.unnamed)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.all().map(|origin| origin.name.to_string()).collect()
     }
 }
 
@@ -208,6 +288,16 @@ pub(crate) async fn poll(context: Arc<Context>) {
     }
 }
 
+/// Keeps the addresses of `origins_dns` fresh for as long as the edge runs.
+pub(crate) async fn resolve(context: Arc<Context>) {
+    let names: Vec<String> = context.config.origins_dns.iter().cloned().collect();
+    let origins = &context.origins;
+    keep_resolved(&names, &origins.failed, |_index, addresses| {
+        origins.resolved(addresses);
+    })
+    .await;
+}
+
 /// The readiness condition: there is an origin to publish to.
 pub(crate) const READY: &str = "edge-origins";
 
@@ -231,6 +321,18 @@ fn unannounced(origin: &StaticOrigin) -> Origin {
         streams: 0,
         budget_percent: 0,
     }
+}
+
+/// An origin of which the address alone is known, and serves as its name.
+fn unnamed(address: SocketAddr) -> Option<Origin> {
+    let relay_address = address.to_string();
+    // IPv6 addresses are written in brackets, which no name holds.
+    let name = OriginName::new(&relay_address.replace(['[', ']'], "")).ok()?;
+    Some(unannounced(&StaticOrigin {
+        name,
+        relay_address,
+        zone: String::new(),
+    }))
 }
 
 #[cfg(test)]
@@ -278,9 +380,9 @@ mod tests {
             }
         }
         drop(sessions);
-        origins.learn(vec![origin]);
+        origins.announced(vec![origin]);
         assert_eq!(pooled(&origins), 1, "one idle connection stays");
-        origins.learn(Vec::new());
+        origins.announced(Vec::new());
         assert_eq!(pooled(&origins), 0);
     }
 
@@ -295,7 +397,7 @@ mod tests {
             origins.ranked(stream(), None)[0].relay_address,
             "configured:1"
         );
-        origins.learn(vec![origin("a", "announced:1"), origin("b", "b:1")]);
+        origins.announced(vec![origin("a", "announced:1"), origin("b", "b:1")]);
         let addresses: Vec<_> = origins
             .ranked(stream(), None)
             .into_iter()
@@ -303,7 +405,7 @@ mod tests {
             .collect();
         assert_eq!(addresses.len(), 2);
         assert!(addresses.contains(&"announced:1".to_owned()));
-        origins.learn(Vec::new());
+        origins.announced(Vec::new());
         assert_eq!(
             origins.ranked(stream(), None)[0].relay_address,
             "configured:1"
@@ -313,7 +415,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_origin_out_of_reach_comes_last_for_a_while() {
         let origins = origins(Vec::new());
-        origins.learn(vec![
+        origins.announced(vec![
             origin("a", "a:1"),
             origin("b", "b:1"),
             origin("c", "c:1"),
@@ -329,5 +431,69 @@ mod tests {
         tokio::time::advance(AVOID + Duration::from_millis(1)).await;
         assert_eq!(origins.ranked(stream(), None)[0], best);
         assert_eq!(origins.ranked(stream(), Some(&best.name))[2], best);
+    }
+
+    fn ranked(origins: &Origins) -> Vec<String> {
+        let ranked = origins.ranked(stream(), None);
+        ranked
+            .iter()
+            .map(|origin| origin.name.to_string())
+            .collect()
+    }
+
+    fn addresses(addresses: &[&str]) -> BTreeSet<SocketAddr> {
+        let parse = |address: &&str| address.parse().unwrap();
+        addresses.iter().map(parse).collect()
+    }
+
+    #[tokio::test]
+    async fn addresses_are_candidates_while_the_registry_tells_nothing() {
+        let origins = origins(Vec::new());
+        assert!(!origins.any_known());
+        origins.resolved(addresses(&["10.0.0.1:7444", "[fd00::1]:7444"]));
+        assert!(origins.any_known());
+        let mut found: Vec<_> = origins
+            .ranked(stream(), None)
+            .into_iter()
+            .map(|origin| (origin.name.to_string(), origin.relay_address))
+            .collect();
+        found.sort();
+        let pair = |name: &str, address: &str| (name.to_owned(), address.to_owned());
+        assert_eq!(
+            found,
+            [
+                pair("10.0.0.1:7444", "10.0.0.1:7444"),
+                pair("fd00::1:7444", "[fd00::1]:7444"),
+            ]
+        );
+
+        origins.announced(vec![origin("a", "10.0.0.1:7444")]);
+        assert_eq!(
+            ranked(&origins),
+            ["a"],
+            "who is not announced may be leaving"
+        );
+        origins.announced(Vec::new());
+        assert_eq!(ranked(&origins).len(), 2, "an empty registry tells nothing");
+    }
+
+    #[tokio::test]
+    async fn an_announced_origin_replaces_its_address_and_comes_before_others() {
+        let origins = origins(Vec::new());
+        origins.resolved(addresses(&["10.0.0.1:7444", "10.0.0.2:7444"]));
+        origins.announced(vec![origin("a", "10.0.0.1:7444")]);
+        origins.learn(|sources| sources.told = false);
+        assert_eq!(ranked(&origins), ["a", "10.0.0.2:7444"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_announced_origin_out_of_reach_comes_behind_an_address() {
+        let origins = origins(Vec::new());
+        origins.announced(vec![origin("a", "10.0.0.1:7444")]);
+        origins.resolved(addresses(&["10.0.0.2:7444"]));
+        origins.learn(|sources| sources.told = false);
+        let connection = origins.connect(&origins.ranked(stream(), None)[0]);
+        origins.avoid(&connection);
+        assert_eq!(ranked(&origins), ["10.0.0.2:7444", "a"]);
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
 };
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, Span, field::Empty, info, info_span, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -110,13 +110,16 @@ impl Publication {
         request: PublishRequest,
         decision: oneshot::Sender<Result<Arc<LiveSession>, Refusal>>,
     ) {
-        let span = info_span!("publish", session_id = %self.session);
+        // The root of the publish's trace.
+        let span =
+            info_span!("rtmp.publish", session_id = %self.session, stream_id = Empty, app = Empty);
         let trace_id = telemetry::trace_id(&span);
-        let ready = match self.prepare(request).instrument(span).await {
+        let ready = match self.prepare(request).instrument(span.clone()).await {
             Ok(ready) => ready,
             Err(refusal) => {
                 info!(session_id = %self.session, client_address = %self.client.address, encoder = ?self.encoder,
-                    reason = refusal.reason, description = ?refusal.description, "publish refused");
+                    reason = refusal.reason, description = ?refusal.description, trace_id, "publish refused");
+                telemetry::fail(&span, refusal.reason);
                 self.count_attempt(String::new(), "refused", refusal.reason);
                 // An encoder that left does not need it.
                 decision.send(Err(refusal)).ok();
@@ -130,9 +133,13 @@ impl Publication {
             .observe(self.asked.elapsed().as_secs_f64());
         // An encoder that left in the meantime has finished the feed.
         decision.send(Ok(ready.live.clone())).ok();
-        let span =
-            info_span!("session", session_id = %self.session, stream_id = %ready.live.stream);
-        self.relay(ready, &trace_id).instrument(span).await;
+        telemetry::mark(&span, "publish.start");
+        let traceparent = span.in_scope(telemetry::traceparent);
+        // A trace is of the publish, not of the hours behind it.
+        drop(span);
+        let session = info_span!("session", log_only = Empty, session_id = %self.session,
+            stream_id = %ready.live.stream, trace_id);
+        self.relay(ready, &traceparent).instrument(session).await;
     }
 
     async fn prepare(&self, request: PublishRequest) -> Result<Ready, Refusal> {
@@ -149,6 +156,9 @@ impl Publication {
             granted = self.authorize(request) => granted?,
             refusal = self.over() => return Err(refusal),
         };
+        let span = Span::current();
+        span.record("stream_id", granted.stream.to_string());
+        span.record("app", &granted.app);
         let live = Arc::new(self.live_session(&granted));
         let registration = self.context.live.enter(live.clone(), self.asked);
         let terms = Terms {
@@ -209,7 +219,7 @@ impl Publication {
     }
 
     /// The time between Publish.Start and the released lease.
-    async fn relay(&self, ready: Ready, trace_id: &str) {
+    async fn relay(&self, ready: Ready, traceparent: &str) {
         let Ready {
             app,
             live,
@@ -219,7 +229,7 @@ impl Publication {
             session_until_ms,
         } = ready;
         info!(client_address = %self.client.address, encoder = ?self.encoder, app, edge = %self.context.edge,
-            trace_id, "session started");
+            "session started");
         let publishers = self
             .context
             .metrics
@@ -252,8 +262,11 @@ impl Publication {
         metrics
             .session_seconds
             .observe(started.elapsed().as_secs_f64());
-        info!(reason, client_address = %self.client.address, app, bytes = live.received_bytes(),
-            duration_s = started.elapsed().as_secs_f64(), "session ended");
+        let (bytes, duration_s) = (live.received_bytes(), started.elapsed().as_secs_f64());
+        let span = info_span!("session.end", session_id = %self.session, stream_id = %live.stream, app, reason,
+            bytes, duration_s);
+        telemetry::link(&span, traceparent);
+        info!(reason, client_address = %self.client.address, app, bytes, duration_s, "session ended");
     }
 
     /// Ends the session when its grant does; never returns.

@@ -18,9 +18,10 @@ use proto::{
     },
 };
 use registry::{Origin, OriginName};
+use runtime::telemetry;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tonic::Status;
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
 use crate::{
     Context,
@@ -108,7 +109,10 @@ impl Relay {
             }
             // The origin sees the old RPC end before the new one opens.
             drop(rpc);
-            rpc = match self.reopen(&left, &lost).await {
+            let span = info_span!("relay.reopen", session_id = %self.terms.session, stream_id = %self.terms.stream,
+                reason = lost.reason());
+            telemetry::link(&span, &self.terms.traceparent);
+            rpc = match self.reopen(&left, &lost).instrument(span).await {
                 Ok(rpc) => rpc,
                 Err(end) => return self.end(end).await,
             };
@@ -277,6 +281,7 @@ impl Relay {
         warn!(reason = end.reason(), elapsed = ?started.elapsed(), attempt = self.attempt,
             "no origin took the session");
         self.count_reopen(lost, end.reason());
+        telemetry::fail(&Span::current(), end.reason());
         Err(end)
     }
 
@@ -304,6 +309,8 @@ impl Relay {
         self.attempt += 1;
         let replay = self.feed.hold();
         let connection = self.context.origins.connect(origin);
+        let span = info_span!("relay.open", otel.kind = "client", origin = %origin.name, attempt = self.attempt,
+            epoch = self.terms.epoch);
         let opening = Rpc::open(
             &self.terms,
             self.attempt,
@@ -311,10 +318,14 @@ impl Relay {
             connection.clone(),
             &replay,
         );
-        let opened = match timeout_at(deadline, opening).await {
+        let opened = match timeout_at(deadline, opening).instrument(span.clone()).await {
             Ok(opened) => opened,
             Err(_elapsed) => Err(OpenError::Timeout),
         };
+        if let Err(error) = &opened {
+            telemetry::fail(&span, &error.reason());
+        }
+        drop(span);
         let (rpc, accepted) = match opened {
             Ok(opened) => opened,
             Err(error) => {

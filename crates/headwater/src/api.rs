@@ -2,15 +2,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde::Deserialize;
-use tokio::net::TcpStream;
 use tonic::{
     Code, Request, Status,
     metadata::AsciiMetadataValue,
@@ -19,15 +15,14 @@ use tonic::{
 };
 
 use crate::{
+    channel::{CONNECT_TIMEOUT, connect_with_tls, tls_connector},
     cli::{ServerArguments, UsageError},
     files,
     standalone::DataDir,
 };
 
-/// To reach the server, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many items are asked for at a time.
 pub(crate) const PAGE_ITEMS: u32 = 1000;
 
@@ -37,6 +32,16 @@ pub(crate) type ApiChannel = InterceptedService<Channel, Bearer>;
 /// Adds the credential to each request.
 #[derive(Clone)]
 pub(crate) struct Bearer(AsciiMetadataValue);
+
+impl Bearer {
+    /// Fails for what no header can carry.
+    pub(crate) fn new(token: &str) -> anyhow::Result<Self> {
+        let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()))
+            .map_err(|_unprintable| anyhow::anyhow!("this is no token"))?;
+        bearer.set_sensitive(true);
+        Ok(Self(bearer))
+    }
+}
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -98,9 +103,8 @@ impl Server {
     /// Connects.
     pub(crate) async fn connect(&self) -> anyhow::Result<ApiChannel> {
         let token = files::read(&self.token_file)?;
-        let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()))
+        let bearer = Bearer::new(&token)
             .with_context(|| format!("{} holds no token", self.token_file.display()))?;
-        bearer.set_sensitive(true);
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|_malformed| UsageError(format!("{:?} is not a URL", self.url)))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -119,7 +123,7 @@ impl Server {
         };
         let channel =
             channel.with_context(|| format!("cannot reach {}; is it running?", self.url))?;
-        Ok(InterceptedService::new(channel, Bearer(bearer)))
+        Ok(InterceptedService::new(channel, bearer))
     }
 }
 
@@ -155,35 +159,6 @@ pub(crate) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
     timestamp
         .and_then(|timestamp| jiff::Timestamp::from_second(timestamp.seconds).ok())
         .map_or_else(|| "-".to_owned(), |timestamp| timestamp.to_string())
-}
-
-async fn connect_with_tls(
-    uri: Uri,
-    tls: tokio_rustls::TlsConnector,
-) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let host = uri.host().unwrap_or_default();
-    // A URL writes IPv6 addresses in brackets, certificates and resolvers do not.
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
-    let socket = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
-    Ok(TokioIo::new(tls.connect(name, socket).await?))
-}
-
-fn tls_connector(ca_file: Option<&Path>) -> anyhow::Result<tokio_rustls::TlsConnector> {
-    let mut roots = rustls::RootCertStore::empty();
-    let certificates = match ca_file {
-        Some(path) => CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect)
-            .with_context(|| format!("cannot read certificates from {}", path.display()))?,
-        // Those of the system that cannot be read are no concern while others can.
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    roots.add_parsable_certificates(certificates);
-    let mut config = rustls::ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config).into())
 }
 
 #[cfg(test)]

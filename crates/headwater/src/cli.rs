@@ -13,6 +13,7 @@ Examples:
   headwater sessions list                          who publishes
   headwater bootstrap ./cluster                    all that the roles need to run apart
   headwater edge --config ./cluster/edge.yaml      one role by itself
+  headwater doctor --namespace live                what is wrong with an installation on Kubernetes
 
 Exit codes:
   0   all is well
@@ -77,6 +78,73 @@ pub(crate) enum Command {
     },
     /// Publish and subscribe in quantity, and account for every frame
     Bench(BenchArguments),
+    /// Look for what is wrong with an installation on Kubernetes, or with the place for one, and say what to do
+    ///
+    /// Exit code 1 where something does not work.
+    Doctor {
+        #[command(flatten)]
+        desk: DeskArguments,
+        /// One IngestCluster alone
+        name: Option<String>,
+    },
+    /// Look at clusters on Kubernetes, and use their API from here
+    ///
+    /// Also a kubectl plugin: called by the name kubectl-headwater (a link on the PATH is enough), this is what
+    /// `kubectl headwater` runs. The API is reached through the API server's port forwarding, with the token from the
+    /// cluster's Secret: whoever may read that Secret and forward ports may use it.
+    Kubectl {
+        #[command(flatten)]
+        desk: DeskArguments,
+        #[command(subcommand)]
+        command: KubectlCommand,
+    },
+}
+
+/// Which Kubernetes, and where in it: as kubectl takes them.
+#[derive(Args, Debug)]
+pub(crate) struct DeskArguments {
+    /// kubeconfig file [default: as kubectl finds it; inside a pod, its ServiceAccount]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) context: Option<String>,
+    /// Namespace [default: the context's]
+    #[arg(long, short, value_name = "NAME", global = true)]
+    pub(crate) namespace: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KubectlCommand {
+    /// Show clusters with their conditions, pods and applications
+    Status {
+        /// One IngestCluster alone
+        name: Option<String>,
+    },
+    /// List and end live publishing sessions
+    Streams {
+        /// The IngestCluster, where there are several
+        #[arg(long, value_name = "NAME", global = true)]
+        cluster: Option<String>,
+        #[command(subcommand)]
+        command: Option<SessionsCommand>,
+    },
+    /// Create, list and revoke stream keys
+    Keys {
+        /// The IngestCluster, where there are several
+        #[arg(long, value_name = "NAME", global = true)]
+        cluster: Option<String>,
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Look for what is wrong, and say what to do
+    Doctor {
+        /// One IngestCluster alone
+        name: Option<String>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -121,6 +189,12 @@ pub(crate) struct StandaloneArguments {
     /// What is logged: a level, or tracing directives such as `info,edge=debug`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log_filter: String,
+    /// Where traces go: an OpenTelemetry collector, OTLP over gRPC (such as http://127.0.0.1:4317)
+    #[arg(long, value_name = "URL", value_parser = url)]
+    pub(crate) otlp_endpoint: Option<String>,
+    /// Which share of publishes is traced, 0 to 1
+    #[arg(long, value_name = "RATIO", default_value = "1", requires = "otlp_endpoint", value_parser = ratio)]
+    pub(crate) sample_ratio: f64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -168,6 +242,9 @@ pub(crate) enum KeysCommand {
         /// What a second publisher with the key gets while the first is live
         #[arg(long, default_value = "if-stale")]
         takeover: Takeover,
+        /// Write the secret to this file (mode 0600) instead of showing it
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
     },
     /// List stream keys, oldest first
     List {
@@ -225,6 +302,24 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime_serde::re::humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
+fn url(text: &str) -> Result<String, String> {
+    let is_url = ["http://", "https://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme));
+    match text.parse::<http::Uri>() {
+        Ok(_) if is_url => Ok(text.to_owned()),
+        Ok(_) => Err("begins with neither https:// nor http://".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        Ok(_) | Err(_) => Err("not between 0 and 1".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -240,5 +335,12 @@ mod tests {
     fn durations_are_written_with_units() {
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(duration("90").is_err());
+    }
+
+    #[test]
+    fn traces_need_a_url_and_a_share() {
+        assert!(url("http://127.0.0.1:4317").is_ok() && url("127.0.0.1:4317").is_err());
+        assert_eq!(ratio("0.5"), Ok(0.5));
+        assert!(ratio("2").is_err() && ratio("all").is_err());
     }
 }

@@ -11,11 +11,13 @@ mod check;
 mod control;
 mod document;
 mod edge;
+mod live;
 mod origin;
 mod scalar;
 mod shared;
+mod telemetry;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -28,8 +30,10 @@ pub(crate) use self::{
     check::ConfigError,
     control::ControlConfig,
     edge::EdgeConfig,
+    live::{LiveConfig, LiveFile},
     origin::OriginConfig,
     shared::{ProcessConfig, Shared},
+    telemetry::TelemetryConfig,
 };
 
 /// A whole file.
@@ -38,10 +42,14 @@ pub(crate) use self::{
 struct Sections {
     admin: Option<AdminSection>,
     cluster: Option<ClusterSection>,
+    drain_notice: Option<scalar::Time>,
     drain_timeout: Option<scalar::Time>,
     internal_tls: Option<InternalTlsSection>,
+    live_file: Option<PathBuf>,
+    live_poll_period: Option<scalar::Period>,
     log: Option<LogSection>,
     registry: Option<RegistrySection>,
+    telemetry: Option<telemetry::Section>,
 
     control: Option<control::Section>,
     edge: Option<edge::Section>,
@@ -50,7 +58,7 @@ struct Sections {
 
 /// Reads what a control process needs.
 pub(crate) fn control(file: &Path) -> Result<(Shared, ControlConfig), ConfigError> {
-    load(file, environment(), |sections, check| {
+    load("control", file, environment(), |sections, check| {
         let section = check.required("control", sections.control.take())?;
         section.finish(check)
     })
@@ -58,7 +66,7 @@ pub(crate) fn control(file: &Path) -> Result<(Shared, ControlConfig), ConfigErro
 
 /// Reads what an edge process needs.
 pub(crate) fn edge(file: &Path) -> Result<(Shared, EdgeConfig), ConfigError> {
-    load(file, environment(), |sections, check| {
+    load("edge", file, environment(), |sections, check| {
         let section = check.required("edge", sections.edge.take())?;
         section.finish(check)
     })
@@ -66,7 +74,7 @@ pub(crate) fn edge(file: &Path) -> Result<(Shared, EdgeConfig), ConfigError> {
 
 /// Reads what an origin process needs.
 pub(crate) fn origin(file: &Path) -> Result<(Shared, OriginConfig), ConfigError> {
-    load(file, environment(), |sections, check| {
+    load("origin", file, environment(), |sections, check| {
         let section = check.required("origin", sections.origin.take())?;
         section.finish(check)
     })
@@ -82,6 +90,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 
 /// `finish` takes its section out and gives nothing where it has found a mistake.
 fn load<T>(
+    role: &str,
     file: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
     finish: impl FnOnce(&mut Sections, &mut Check) -> Option<T>,
@@ -91,10 +100,10 @@ fn load<T>(
         return Err(check.into_error());
     };
     let mut sections: Sections = document.parse(&mut check);
-    let role = finish(&mut sections, &mut check);
-    let shared = Shared::finish(sections, &mut check);
-    match (shared, role) {
-        (Some(shared), Some(role)) if check.passed() => Ok((shared, role)),
+    let finished = finish(&mut sections, &mut check);
+    let shared = Shared::finish(role, sections, &mut check);
+    match (shared, finished) {
+        (Some(shared), Some(finished)) if check.passed() => Ok((shared, finished)),
         _ => Err(check.into_error()),
     }
 }

@@ -1,6 +1,9 @@
 //! `headwater keys`: stream keys, over the gRPC API.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use proto::v1::{
     CreateStreamKeyRequest, ListStreamKeysRequest, RevokeStreamKeyRequest, StreamKey,
@@ -11,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{self, ApiChannel, Server, explain},
     cli::{KeysCommand, ServerArguments, Takeover},
-    output,
+    files, output,
 };
 
 type Client = StreamKeyServiceClient<ApiChannel>;
@@ -19,7 +22,16 @@ type Client = StreamKeyServiceClient<ApiChannel>;
 /// Runs one of the commands.
 pub(crate) async fn run(arguments: &ServerArguments, command: KeysCommand) -> anyhow::Result<()> {
     let server = Server::find(arguments)?;
-    let mut client = Client::new(server.connect().await?);
+    run_at(server.connect().await?, command, arguments.json).await
+}
+
+/// The same, at a server that is connected already.
+pub(crate) async fn run_at(
+    server: ApiChannel,
+    command: KeysCommand,
+    json: bool,
+) -> anyhow::Result<()> {
+    let mut client = Client::new(server);
     match command {
         KeysCommand::Create {
             app,
@@ -27,6 +39,7 @@ pub(crate) async fn run(arguments: &ServerArguments, command: KeysCommand) -> an
             description,
             expires_in,
             takeover,
+            secret_file,
         } => {
             let request = CreateStreamKeyRequest {
                 app,
@@ -36,12 +49,12 @@ pub(crate) async fn run(arguments: &ServerArguments, command: KeysCommand) -> an
                 takeover_policy: policy(takeover).into(),
                 tenant: String::new(),
             };
-            create(&mut client, request, arguments.json).await
+            create(&mut client, request, secret_file.as_deref(), json).await
         }
-        KeysCommand::List { app, all } => list(&mut client, app, all, arguments.json).await,
+        KeysCommand::List { app, all } => list(&mut client, app, all, json).await,
         KeysCommand::Revoke { id, reason } => {
             let request = RevokeStreamKeyRequest { id, reason };
-            revoke(&mut client, request, arguments.json).await
+            revoke(&mut client, request, json).await
         }
     }
 }
@@ -49,6 +62,7 @@ pub(crate) async fn run(arguments: &ServerArguments, command: KeysCommand) -> an
 async fn create(
     client: &mut Client,
     request: CreateStreamKeyRequest,
+    secret_file: Option<&Path>,
     json: bool,
 ) -> anyhow::Result<()> {
     let response = client
@@ -57,12 +71,27 @@ async fn create(
         .map_err(|status| explain(&status))?
         .into_inner();
     let stream_key = response.stream_key.unwrap_or_default();
+    if let Some(path) = secret_file {
+        files::write_private(path, response.secret.as_bytes())?;
+    }
     if json {
         let mut value = to_json(&stream_key);
-        if let Some(fields) = value.as_object_mut() {
+        if secret_file.is_none()
+            && let Some(fields) = value.as_object_mut()
+        {
             fields.insert("secret".to_owned(), response.secret.into());
         }
         output::json(&value);
+        return Ok(());
+    }
+    if let Some(path) = secret_file {
+        output::line(format_args!(
+            "Stream key {} publishes {}/{}. Its secret is in {}",
+            stream_key.id,
+            stream_key.app,
+            stream_key.stream,
+            path.display()
+        ));
         return Ok(());
     }
     output::line(format_args!(

@@ -3,24 +3,42 @@
 use std::{future::Future, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use runtime::{admin, admin::Readiness, metrics::Metrics, shutdown::Shutdown, telemetry};
+use runtime::{
+    admin,
+    admin::Readiness,
+    metrics::{Metrics, ProcessMetrics},
+    shutdown::Shutdown,
+    telemetry::{self, Export, LogFilter, Telemetry},
+};
 use tokio::net::TcpListener;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::config::ProcessConfig;
+use crate::{
+    channel,
+    config::{ProcessConfig, TelemetryConfig},
+};
 
 /// A running process. Roles take clones of its handles.
 pub(crate) struct Process {
     pub(crate) admin_address: SocketAddr,
     pub(crate) metrics: Metrics,
+    /// Gets the certificates that the process has.
+    pub(crate) own_metrics: ProcessMetrics,
     pub(crate) readiness: Readiness,
     pub(crate) shutdown: Shutdown,
+    telemetry: Telemetry,
 }
 
 impl Process {
     /// Sets up logging and signals, and serves the admin port.
     pub(crate) async fn start(config: &ProcessConfig) -> anyhow::Result<Self> {
-        telemetry::init(config.log_format, &config.log_filter).context("cannot set up logging")?;
+        let metrics = Metrics::default();
+        let export = match &config.telemetry {
+            Some(telemetry) => Some(export(&config.service, telemetry, &metrics)?),
+            None => None,
+        };
+        let telemetry = telemetry::init(config.log_format, &config.log_filter, export)
+            .context("cannot set up logging")?;
         let shutdown = Shutdown::default();
         shutdown
             .listen_to_signals()
@@ -28,9 +46,11 @@ impl Process {
         let listener = bind(config.admin, "metrics and health").await?;
         let process = Self {
             admin_address: listener.local_addr()?,
-            metrics: Metrics::default(),
+            own_metrics: ProcessMetrics::register(&metrics, VERSION, &shutdown),
+            metrics,
             readiness: Readiness::default(),
             shutdown,
+            telemetry,
         };
         process.readiness.expect(STARTED, "still starting");
         tokio::spawn(admin::serve(
@@ -39,17 +59,15 @@ impl Process {
             process.metrics.clone(),
             process.shutdown.clone(),
         ));
-        tokio::spawn(stop_at_deadline(
-            process.shutdown.clone(),
-            config.drain_timeout,
-        ));
+        let (shutdown, times) = (process.shutdown.clone(), config.drain);
+        tokio::spawn(async move { shutdown.keep_time(times).await });
         Ok(process)
     }
 
     /// Every port is bound and served.
     pub(crate) fn started(&self) {
         self.readiness.met(STARTED);
-        info!(version = env!("CARGO_PKG_VERSION"), admin = %self.admin_address, "started");
+        info!(version = VERSION, admin = %self.admin_address, "started");
     }
 
     /// Ends once every condition of readiness holds.
@@ -64,12 +82,15 @@ impl Process {
         &self,
         roles: impl Future<Output = anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
-        tokio::select! {
-            ended = roles => ended?,
-            () = self.overdue() => anyhow::bail!("the roles did not end in time"),
+        let ended = tokio::select! {
+            ended = roles => ended,
+            () = self.overdue() => Err(anyhow::anyhow!("the roles did not end in time")),
+        };
+        if ended.is_ok() {
+            info!("stopped");
         }
-        info!("stopped");
-        Ok(())
+        self.telemetry.flush().await;
+        ended
     }
 
     /// Ends when the roles should have ended since long.
@@ -78,12 +99,18 @@ impl Process {
         tokio::time::sleep(STOP_TIMEOUT).await;
     }
 
+    /// Changes what is logged.
+    pub(crate) fn log_filter(&self) -> LogFilter {
+        self.telemetry.log_filter()
+    }
+
     /// `http://…` of the admin port.
     pub(crate) fn admin_url(&self) -> String {
         format!("http://{}", self.admin_address)
     }
 }
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Readiness: the process's own condition beside those of its roles.
 const STARTED: &str = "started";
 /// For the roles to end once they were told to stop at once.
@@ -98,13 +125,14 @@ pub(crate) async fn bind(address: SocketAddr, purpose: &str) -> anyhow::Result<T
         .with_context(|| format!("cannot listen on {address} ({purpose})"))
 }
 
-async fn stop_at_deadline(shutdown: Shutdown, drain_timeout: Duration) {
-    shutdown.draining().await;
-    tokio::select! {
-        () = tokio::time::sleep(drain_timeout) => {
-            warn!(?drain_timeout, "the drain took too long: stopping");
-            shutdown.stop();
-        }
-        () = shutdown.stopping() => {}
-    }
+fn export(service: &str, config: &TelemetryConfig, metrics: &Metrics) -> anyhow::Result<Export> {
+    Ok(Export {
+        collector: channel::lazy(&config.otlp_endpoint, config.ca_file.clone())
+            .context("telemetry.otlp_endpoint cannot be used")?,
+        sample_ratio: config.sample_ratio,
+        service: service.to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+        resource_attributes: config.resource_attributes.clone(),
+        metrics: metrics.clone(),
+    })
 }

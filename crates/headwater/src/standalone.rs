@@ -8,6 +8,7 @@ mod first_stream_key;
 mod greeting;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -18,7 +19,8 @@ use runtime::{
     bearer::BearerCredentials,
     grpc::{self, Endpoints, Listener, Target},
     identity::Role,
-    shutdown::Shutdown,
+    reload::Reloading,
+    shutdown::{DrainTimes, Shutdown},
     telemetry::{self, LogFormat},
     tls::ReloadingCertificate,
 };
@@ -30,7 +32,7 @@ use self::{data_dir::Secrets, greeting::Greeting};
 use crate::{
     api::Server,
     cli::{self, StandaloneArguments, UsageError},
-    config::ProcessConfig,
+    config::{ProcessConfig, TelemetryConfig},
     process::{Process, bind},
     ready::ReadyFile,
 };
@@ -51,6 +53,10 @@ pub(crate) async fn run(arguments: &StandaloneArguments) -> anyhow::Result<()> {
     let process = Process::start(&process_config(arguments)).await?;
     let certificate = ReloadingCertificate::load(&data_dir.certificate())
         .context("the certificate cannot be used")?;
+    let public = certificate.clone();
+    process
+        .own_metrics
+        .certificate("public", move || public.not_after());
     let ports = Ports::bind(arguments).await?;
     let greeting = Greeting::new(
         &ports.addresses()?,
@@ -172,7 +178,7 @@ impl Roles {
                 registry: registry.clone(),
                 metrics: process.metrics.clone(),
                 readiness: process.readiness.clone(),
-                grants: secrets.grants.clone(),
+                grants: Reloading::fixed(secrets.grants.clone()),
                 playback: BearerCredentials::new([secrets.playback_token.as_str()]),
             },
         );
@@ -257,12 +263,25 @@ fn public_listener(
 fn process_config(arguments: &StandaloneArguments) -> ProcessConfig {
     ProcessConfig {
         admin: arguments.admin_listen,
-        drain_timeout: arguments.drain_timeout,
+        drain: DrainTimes {
+            notice: Duration::ZERO,
+            timeout: arguments.drain_timeout,
+        },
         log_filter: arguments.log_filter.clone(),
         log_format: match arguments.log_format {
             cli::LogFormat::Json => LogFormat::Json,
             cli::LogFormat::Text => LogFormat::Text,
         },
+        service: "headwater-standalone".to_owned(),
+        telemetry: arguments
+            .otlp_endpoint
+            .clone()
+            .map(|otlp_endpoint| TelemetryConfig {
+                otlp_endpoint,
+                ca_file: None,
+                sample_ratio: arguments.sample_ratio,
+                resource_attributes: BTreeMap::new(),
+            }),
     }
 }
 

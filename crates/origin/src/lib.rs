@@ -12,6 +12,7 @@
 #![deny(missing_docs)]
 
 mod config;
+mod grant_keys;
 mod metrics;
 mod output;
 mod ownership;
@@ -31,12 +32,14 @@ use runtime::{
     grpc,
     http::{self, HttpLimits},
     metrics::Metrics,
+    reload::Reloading,
     shutdown::Shutdown,
 };
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
 
 pub use config::{Config, Limits, OutagePolicy, Timing};
+pub use grant_keys::watch_grant_keys;
 
 use crate::{
     output::{flv, flv::FlvOutput, grpc::Playback},
@@ -61,7 +64,7 @@ pub struct Dependencies {
     /// The process's readiness.
     pub readiness: Readiness,
     /// Control's public keys.
-    pub grants: GrantVerifier,
+    pub grants: Reloading<GrantVerifier>,
     /// Who may play.
     pub playback: BearerCredentials,
 }
@@ -201,7 +204,7 @@ struct Services {
 
 /// Tells who asks that new work goes elsewhere; lasts until the end.
 async fn say_draining(health: &HealthReporter, readiness: &Readiness, shutdown: &Shutdown) {
-    shutdown.draining().await;
+    shutdown.leaving().await;
     readiness.unmet(SERVING, "draining");
     health.set_not_serving::<RelayServiceServer<Relay>>().await;
     health

@@ -32,7 +32,7 @@ impl Ownership {
     pub(crate) async fn announce(&self) {
         let mut failing = false;
         loop {
-            let draining = self.shutdown.is_draining();
+            let draining = self.shutdown.is_leaving();
             let origin = Origin {
                 name: self.config.name.clone(),
                 relay_address: self.config.relay_address.clone(),
@@ -50,7 +50,7 @@ impl Ownership {
             tokio::select! {
                 () = tokio::time::sleep(self.config.timing.announce_period) => {}
                 // Told at once: new sessions go elsewhere.
-                () = self.shutdown.draining(), if !draining => {}
+                () = self.shutdown.leaving(), if !draining => {}
             }
         }
     }

@@ -20,11 +20,11 @@ use proto::{
     v1::FrameBatch,
 };
 use registry::{FencingToken, Registry};
-use runtime::shutdown::Shutdown;
+use runtime::{reload::Reloading, shutdown::Shutdown};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{Instrument as _, info, info_span};
+use tracing::{Instrument as _, info};
 
 use self::opening::Accepted;
 use crate::{
@@ -38,7 +38,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Relay {
     pub(crate) config: Arc<Config>,
-    pub(crate) grants: GrantVerifier,
+    pub(crate) grants: Reloading<GrantVerifier>,
     pub(crate) ownership: Ownership,
     pub(crate) registry: Registry,
     pub(crate) shutdown: Shutdown,
@@ -362,20 +362,4 @@ fn response(answer: Answer) -> PublishResponse {
     PublishResponse {
         response: Some(answer),
     }
-}
-
-/// A span for the session's log lines, in the publisher's trace.
-fn session_span(session_id: &str, traceparent: &str) -> tracing::Span {
-    let span = info_span!(
-        "origin.publish",
-        session_id,
-        stream_id = tracing::field::Empty,
-        app = tracing::field::Empty,
-        epoch = tracing::field::Empty,
-        attempt = tracing::field::Empty,
-    );
-    if !traceparent.is_empty() {
-        runtime::telemetry::set_parent(&span, traceparent);
-    }
-    span
 }

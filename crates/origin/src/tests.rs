@@ -9,6 +9,7 @@ mod outputs;
 mod ownership;
 mod publishing;
 mod subscribing;
+mod tracing;
 
 use std::{
     net::SocketAddr,
@@ -36,6 +37,7 @@ use runtime::{
     grpc::{self, Target},
     identity::Role,
     metrics::Metrics,
+    reload::Reloading,
     shutdown::Shutdown,
 };
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
@@ -81,7 +83,7 @@ async fn start_with(config: Config, registry: Registry) -> Running {
             registry: registry.clone(),
             metrics: metrics.clone(),
             readiness: Readiness::default(),
-            grants: GrantVerifier::new([signer.public_key()]),
+            grants: Reloading::fixed(GrantVerifier::new([signer.public_key()])),
             playback: BearerCredentials::new([CREDENTIAL]),
         },
     );

@@ -4,6 +4,7 @@ use aws_lc_rs::{
     digest,
     signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
 };
+use data_encoding::HEXLOWER_PERMISSIVE;
 use prost::Message as _;
 
 use crate::internal::v1::{Grant, SignedGrant};
@@ -86,6 +87,20 @@ impl GrantVerifier {
         }
     }
 
+    /// Reads public keys, 64 hex digits a line; `None` where a line is something else, or there is none.
+    pub fn from_hex_lines(text: &str) -> Option<Self> {
+        let public_keys = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(|line| {
+                let bytes = HEXLOWER_PERMISSIVE.decode(line.as_bytes()).ok()?;
+                bytes.try_into().ok()
+            })
+            .collect::<Option<Vec<[u8; 32]>>>()?;
+        (!public_keys.is_empty()).then_some(Self { public_keys })
+    }
+
     /// The grant, if a known key signed it. Its times are the caller's to check.
     pub fn verify(&self, signed_grant: &[u8]) -> Result<Grant, GrantError> {
         if signed_grant.len() > SIGNED_GRANT_BYTES_MAX {
@@ -162,6 +177,20 @@ mod tests {
             let mut forged = signed.clone();
             forged[position] ^= 1;
             assert!(verifier.verify(&forged).is_err(), "byte {position}");
+        }
+    }
+
+    #[test]
+    fn public_keys_are_hex_a_line() {
+        let key = "0a".repeat(32);
+        for (text, keys) in [
+            (format!("{key}\n\n {}\n", key.to_uppercase()), Some(2)),
+            (String::new(), None),
+            (key.replacen('0', "g", 1), None),
+            (format!("{key}\n0a"), None),
+        ] {
+            let found = GrantVerifier::from_hex_lines(&text);
+            assert_eq!(found.map(|found| found.public_keys.len()), keys, "{text}");
         }
     }
 

@@ -47,6 +47,14 @@ pub enum RegistryError {
 }
 
 impl Registry {
+    /// What keeps it, as OpenTelemetry's `db.system.name` has it.
+    pub fn system(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+        }
+    }
+
     /// Asks for the right to publish. Idempotent per session: a retry after a timeout gets the same answer.
     pub async fn claim(&self, claim: &Claim) -> Result<ClaimOutcome, RegistryError> {
         match self {

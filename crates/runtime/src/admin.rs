@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use crate::{
     http::{self, HttpLimits},
     metrics::Metrics,
-    shutdown::Shutdown,
+    shutdown::{DrainState, Shutdown},
 };
 
 /// A scraper, probes, and a person or two.
@@ -61,7 +61,7 @@ impl Readiness {
     }
 }
 
-/// Serves until `shutdown` says stop; while draining, `/readyz` fails and the rest still answers.
+/// Serves until `shutdown` says stop; from its notice on, `/readyz` fails and the rest still answers.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
@@ -83,8 +83,12 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 fn ready(readiness: &Readiness, shutdown: &Shutdown) -> (StatusCode, String) {
     let mut missing = readiness.missing();
-    if shutdown.is_draining() {
-        missing.push("shutdown: draining".to_owned());
+    match shutdown.state() {
+        DrainState::Serving => {}
+        DrainState::Noticed => missing.push("shutdown: leaving".to_owned()),
+        DrainState::Draining | DrainState::Stopping => {
+            missing.push("shutdown: draining".to_owned());
+        }
     }
     if missing.is_empty() {
         return (StatusCode::OK, "ok\n".to_owned());
@@ -152,6 +156,10 @@ mod tests {
         );
         readiness.met("registry");
 
+        shutdown.give_notice();
+        let response = request(address, "/readyz").await;
+        assert!(response.starts_with("HTTP/1.1 503"), "{response}");
+        assert!(response.ends_with("shutdown: leaving\n"), "{response}");
         shutdown.drain();
         let response = request(address, "/readyz").await;
         assert!(response.starts_with("HTTP/1.1 503"), "{response}");

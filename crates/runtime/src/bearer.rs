@@ -1,16 +1,18 @@
 //! Bearer credentials of the public API and of playback URLs.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf};
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
     digest::{SHA256, SHA256_OUTPUT_LEN, digest},
 };
 
+use crate::reload::{FileError, Reloading};
+
 /// Accepted credentials, as SHA-256 hashes; compared in constant time. A cheap handle; prints nothing of them.
 #[derive(Clone)]
 pub struct BearerCredentials {
-    hashes: Arc<[[u8; SHA256_OUTPUT_LEN]]>,
+    hashes: Reloading<Vec<[u8; SHA256_OUTPUT_LEN]>>,
 }
 
 /// Why a request was not let in.
@@ -28,13 +30,17 @@ impl BearerCredentials {
     /// Accepts each of these; surrounding white space does not count, and an empty one admits nobody.
     pub fn new<'a>(credentials: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
-            hashes: credentials
-                .into_iter()
-                .map(str::trim)
-                .filter(|credential| !credential.is_empty())
-                .map(hash)
-                .collect(),
+            hashes: Reloading::fixed(hashes(credentials)),
         }
+    }
+
+    /// Accepts what a file holds, one credential a line (more than one while they rotate), and follows the file: a
+    /// credential that is no longer in it is refused from then on. Must be called inside a tokio runtime.
+    pub fn watch(what: &'static str, file: PathBuf) -> Result<Self, FileError> {
+        let hashes = Reloading::watch_text(what, file, "a bearer token a line", |text| {
+            Some(hashes(text.lines())).filter(|hashes| !hashes.is_empty())
+        })?;
+        Ok(Self { hashes })
     }
 
     /// Checks a bare credential.
@@ -45,8 +51,8 @@ impl BearerCredentials {
         }
         let hash = hash(credential);
         // All of them, so that the time does not tell which one it was.
-        let matches = self
-            .hashes
+        let accepted = self.hashes.load();
+        let matches = accepted
             .iter()
             .filter(|accepted| verify_slices_are_equal(*accepted, &hash).is_ok())
             .count();
@@ -79,8 +85,17 @@ impl BearerCredentials {
 
 impl fmt::Debug for BearerCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerCredentials({})", self.hashes.len())
+        write!(f, "BearerCredentials({})", self.hashes.load().len())
     }
+}
+
+fn hashes<'a>(credentials: impl IntoIterator<Item = &'a str>) -> Vec<[u8; SHA256_OUTPUT_LEN]> {
+    credentials
+        .into_iter()
+        .map(str::trim)
+        .filter(|credential| !credential.is_empty())
+        .map(hash)
+        .collect()
 }
 
 fn hash(credential: &str) -> [u8; SHA256_OUTPUT_LEN] {
@@ -112,6 +127,27 @@ mod tests {
             credentials.check_header(Some(b"Bearer ")),
             Err(BearerError::Invalid)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        std::fs::write(&file, "one\n").unwrap();
+        let credentials = BearerCredentials::watch("a token", file.clone()).unwrap();
+        let accepts = |token: &str| credentials.check(token).is_ok();
+        let reload = async || tokio::time::sleep(crate::reload::RELOAD_PERIOD * 2).await;
+        assert!(accepts("one") && !accepts("two"));
+        std::fs::write(&file, "one\ntwo\n").unwrap();
+        reload().await;
+        assert!(accepts("one") && accepts("two"), "both while they rotate");
+        std::fs::write(&file, "two\n").unwrap();
+        reload().await;
+        assert!(!accepts("one") && accepts("two"));
+        std::fs::write(&file, "\n").unwrap();
+        reload().await;
+        assert!(accepts("two"), "an empty file locks nobody out");
+        assert!(BearerCredentials::watch("a token", file).is_err());
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod grpc;
 pub mod http;
 pub mod identity;
 pub mod metrics;
+pub mod reload;
+pub mod resolve;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

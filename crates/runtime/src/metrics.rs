@@ -1,9 +1,13 @@
 //! One registry of metrics per process. Labels never carry a stream, a key or an address.
 
+mod process;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+
+pub use self::process::ProcessMetrics;
 
 /// A cheap handle to the process's metrics, all of them prefixed `headwater_`.
 #[derive(Clone)]

@@ -1,22 +1,36 @@
-//! Logs, and the trace context that goes edge → control → origin.
+//! Logs, and the traces that go edge → control → origin.
 //!
-//! Spans get W3C trace ids in every process, so that log lines of one publish can be joined across roles; nothing is
-//! exported from here.
+//! Spans get W3C trace ids in every process, so that log lines of one publish can be joined across roles. Where a
+//! collector is configured the sampled ones go there ([`export`]). What a span holds are its own fields and what is set
+//! here; log lines stay out of it, because they may hold an encoder's address.
+
+mod export;
+mod log_filter;
 
 use std::{collections::HashMap, io::IsTerminal};
 
 use opentelemetry::{
     propagation::TextMapPropagator,
-    trace::{TraceContextExt, TracerProvider},
+    trace::{SpanContext, Status, TraceContextExt, TracerProvider},
 };
-use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{Sampler, SdkTracerProvider},
+};
 use tonic::metadata::MetadataMap;
-use tracing::{Span, level_filters::LevelFilter};
+use tracing::{Level, Metadata, Span, debug};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+
+pub use self::export::{Export, FLUSH_TIMEOUT, QUEUE_SPANS_MAX};
+pub use self::log_filter::LogFilter;
 
 /// The header and gRPC metadata key of W3C Trace Context.
 pub const TRACEPARENT: &str = "traceparent";
+/// A span with a field of this name is for log lines alone: it may live for hours, and traces break of that.
+const LOG_ONLY: &str = "log_only";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,14 +51,48 @@ pub enum TelemetryError {
         /// As configured.
         filter: String,
     },
+    /// Spans cannot be sent as configured.
+    #[error("traces cannot be exported: {0}")]
+    Exporter(String),
     /// Twice in one process.
     #[error("logging is set up already")]
     Twice,
 }
 
-/// Logs to standard error; W3C trace context is the propagator. Once per process.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let filter = parse(filter)?;
+/// What is kept of the set-up until the end of the process.
+pub struct Telemetry {
+    log_filter: LogFilter,
+    tracers: SdkTracerProvider,
+}
+
+impl Telemetry {
+    /// For a filter that changes while the process runs.
+    pub fn log_filter(&self) -> LogFilter {
+        self.log_filter.clone()
+    }
+
+    /// Sends the spans that are left, within [`FLUSH_TIMEOUT`]. Spans that end later are lost.
+    pub async fn flush(&self) {
+        let tracers = self.tracers.clone();
+        let flushing =
+            tokio::task::spawn_blocking(move || tracers.shutdown_with_timeout(FLUSH_TIMEOUT));
+        if let Ok(Err(error)) = flushing.await {
+            debug!(%error, "the last spans were not exported");
+        }
+    }
+}
+
+/// Logs to standard error; W3C trace context is the propagator. Once per process. `export` needs a tokio runtime.
+pub fn init(
+    format: LogFormat,
+    filter: &str,
+    export: Option<Export>,
+) -> Result<Telemetry, TelemetryError> {
+    let (filter, log_filter) = reload::Layer::new(parse(filter)?);
+    let tracers = match export {
+        Some(export) => export.into_provider()?,
+        None => unexported(),
+    };
     // Each layer has a filter of its own: a quiet log must not cut traces.
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = match format {
@@ -53,9 +101,13 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     };
     tracing_subscriber::registry()
         .with(log.with_filter(filter))
-        .with(spans())
+        .with(spans_of(&tracers))
         .try_init()
-        .map_err(|_| TelemetryError::Twice)
+        .map_err(|_| TelemetryError::Twice)?;
+    Ok(Telemetry {
+        log_filter: LogFilter(log_filter),
+        tracers,
+    })
 }
 
 /// Whether a filter would be taken: for configuration that is checked before anything starts.
@@ -72,8 +124,7 @@ pub fn traceparent() -> String {
 
 /// Makes `span` a child of a `traceparent` that came from outside; anything malformed is ignored.
 pub fn set_parent(span: &Span, traceparent: &str) {
-    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
-    let parent = TraceContextPropagator::new().extract(&carrier);
+    let parent = extract(traceparent);
     if parent.span().span_context().is_valid() {
         // An error says that nobody records this span.
         span.set_parent(parent).ok();
@@ -85,6 +136,25 @@ pub fn accept(metadata: &MetadataMap, span: &Span) {
     if let Some(Ok(traceparent)) = metadata.get(TRACEPARENT).map(|value| value.to_str()) {
         set_parent(span, traceparent);
     }
+}
+
+/// Links `span` to one of another trace; anything malformed is ignored.
+pub fn link(span: &Span, traceparent: &str) {
+    let context = extract(traceparent);
+    let context: SpanContext = context.span().span_context().clone();
+    if context.is_valid() {
+        span.add_link(context);
+    }
+}
+
+/// What `span` stands for did not succeed. `reason`: a stable word.
+pub fn fail(span: &Span, reason: &str) {
+    span.set_status(Status::error(reason.to_owned()));
+}
+
+/// A moment of `span`'s time that is worth a name.
+pub fn mark(span: &Span, name: &'static str) {
+    span.add_event(name, Vec::new());
 }
 
 /// The trace id of a span, for log lines; empty where there is none.
@@ -122,10 +192,41 @@ pub fn spans<S>() -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
 {
-    let tracer = SdkTracerProvider::builder().build().tracer("headwater");
+    spans_of(&unexported())
+}
+
+/// Ids for log lines, and for the next process, which is told that nobody records.
+fn unexported() -> SdkTracerProvider {
+    SdkTracerProvider::builder()
+        .with_sampler(Sampler::AlwaysOff)
+        .build()
+}
+
+fn spans_of<S>(tracers: &SdkTracerProvider) -> impl Layer<S> + use<S>
+where
+    S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
+{
     tracing_opentelemetry::layer()
-        .with_tracer(tracer)
-        .with_filter(LevelFilter::INFO)
+        .with_tracer(tracers.tracer("headwater"))
+        // Only what somebody chose to say: neither lines of source nor threads.
+        .with_location(false)
+        .with_target(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_context_activation(false)
+        .with_filter(filter_fn(is_traced))
+}
+
+fn is_traced(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span()
+        && *metadata.level() <= Level::INFO
+        && metadata.fields().field(LOG_ONLY).is_none()
+}
+
+fn extract(traceparent: &str) -> opentelemetry::Context {
+    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    // In an empty context: what is current must not stand in for what is malformed.
+    TraceContextPropagator::new().extract_with_context(&opentelemetry::Context::new(), &carrier)
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 //! Everything here names its crypto provider (aws-lc-rs), so that nothing depends on the process default.
 
 mod generate;
+mod identity_files;
 mod internal;
 mod misplaced;
-mod reload;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
     crypto::CryptoProvider,
@@ -18,6 +17,9 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use crate::reload::{FileError, Reloading};
+
+use self::identity_files::Identity;
 pub use self::{
     generate::{ensure_internal_ca, ensure_self_signed},
     internal::{InternalTls, InternalTlsFiles, refusal},
@@ -37,7 +39,7 @@ pub struct CertificateFiles {
 /// one in service (with a warning). A cheap handle.
 #[derive(Clone)]
 pub struct ReloadingCertificate {
-    current: Arc<ArcSwap<reload::Identity>>,
+    current: Reloading<Identity>,
 }
 
 /// Certificates could not be used.
@@ -56,12 +58,27 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
+impl From<FileError> for TlsError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Content { path, expected } => Self::File {
+                path,
+                reason: format!("expected {expected}"),
+            },
+            FileError::Unreadable { path, source } => Self::File {
+                path,
+                reason: source.to_string(),
+            },
+        }
+    }
+}
+
 impl ReloadingCertificate {
     /// Loads the files now and watches them for as long as the handle lives. Must be called inside a tokio runtime.
     pub fn load(files: &CertificateFiles) -> Result<Self, TlsError> {
         let paths = vec![files.certificate.clone(), files.private_key.clone()];
-        let current = reload::watch(paths, |contents| match contents {
-            [certificate, private_key] => reload::Identity::parse(certificate, private_key),
+        let current = Reloading::watch("certificate", paths, |contents| match contents {
+            [certificate, private_key] => Identity::parse(certificate, private_key),
             _ => unreachable!("two files were named"),
         })?;
         Ok(Self { current })

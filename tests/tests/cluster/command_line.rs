@@ -91,6 +91,15 @@ async fn an_operator_issues_a_key_sees_its_session_and_ends_it() {
         .iter()
         .find(|key| key["id"] == created["id"]);
     assert!(!revoked.unwrap()["revoke_time"].is_null(), "{listed}");
+
+    // Where programs hand it on, the secret is nowhere but in the file.
+    let file = data.join("stream-key");
+    let path = file.to_string_lossy();
+    let create = ["keys", "create", "--stream", "unseen", "--secret-file"];
+    let created = run(&[&create[..], &[&path]].concat());
+    assert!(created["secret"].is_null(), "{created}");
+    let secret = std::fs::read_to_string(&file).unwrap();
+    assert!(secret.starts_with("hw_"), "not a stream key");
 }
 
 fn headwater(arguments: &[&str]) -> Output {

@@ -10,6 +10,8 @@
     reason = "in a test a panic is the report"
 )]
 
+mod charts_rendered;
+mod charts_served;
 mod control_plane;
 mod operator;
 mod operator_harness;

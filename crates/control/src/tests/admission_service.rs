@@ -95,7 +95,7 @@ async fn every_fault_of_a_key_is_one_denial_outside_and_its_own_inside(fixture: 
     let expired = StreamKey::generate().unwrap();
     let record = KeyRecord {
         id: expired.id(),
-        mac: control.shared.peppers.mac(&expired),
+        mac: control.shared.peppers.load().mac(&expired),
         expire_ms: Some(now_ms() - 1),
         ..control
             .shared

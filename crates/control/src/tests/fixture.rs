@@ -22,9 +22,13 @@ use tonic::{Request, Status};
 
 use super::postgres::PostgresServer;
 use crate::{
-    Config, Control, ControlError, DatabaseConfig, Dependencies, Shared, admission::Admission,
-    caller::Tenant, cluster::ClusterState, encode_grant_key, generate_pepper_file,
-    keys::StreamKeys, sessions::Sessions,
+    Config, Control, ControlError, DatabaseConfig, Dependencies, Shared,
+    admission::Admission,
+    caller::{Authenticate, Tenant},
+    cluster::ClusterState,
+    encode_grant_key, generate_pepper_file,
+    keys::StreamKeys,
+    sessions::Sessions,
 };
 
 /// What replicas of one cluster have in common.
@@ -44,7 +48,8 @@ pub(super) struct Replica {
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
-    _following: AbortOnDropHandle<()>,
+    pub(super) authenticate: Authenticate,
+    _following: [AbortOnDropHandle<()>; 2],
 }
 
 /// One edge's watch.
@@ -103,7 +108,8 @@ impl Fixture {
         let Control {
             shared,
             follower,
-            authenticate: _,
+            pepper_file,
+            authenticate,
         } = Control::new(self.config.clone(), dependencies).await?;
         let shutdown = Shutdown::default();
         Ok(Replica {
@@ -114,7 +120,11 @@ impl Fixture {
             shared,
             metrics,
             shutdown,
-            _following: AbortOnDropHandle::new(tokio::spawn(follower.run())),
+            authenticate,
+            _following: [
+                AbortOnDropHandle::new(tokio::spawn(follower.run())),
+                AbortOnDropHandle::new(tokio::spawn(pepper_file.follow())),
+            ],
         })
     }
 }

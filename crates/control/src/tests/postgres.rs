@@ -92,6 +92,32 @@ impl PostgresServer {
         self.url(&name)
     }
 
+    /// A superuser who needs a password from now on; gives a connection of one who needs none.
+    pub(super) async fn demand_password(&self, user: &str, password: &str) -> AnyConnection {
+        sqlx::any::install_default_drivers();
+        let mut connection = self.connect("postgres").await;
+        let rules = format!("{}/data/pg_hba.conf", self.directory);
+        let others = std::fs::read_to_string(&rules).unwrap();
+        let all = format!("local all {user} scram-sha-256\n{others}");
+        std::fs::write(&rules, all).unwrap();
+        let statements = format!(
+            "CREATE ROLE {user} LOGIN SUPERUSER PASSWORD '{password}'; SELECT pg_reload_conf();"
+        );
+        sqlx::raw_sql(AssertSqlSafe(statements))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection
+    }
+
+    /// With the part of a URL that takes a password; the socket is used all the same.
+    pub(super) fn url_with_host(&self, user: &str, database: &str) -> String {
+        format!(
+            "postgres://{user}@localhost/{database}?host={}&sslmode=disable",
+            self.directory
+        )
+    }
+
     fn url(&self, database: &str) -> String {
         format!(
             "postgres:///{database}?user=headwater&host={}&sslmode=disable",

@@ -7,61 +7,88 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The counts of one edge. A cheap handle.
+/// The counts of one edge, and their limits. A cheap handle.
 #[derive(Clone)]
-pub(crate) struct Permits {
-    connections: Arc<Semaphore>,
-    addresses: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+pub struct ConnectionPermits {
+    counts: Arc<Mutex<Counts>>,
+}
+
+struct Counts {
+    connections: usize,
+    connections_max: usize,
+    /// Addresses with connections alone.
+    addresses: BTreeMap<IpAddr, usize>,
     per_address_max: usize,
 }
 
+/// One connection, counted until it is dropped.
+pub(super) struct ConnectionPermit(Arc<Mutex<Counts>>);
+
 /// One connection of an address, counted until it is dropped.
-#[derive(Debug)]
 pub(super) struct AddressPermit {
-    addresses: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    counts: Arc<Mutex<Counts>>,
     address: IpAddr,
 }
 
-impl Permits {
+impl ConnectionPermits {
     pub(crate) fn new(connections_max: usize, per_address_max: usize) -> Self {
         Self {
-            connections: Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))),
-            addresses: Arc::default(),
-            per_address_max,
+            counts: Arc::new(Mutex::new(Counts {
+                connections: 0,
+                connections_max,
+                addresses: BTreeMap::new(),
+                per_address_max,
+            })),
         }
+    }
+
+    /// Sets other limits for connections that come from now on; those that are there stay.
+    pub fn limit(&self, connections_max: usize, per_address_max: usize) {
+        let mut counts = self.counts.lock();
+        counts.connections_max = connections_max;
+        counts.per_address_max = per_address_max;
     }
 
     /// One more connection, if there may be one.
-    pub(super) fn connection(&self) -> Option<OwnedSemaphorePermit> {
-        self.connections.clone().try_acquire_owned().ok()
-    }
-
-    /// One more connection of this address, if there may be one. The map holds addresses with connections alone.
-    pub(super) fn address(&self, address: IpAddr) -> Option<AddressPermit> {
-        let address = counted_as(address);
-        let mut addresses = self.addresses.lock();
-        let count = addresses.get(&address).copied().unwrap_or_default();
-        if count >= self.per_address_max {
+    pub(super) fn connection(&self) -> Option<ConnectionPermit> {
+        let mut counts = self.counts.lock();
+        if counts.connections >= counts.connections_max {
             return None;
         }
-        addresses.insert(address, count + 1);
-        drop(addresses);
+        counts.connections += 1;
+        Some(ConnectionPermit(self.counts.clone()))
+    }
+
+    /// One more connection of this address, if there may be one.
+    pub(super) fn address(&self, address: IpAddr) -> Option<AddressPermit> {
+        let address = counted_as(address);
+        let mut counts = self.counts.lock();
+        let count = counts.addresses.get(&address).copied().unwrap_or_default();
+        if count >= counts.per_address_max {
+            return None;
+        }
+        counts.addresses.insert(address, count + 1);
         Some(AddressPermit {
-            addresses: self.addresses.clone(),
+            counts: self.counts.clone(),
             address,
         })
     }
 }
 
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.lock().connections -= 1;
+    }
+}
+
 impl Drop for AddressPermit {
     fn drop(&mut self) {
-        let mut addresses = self.addresses.lock();
-        if let Some(count) = addresses.get_mut(&self.address) {
+        let mut counts = self.counts.lock();
+        if let Some(count) = counts.addresses.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                addresses.remove(&self.address);
+                counts.addresses.remove(&self.address);
             }
         }
     }
@@ -85,7 +112,7 @@ mod tests {
 
     #[test]
     fn connections_are_counted_while_they_last() {
-        let permits = Permits::new(2, 10);
+        let permits = ConnectionPermits::new(2, 10);
         let first = permits.connection();
         let second = permits.connection();
         assert!(first.is_some() && second.is_some());
@@ -96,7 +123,7 @@ mod tests {
 
     #[test]
     fn each_address_has_its_own_count() {
-        let permits = Permits::new(10, 1);
+        let permits = ConnectionPermits::new(10, 1);
         let first = permits.address(ip("192.0.2.1"));
         assert!(first.is_some());
         assert!(permits.address(ip("192.0.2.1")).is_none());
@@ -108,14 +135,34 @@ mod tests {
         drop(first);
         assert!(permits.address(ip("192.0.2.1")).is_some());
         assert!(
-            permits.addresses.lock().is_empty(),
+            permits.counts.lock().addresses.is_empty(),
             "nothing is kept of who left"
         );
     }
 
     #[test]
+    fn other_limits_hold_for_newcomers() {
+        let permits = ConnectionPermits::new(2, 2);
+        let address = ip("192.0.2.1");
+        let (first, second) = (permits.connection(), permits.connection());
+        let (of_address, _of_address) = (permits.address(address), permits.address(address));
+        assert!(permits.connection().is_none() && permits.address(address).is_none());
+        permits.limit(3, 3);
+        let (third, _of_address) = (permits.connection(), permits.address(address));
+        assert!(third.is_some() && permits.connection().is_none());
+        assert!(permits.address(address).is_none());
+
+        permits.limit(2, 2);
+        drop((first, of_address));
+        assert!(permits.connection().is_none(), "two are still there");
+        assert!(permits.address(address).is_none());
+        drop(second);
+        assert!(permits.connection().is_some());
+    }
+
+    #[test]
     fn an_ipv6_network_counts_as_one() {
-        let permits = Permits::new(10, 1);
+        let permits = ConnectionPermits::new(10, 1);
         let _first = permits.address(ip("2001:db8:0:1::1"));
         assert!(permits.address(ip("2001:db8:0:1:ffff::2")).is_none());
         assert!(permits.address(ip("2001:db8:0:2::1")).is_some());

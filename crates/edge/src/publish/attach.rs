@@ -2,8 +2,9 @@
 
 use aws_lc_rs::rand;
 use registry::{Claim, ClaimOutcome, EdgeName, Origin, OriginName, RegistryError, SessionId};
+use runtime::telemetry;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, info, info_span, warn};
 use uuid::Uuid;
 
 use super::Publication;
@@ -114,7 +115,18 @@ impl Publication {
             home_ttl: live.home_ttl,
             stats: self.stats(granted),
         };
-        let outcome = self.context.registry.claim(&claim).await;
+        let span = info_span!(
+            "registry.claim",
+            otel.kind = "client",
+            db.operation.name = "claim",
+            db.system.name = self.context.registry.system()
+        );
+        let claimed = self.context.registry.claim(&claim);
+        let outcome = claimed.instrument(span.clone()).await;
+        if let Err(_unavailable) = &outcome {
+            telemetry::fail(&span, "registry_unavailable");
+        }
+        drop(span);
         self.count_claim(&outcome);
         match outcome {
             Ok(ClaimOutcome::Granted {

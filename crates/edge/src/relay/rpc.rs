@@ -12,6 +12,7 @@ use proto::{
     },
 };
 use registry::{Origin, SessionId, Slot, StreamId};
+use runtime::telemetry;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -28,6 +29,7 @@ pub(crate) struct Terms {
     pub(crate) broadcast_id: String,
     /// As the first acceptance said.
     pub(crate) timeline_offset_ms: Option<i64>,
+    /// The publish, which later attempts are linked to.
     pub(crate) traceparent: String,
 }
 
@@ -86,7 +88,7 @@ impl Rpc {
             broadcast_id: terms.broadcast_id.clone(),
             first_sequence: replay.first_sequence,
             timeline_offset_ms: terms.timeline_offset_ms,
-            traceparent: terms.traceparent.clone(),
+            traceparent: telemetry::traceparent(),
             gap_before: replay.gap,
         };
         let headers = replay

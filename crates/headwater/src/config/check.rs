@@ -13,6 +13,13 @@ pub(crate) struct ConfigError {
     mistakes: Vec<String>,
 }
 
+impl ConfigError {
+    /// What is wrong, a line each.
+    pub(crate) fn mistakes(&self) -> &[String] {
+        &self.mistakes
+    }
+}
+
 impl std::error::Error for ConfigError {}
 
 impl std::fmt::Display for ConfigError {
@@ -58,6 +65,15 @@ impl Check {
             None => what.to_string(),
         };
         self.mistakes.entry(path).or_insert(what);
+    }
+
+    /// Whatever is wrong with the file that a field names.
+    pub(super) fn include(&mut self, path: &str, file: Self) {
+        for (inner, what) in file.mistakes {
+            let separator = if inner.is_empty() { "" } else { ": " };
+            self.mistakes
+                .insert(format!("{path}{separator}{inner}"), what);
+        }
     }
 
     /// The environment has set a field.

@@ -82,19 +82,9 @@ impl Section {
             public.private_key,
             check,
         );
-        let applications = self
-            .applications
-            .map(|applications| applications.finish("control.applications", check));
+        let applications = self.applications.map(|given| applications(given, check));
         if applications.as_ref().is_some_and(Vec::is_empty) {
             check.mistake("control.applications", "needs an application");
-        }
-        for application in applications.iter().flatten() {
-            if let Err(expected) = control::check_application(application) {
-                check.mistake(
-                    "control.applications",
-                    format_args!("{application:?} is not an application: {expected}"),
-                );
-            }
         }
         if let Some(tenant) = &self.tenant
             && let Err(expected) = control::check_tenant(tenant)
@@ -126,6 +116,21 @@ impl Section {
             public_listen: public_listen?.0,
         })
     }
+}
+
+/// What may be published to.
+pub(super) fn applications(given: OneOrMany<String>, check: &mut Check) -> Vec<String> {
+    const PATH: &str = "control.applications";
+    let applications = given.finish(PATH, check);
+    for application in &applications {
+        if let Err(expected) = control::check_application(application) {
+            check.mistake(
+                PATH,
+                format_args!("{application:?} is not an application: {expected}"),
+            );
+        }
+    }
+    applications
 }
 
 impl DatabaseSection {

@@ -10,6 +10,8 @@ use super::check::Check;
 
 /// Names of variables that override fields begin with this.
 const VARIABLE_PREFIX: &str = "HEADWATER__";
+/// Maps to which the environment adds: what a pod knows of itself, beside what its file says of the cluster.
+const EXTENDED: [&[&str]; 1] = [&["telemetry", "resource_attributes"]];
 /// Separates the fields of a path in such a name.
 const VARIABLE_SEPARATOR: &str = "__";
 
@@ -24,17 +26,10 @@ impl Document {
         environment: impl IntoIterator<Item = (String, String)>,
         check: &mut Check,
     ) -> Option<Self> {
-        let root = match std::fs::read_to_string(file).map(|text| parse_yaml(&text)) {
-            Ok(Ok(Value::Null)) => Ok(Value::Object(Map::new())),
-            Ok(Ok(root @ Value::Object(_))) => Ok(root),
-            Ok(Ok(_)) => Err("is not a mapping of sections".to_owned()),
-            Ok(Err(error)) => Err(format!("is not YAML: {error}")),
-            Err(error) => Err(format!("cannot be read: {error}")),
-        };
-        let mut document = match root {
-            Ok(root) => Self { root },
-            Err(mistake) => {
-                check.mistake("", mistake);
+        let mut document = match std::fs::read_to_string(file) {
+            Ok(text) => Self::from_text(&text, check)?,
+            Err(error) => {
+                check.mistake("", format_args!("cannot be read: {error}"));
                 return None;
             }
         };
@@ -48,17 +43,50 @@ impl Document {
         Some(document)
     }
 
+    /// Without an environment over it.
+    pub(super) fn from_text(text: &str, check: &mut Check) -> Option<Self> {
+        let mistake = match parse_yaml(text) {
+            Ok(Value::Null) => {
+                return Some(Self {
+                    root: Value::Object(Map::new()),
+                });
+            }
+            Ok(root @ Value::Object(_)) => return Some(Self { root }),
+            Ok(_) => "is not a mapping of sections".to_owned(),
+            Err(error) => format!("is not YAML: {error}"),
+        };
+        check.mistake("", mistake);
+        None
+    }
+
     /// `HEADWATER__EDGE__LISTEN=…` sets `edge.listen`; the value is YAML, so that lists and `null` can be said too.
     fn overlay(&mut self, path: &str, variable: &str, value: &str, check: &mut Check) {
         let fields: Vec<&str> = path.split(VARIABLE_SEPARATOR).collect();
         check.overridden(fields.join("."), variable.to_owned());
         match parse_yaml(value) {
             Ok(value) => {
+                let value = if EXTENDED.contains(&fields.as_slice()) {
+                    self.extended(&fields, value)
+                } else {
+                    value
+                };
                 if !set(&mut self.root, &fields, value) {
                     check.mistake(fields.join("."), "is not a field of a section");
                 }
             }
             Err(error) => check.mistake(fields.join("."), format_args!("is not YAML: {error}")),
+        }
+    }
+
+    /// The map that is there, with another one over it; where one of them is none, the other one.
+    fn extended(&self, fields: &[&str], value: Value) -> Value {
+        let there = self.root.pointer(&format!("/{}", fields.join("/")));
+        match (there, value) {
+            (Some(Value::Object(there)), Value::Object(more)) => {
+                let there = there.clone().into_iter();
+                Value::Object(there.chain(more).collect())
+            }
+            (_, value) => value,
         }
     }
 

@@ -33,6 +33,7 @@ pub(super) struct Section {
     control: Option<OneOrMany<HostPort>>,
     listen: Option<OneOrMany<Address>>,
     origins: Option<Vec<Option<OriginSection>>>,
+    origins_dns: Option<HostPort>,
     outage_policy: Option<OutagePolicy>,
     private_key: Option<PathBuf>,
     proxy_protocol: Option<ProxySection>,
@@ -133,6 +134,7 @@ impl Section {
         let edge = edge::Config {
             zone: self.zone.unwrap_or_default(),
             static_origins: origins(self.origins.unwrap_or_default(), check),
+            origins_dns: self.origins_dns.map(|name| name.0),
             proxy_protocol: self.proxy_protocol.unwrap_or_default().finish(check),
             outage_policy: match self.outage_policy {
                 Some(OutagePolicy::FailClosed) => edge::OutagePolicy::FailClosed,

@@ -2,9 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use data_encoding::HEXLOWER_PERMISSIVE;
 use proto::grant::GrantVerifier;
-use runtime::{bearer::BearerCredentials, tls::CertificateFiles};
+use runtime::tls::CertificateFiles;
 use serde::Deserialize;
 
 use super::{
@@ -17,12 +16,14 @@ use super::{
 
 /// What an origin process needs beside [`shared::Shared`].
 pub(crate) struct OriginConfig {
-    pub(crate) grants: GrantVerifier,
+    /// Control's public keys, 64 hex digits a line; more than one while the key rotates.
+    pub(crate) grant_public_key_file: PathBuf,
     pub(crate) http_listen: SocketAddr,
     pub(crate) origin: origin::Config,
-    pub(crate) playback: BearerCredentials,
     pub(crate) playback_certificate: CertificateFiles,
     pub(crate) playback_listen: SocketAddr,
+    /// One a line; more than one while they rotate.
+    pub(crate) playback_token_file: PathBuf,
     /// Where edges reach the relay port; `None`: where it listens.
     pub(crate) relay_advertise: Option<String>,
     pub(crate) relay_listen: SocketAddr,
@@ -123,12 +124,12 @@ impl Section {
         );
         let http = self.http.unwrap_or_default();
         let http_listen = check.required("origin.http.listen", http.listen);
-        let grants = grants(self.grant_public_key_file, check);
-        let playback_credentials = credentials(self.playback_token_file, check);
+        let grant_public_key_file = grant_keys(self.grant_public_key_file, check);
+        let playback_token_file = playback_token(self.playback_token_file, check);
 
         let defaults = origin::Config::new(name?.0);
         Some(OriginConfig {
-            grants: grants?,
+            grant_public_key_file: grant_public_key_file?,
             http_listen: http_listen?.0,
             origin: origin::Config {
                 zone: self.zone.unwrap_or_default(),
@@ -145,46 +146,30 @@ impl Section {
                 // Known once the port is bound.
                 relay_address: String::new(),
             },
-            playback: playback_credentials?,
             playback_certificate: playback_certificate?,
             playback_listen: playback_listen?.0,
+            playback_token_file: playback_token_file?,
             relay_advertise: relay.advertise.map(|advertise| advertise.0),
             relay_listen: relay_listen?.0,
         })
     }
 }
 
-/// 64 hex digits a line; more than one while control's key rotates.
-fn grants(file: Option<PathBuf>, check: &mut Check) -> Option<GrantVerifier> {
+/// Whether control's public keys are in it.
+fn grant_keys(file: Option<PathBuf>, check: &mut Check) -> Option<PathBuf> {
     const PATH: &str = "origin.grant_public_key_file";
-    let content = check.content(PATH, file)?;
-    let public_keys: Option<Vec<[u8; 32]>> = lines(&content)
-        .map(|line| {
-            let bytes = HEXLOWER_PERMISSIVE.decode(line.as_bytes()).ok()?;
-            bytes.try_into().ok()
-        })
-        .collect();
-    let public_keys = public_keys.filter(|public_keys| !public_keys.is_empty());
-    if public_keys.is_none() {
+    let content = check.content(PATH, file.clone())?;
+    if GrantVerifier::from_hex_lines(&content).is_none() {
         check.mistake(PATH, "does not hold public keys, 64 hex digits a line");
     }
-    Some(GrantVerifier::new(public_keys?))
+    Some(check.resolve(&file?))
 }
 
-/// One a line; more than one while they rotate.
-fn credentials(file: Option<PathBuf>, check: &mut Check) -> Option<BearerCredentials> {
+/// Whether a token is in it.
+fn playback_token(file: Option<PathBuf>, check: &mut Check) -> Option<PathBuf> {
     const PATH: &str = "origin.playback_token_file";
-    let content = check.content(PATH, file)?;
-    if content.is_empty() {
+    if check.content(PATH, file.clone())?.is_empty() {
         check.mistake(PATH, "is empty");
-        return None;
     }
-    Some(BearerCredentials::new(lines(&content)))
-}
-
-fn lines(content: &str) -> impl Iterator<Item = &str> {
-    content
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
+    Some(check.resolve(&file?))
 }

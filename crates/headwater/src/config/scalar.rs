@@ -51,6 +51,19 @@ text_scalar!(
     }
 );
 text_scalar!(
+    /// A gRPC server.
+    Url(String),
+    "a URL (such as http://collector:4317)",
+    |text| {
+        let rest = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"))?;
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let valid = !authority.is_empty() && !authority.contains(['/', '@', '?', '#', ' ']);
+        (valid && text.parse::<http::Uri>().is_ok()).then(|| text.to_owned())
+    }
+);
+text_scalar!(
     /// An origin's name.
     OriginName(registry::OriginName),
     "a name (letters, digits, and . _ : -)",
@@ -107,6 +120,23 @@ impl<'de, T: TryFrom<u64>> Deserialize<'de> for Count<T> {
                 "{number} is not a number in the range allowed"
             ))
         })
+    }
+}
+
+/// A share of something, from 0 to 1.
+#[derive(Clone, Debug)]
+pub(super) struct Ratio(pub(super) f64);
+
+impl<'de> Deserialize<'de> for Ratio {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let ratio = f64::deserialize(deserializer)?;
+        if (0.0..=1.0).contains(&ratio) {
+            Ok(Self(ratio))
+        } else {
+            Err(D::Error::custom(format_args!(
+                "{ratio} is not between 0 and 1"
+            )))
+        }
     }
 }
 
@@ -262,6 +292,37 @@ mod tests {
         assert!(right::<Time>("0s") && !right::<Time>("1000years"));
         assert!(right::<Period>("1ms") && !right::<Period>("0s") && !right::<Period>("1000years"));
         assert!(right::<Seconds>("1s") && !right::<Seconds>("900ms"));
+    }
+
+    #[test]
+    fn a_url_names_a_server_and_nothing_else() {
+        for (text, right) in [
+            ("http://collector:4317", true),
+            ("https://[::1]:4317/", true),
+            ("collector:4317", false),
+            ("ftp://collector", false),
+            ("https://user:password@collector", false),
+            ("https://collector/v1/traces", false),
+            ("https://", false),
+        ] {
+            let parsed = serde_json::from_value::<Url>(json!(text));
+            assert_eq!(parsed.is_ok(), right, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_a_share() {
+        for (value, right) in [
+            (json!(0), true),
+            (json!(1), true),
+            (json!(0.25), true),
+            (json!(1.5), false),
+            (json!(-0.1), false),
+            (json!("half"), false),
+        ] {
+            let parsed = serde_json::from_value::<Ratio>(value.clone());
+            assert_eq!(parsed.is_ok(), right, "{value}");
+        }
     }
 
     #[test]

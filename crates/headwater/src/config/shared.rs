@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use registry::RedisConfig;
 use runtime::{
     identity::Cluster,
+    shutdown::DrainTimes,
     telemetry::{self, LogFormat},
     tls::{CertificateFiles, InternalTlsFiles},
 };
@@ -13,7 +14,9 @@ use serde::Deserialize;
 use super::{
     Sections,
     check::Check,
+    live::LiveFile,
     scalar::{Address, Time},
+    telemetry::TelemetryConfig,
 };
 
 /// What every role needs.
@@ -22,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) process: ProcessConfig,
     pub(crate) cluster: Cluster,
     pub(crate) internal_tls: InternalTlsFiles,
+    pub(crate) live: Option<LiveFile>,
     pub(crate) registry: RedisConfig,
 }
 
@@ -29,9 +33,12 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct ProcessConfig {
     pub(crate) admin: SocketAddr,
-    pub(crate) drain_timeout: Duration,
+    pub(crate) drain: DrainTimes,
     pub(crate) log_filter: String,
     pub(crate) log_format: LogFormat,
+    /// `service.name` of its spans.
+    pub(crate) service: String,
+    pub(crate) telemetry: Option<TelemetryConfig>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -90,7 +97,7 @@ struct RedisSection {
 
 impl Shared {
     /// Leaves the roles' sections alone.
-    pub(super) fn finish(sections: Sections, check: &mut Check) -> Option<Self> {
+    pub(super) fn finish(role: &str, sections: Sections, check: &mut Check) -> Option<Self> {
         let admin = sections.admin.unwrap_or_default().listen;
         let admin = check.required("admin.listen", admin);
         let log = sections.log.unwrap_or_default();
@@ -98,27 +105,35 @@ impl Shared {
         if let Err(error) = telemetry::check_filter(&log_filter) {
             check.mistake("log.filter", error);
         }
+        let telemetry = sections.telemetry.and_then(|section| section.finish(check));
         let cluster = check.required("cluster", sections.cluster);
         let cluster = cluster.and_then(|section| section.finish(check));
         let internal_tls = check.required("internal_tls", sections.internal_tls);
         let internal_tls = internal_tls.and_then(|section| section.finish(check));
+        let live = LiveFile::open(sections.live_file, sections.live_poll_period, check);
         let redis = sections.registry.and_then(|registry| registry.redis);
         let redis = check.required("registry.redis", redis);
         let redis = redis.and_then(|section| section.finish(check));
         Some(Self {
             process: ProcessConfig {
                 admin: admin?.0,
-                drain_timeout: sections
-                    .drain_timeout
-                    .map_or(Duration::from_secs(30), |time| time.0),
+                drain: DrainTimes {
+                    notice: sections.drain_notice.map_or(Duration::ZERO, |time| time.0),
+                    timeout: sections
+                        .drain_timeout
+                        .map_or(Duration::from_secs(30), |time| time.0),
+                },
                 log_filter,
                 log_format: match log.format {
                     Some(Format::Json) => LogFormat::Json,
                     Some(Format::Text) | None => LogFormat::Text,
                 },
+                service: format!("headwater-{role}"),
+                telemetry,
             },
             cluster: cluster?,
             internal_tls: internal_tls?,
+            live,
             registry: redis?,
         })
     }

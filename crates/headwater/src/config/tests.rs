@@ -10,13 +10,13 @@ use crate::bootstrap;
 type Loaded<T> = Result<(Shared, T), ConfigError>;
 
 fn load_edge(file: &Path, environment: &[(&str, &str)]) -> Loaded<EdgeConfig> {
-    load(file, owned(environment), |sections, check| {
+    load("edge", file, owned(environment), |sections, check| {
         check.required("edge", sections.edge.take())?.finish(check)
     })
 }
 
 fn load_control(file: &Path, environment: &[(&str, &str)]) -> Loaded<ControlConfig> {
-    load(file, owned(environment), |sections, check| {
+    load("control", file, owned(environment), |sections, check| {
         check
             .required("control", sections.control.take())?
             .finish(check)
@@ -24,7 +24,7 @@ fn load_control(file: &Path, environment: &[(&str, &str)]) -> Loaded<ControlConf
 }
 
 fn load_origin(file: &Path, environment: &[(&str, &str)]) -> Loaded<OriginConfig> {
-    load(file, owned(environment), |sections, check| {
+    load("origin", file, owned(environment), |sections, check| {
         check
             .required("origin", sections.origin.take())?
             .finish(check)
@@ -73,7 +73,7 @@ fn the_deployed_configuration_is_right() {
     assert_eq!(edge.control, ["127.0.0.1:7445"]);
     assert_eq!(edge.certificate.certificate, file("public.pem"));
     assert_eq!(shared.registry.username.as_deref(), Some("edge"));
-    assert_eq!(shared.process.drain_timeout, Duration::from_secs(30));
+    assert_eq!(shared.process.drain.timeout, Duration::from_secs(30));
 
     let (_, control) = load_control(&file("control.yaml"), &[]).unwrap();
     assert_eq!(control.control.applications, ["live"]);
@@ -159,7 +159,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(edge.edge.relay.stall_timeout, Duration::from_secs(7));
     assert_eq!(edge.edge.connections.connections_max, 17);
     assert_eq!(shared.registry.password_file, None);
-    assert_eq!(shared.process.drain_timeout, Duration::from_secs(60));
+    assert_eq!(shared.process.drain.timeout, Duration::from_secs(60));
 }
 
 #[test]
@@ -309,4 +309,99 @@ fn an_origin_that_listens_everywhere_says_where_it_is() {
     let advertise = ("HEADWATER__ORIGIN__RELAY__ADVERTISE", "origin-a:7444");
     let (_, origin) = load_origin(&file, &[everywhere, advertise]).unwrap();
     assert_eq!(origin.relay_advertise.as_deref(), Some("origin-a:7444"));
+}
+
+const COLLECTOR: &str = "telemetry: { otlp_endpoint: https://collector:4317, sample_ratio: 0.25, \
+     resource_attributes: { k8s.namespace.name: media, k8s.node.name: file } }\n";
+
+/// `headwater bootstrap`'s file of a role, with more in it.
+fn extended(directory: &TempDir, role: &str, more: &str) -> PathBuf {
+    let file = directory.path().join(format!("{role}.yaml"));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}\n{more}")).unwrap();
+    file
+}
+
+#[test]
+fn what_a_pod_knows_of_itself_is_added_to_what_its_file_says() {
+    let directory = bootstrapped();
+    let file = extended(&directory, "edge", COLLECTOR);
+    let pod = "{k8s.pod.name: edge-0, k8s.node.name: 10, k8s.zone: }";
+    let environment = [("HEADWATER__TELEMETRY__RESOURCE_ATTRIBUTES", pod)];
+    let (shared, _) = load_edge(&file, &environment).unwrap();
+    let attributes = [
+        ("k8s.namespace.name", "media"),
+        ("k8s.node.name", "10"),
+        ("k8s.pod.name", "edge-0"),
+    ];
+    let expected = TelemetryConfig {
+        otlp_endpoint: "https://collector:4317".to_owned(),
+        ca_file: None,
+        sample_ratio: 0.25,
+        resource_attributes: owned(&attributes).into_iter().collect(),
+    };
+    assert_eq!(shared.process.service, "headwater-edge");
+    assert_eq!(shared.process.telemetry, Some(expected));
+}
+
+#[test]
+fn without_a_collector_nothing_is_exported() {
+    let directory = bootstrapped();
+    let file = directory.path().join("control.yaml");
+    let environment = [("HEADWATER__TELEMETRY__RESOURCE_ATTRIBUTES", "{a: b}")];
+    let (shared, _) = load_control(&file, &environment).unwrap();
+    assert_eq!(shared.process.telemetry, None);
+}
+
+#[test]
+fn a_collector_is_named_by_a_url() {
+    let directory = bootstrapped();
+    let more = "telemetry: { otlp_endpoint: collector:4317, sample_ratio: 2, resource_attributes: { a: [b] } }";
+    let file = extended(&directory, "origin-a", more);
+    assert_eq!(
+        mistakes(load_origin(&file, &[])),
+        [
+            r#"telemetry.otlp_endpoint: "collector:4317" is not a URL (such as http://collector:4317)"#,
+            "telemetry.resource_attributes.a: is not a text",
+            "telemetry.sample_ratio: 2 is not between 0 and 1",
+        ]
+    );
+    let directory = bootstrapped();
+    let more = "telemetry: { otlp_endpoint: http://collector:4317, ca_file: public.pem }";
+    let file = extended(&directory, "origin-a", more);
+    assert_eq!(
+        mistakes(load_origin(&file, &[])),
+        ["telemetry.ca_file: is of no use where telemetry.otlp_endpoint is not https://"]
+    );
+}
+
+#[test]
+fn the_live_file_is_checked_at_the_start_with_the_others() {
+    let directory = bootstrapped();
+    let live = directory.path().join("live.yaml");
+    let text = "live_file: live.yaml\nlive_poll_period: 0s\ndrain_notice: 10s\n";
+    let file = extended(&directory, "edge", text);
+    fs::write(
+        &live,
+        "log: { level: info }\ncontrol: { applications: ['a b'] }\n",
+    )
+    .unwrap();
+    let found = mistakes(load_edge(&file, &[]));
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(found[0].starts_with("live_file: control.applications: "));
+    assert_eq!(found[1], "live_file: log.level: is not a known field");
+    assert!(found[2].starts_with("live_poll_period: "), "{found:#?}");
+
+    let period = ("HEADWATER__LIVE_POLL_PERIOD", "1s");
+    fs::write(&live, "control: { applications: [] }\n").unwrap();
+    let (shared, _) = load_edge(&file, &[period]).unwrap();
+    assert_eq!(shared.process.drain.notice, Duration::from_secs(10));
+    let live_file = shared.live.unwrap();
+    assert_eq!(live_file.poll_period, Duration::from_secs(1));
+    assert_eq!(live_file.start.applications, Some(Vec::new()));
+
+    fs::remove_file(&live).unwrap();
+    let found = mistakes(load_edge(&file, &[period]));
+    assert!(found[0].starts_with("live_file: "), "{found:#?}");
+    assert_eq!(found.len(), 1, "{found:#?}");
 }

@@ -5,20 +5,20 @@ use edge::{Dependencies, Edge, Listeners, OriginDialer};
 use runtime::{
     grpc::{Endpoints, Target},
     identity::Role,
-    tls::ReloadingCertificate,
 };
 use serde_json::json;
 
-use super::Wiring;
+use super::{Wiring, public_certificate};
 use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
 
 pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let (shared, config) = config::edge(&arguments.config)?;
     let Wiring {
         internal_tls,
+        live,
         process,
         registry,
-    } = Wiring::start(&shared).await?;
+    } = Wiring::start(shared).await?;
 
     let mut rtmps = Vec::new();
     let mut addresses = Vec::new();
@@ -34,7 +34,7 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         .iter()
         .map(|address| Target::Internal(address.clone(), internal_tls.clone(), Role::Control))
         .collect();
-    let certificate = ReloadingCertificate::load(&config.certificate)
+    let certificate = public_certificate(&process, &config.certificate)
         .context("edge.certificate cannot be used")?;
     let dependencies = Dependencies {
         registry,
@@ -44,7 +44,17 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         origins: OriginDialer::Internal(internal_tls),
         certificate,
     };
+    let own_limits = config.edge.connections.clone();
     let edge = Edge::new(config.edge, dependencies).context("the edge cannot start")?;
+    let permits = edge.connection_permits();
+    live.follow(move |version| {
+        let all = version.connections_max;
+        let of_one_address = version.connections_per_address_max;
+        permits.limit(
+            all.unwrap_or(own_limits.connections_max),
+            of_one_address.unwrap_or(own_limits.connections_per_address_max),
+        );
+    });
     let ready = json!({
         "role": "edge",
         "rtmps": addresses,

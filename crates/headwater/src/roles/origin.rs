@@ -2,26 +2,27 @@
 
 use anyhow::Context as _;
 use origin::{Dependencies, Listeners, Origin};
-use runtime::{grpc::Listener, identity::Role, tls::ReloadingCertificate};
+use runtime::{bearer::BearerCredentials, grpc::Listener, identity::Role};
 use serde_json::json;
 
-use super::Wiring;
+use super::{Wiring, public_certificate};
 use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
 
 pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let (shared, mut config) = config::origin(&arguments.config)?;
     let Wiring {
         internal_tls,
+        live,
         process,
         registry,
-    } = Wiring::start(&shared).await?;
+    } = Wiring::start(shared).await?;
 
     let relay = bind(config.relay_listen, "origin.relay.listen").await?;
     let playback = bind(config.playback_listen, "origin.playback.listen").await?;
     let http = bind(config.http_listen, "origin.http.listen").await?;
     // Not before the ports are ours: the file may be that of a process that has them.
     let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
-    let certificate = ReloadingCertificate::load(&config.playback_certificate)
+    let certificate = public_certificate(&process, &config.playback_certificate)
         .context("origin.playback.certificate cannot be used")?;
     // Edges of this machine find it without being told; any other cluster says where its origins are.
     let relay_address = match config.relay_advertise {
@@ -41,10 +42,14 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         registry,
         metrics: process.metrics.clone(),
         readiness: process.readiness.clone(),
-        grants: config.grants,
-        playback: config.playback,
+        grants: origin::watch_grant_keys(config.grant_public_key_file)
+            .context("origin.grant_public_key_file cannot be used")?,
+        playback: BearerCredentials::watch("playback token", config.playback_token_file)
+            .context("origin.playback_token_file cannot be used")?,
     };
     let origin = Origin::new(config.origin, dependencies);
+    // Of what is live, the log filter alone concerns an origin.
+    live.follow(|_version| {});
     let listeners = Listeners {
         relay: Listener::Internal(relay, internal_tls, vec![Role::Edge]),
         playback: Listener::Public(playback, certificate),

@@ -7,13 +7,14 @@ use proto::{
     internal::v1::{Grant, PublishOpen, PublishRequest, publish_request::Request as Message},
 };
 use registry::{EPOCH_AHEAD_MS_MAX, FencingToken, SessionId, Slot, StreamId};
+use runtime::telemetry;
 use tokio::sync::oneshot;
 use tonic::{Code, Status, Streaming};
-use tracing::{Instrument as _, Span, info, warn};
+use tracing::{Instrument as _, Span, field::Empty, info, info_span, warn};
 
 use super::{
     DRAINING, EPOCH_IN_FUTURE, GRANT_INVALID, OPEN_INVALID, PROCESS_BUDGET, REGISTRY_UNAVAILABLE,
-    Relay, fenced, session_span,
+    Relay, fenced, refusal_reason,
 };
 use crate::{
     config::OutagePolicy,
@@ -28,6 +29,7 @@ pub(super) struct Accepted {
     pub(super) token: FencingToken,
     pub(super) until: Option<tokio::time::Instant>,
     pub(super) grace: Duration,
+    /// For the session's log lines.
     pub(super) span: Span,
 }
 
@@ -51,11 +53,16 @@ impl Relay {
         };
         let session_id =
             SessionId::new(&open.session_id).map_err(|_| invalid("not a session id"))?;
-        let span = session_span(session_id.as_str(), &open.traceparent);
-        self.accept(open, span.clone()).instrument(span).await
+        let span = open_span(session_id.as_str(), &open.traceparent);
+        let answer = self.accept(open).instrument(span.clone()).await;
+        if let Err(refusal) = &answer {
+            telemetry::fail(&span, refusal_reason(refusal));
+        }
+        answer
     }
 
-    async fn accept(&self, open: PublishOpen, span: Span) -> Result<Accepted, Status> {
+    async fn accept(&self, open: PublishOpen) -> Result<Accepted, Status> {
+        let span = Span::current();
         if self.shutdown.is_draining() {
             return Err(status(Code::Unavailable, DRAINING, "the origin is leaving"));
         }
@@ -83,6 +90,7 @@ impl Relay {
         }
         span.record("epoch", token.epoch);
         span.record("attempt", token.attempt);
+        let session = session_span(&open.session_id, &grant.app, place.0, token);
         let opening = Opening {
             place,
             session_id: open.session_id,
@@ -97,6 +105,7 @@ impl Relay {
             epoch = token.epoch,
             broadcast_id = publication.stream().broadcast_id,
             first_sequence = opening.first_sequence,
+            trace_id = telemetry::trace_id(&span),
             "publish accepted"
         );
         let remaining = (grant.session_until_ms > 0)
@@ -108,7 +117,7 @@ impl Relay {
             token,
             until: remaining.and_then(|r| tokio::time::Instant::now().checked_add(r)),
             grace: self.config.timing.publisher_lost_grace.max(window),
-            span,
+            span: session,
         })
     }
 
@@ -117,6 +126,7 @@ impl Relay {
         let refuse = |why: &str| status(Code::PermissionDenied, GRANT_INVALID, why.to_owned());
         let grant = self
             .grants
+            .load()
             .verify(&open.signed_grant)
             .map_err(|error| refuse(&error.to_string()))?;
         let stream_id = StreamId::from_bytes(&open.stream_id)
@@ -202,6 +212,39 @@ impl Relay {
             }),
         }
     }
+}
+
+/// The open, in the publisher's trace.
+fn open_span(session_id: &str, traceparent: &str) -> Span {
+    let span = info_span!(
+        "origin.open",
+        otel.kind = "server",
+        session_id,
+        stream_id = Empty,
+        app = Empty,
+        epoch = Empty,
+        attempt = Empty,
+    );
+    if !traceparent.is_empty() {
+        telemetry::set_parent(&span, traceparent);
+    }
+    span
+}
+
+/// The session behind the open: it may last for hours, and is no part of the trace.
+fn session_span(session_id: &str, app: &str, stream: StreamId, token: FencingToken) -> Span {
+    let trace_id = telemetry::trace_id(&Span::current());
+    info_span!(
+        parent: None,
+        "origin.publish",
+        log_only = Empty,
+        session_id,
+        stream_id = %stream,
+        app,
+        epoch = token.epoch,
+        attempt = token.attempt,
+        trace_id,
+    )
 }
 
 fn check_token(open: &PublishOpen, now_ms: u64) -> Result<FencingToken, Status> {

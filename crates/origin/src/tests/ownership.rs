@@ -81,6 +81,25 @@ async fn an_origin_is_announced_while_it_runs() {
 }
 
 #[tokio::test]
+async fn an_origin_that_was_given_notice_says_so_and_still_takes_publishers() {
+    let origin = start(config()).await;
+    origin.shutdown.give_notice();
+    eventually("announced as draining", async || {
+        let origins = origin.registry.origins().await.unwrap();
+        origins.iter().any(|origin| origin.draining)
+    })
+    .await;
+    let mut publisher = origin.publish("main", "s1", 1, 1).await.unwrap();
+    let mut player = origin.subscribe("main", lossless).await;
+    publisher.publish(&recording(1)).await;
+    player.header().await;
+    player.frames(12).await;
+    origin.shutdown.drain();
+    let refused = origin.publish("other", "s2", 1, 1).await;
+    assert!(refused.is_err(), "a drain takes none");
+}
+
+#[tokio::test]
 async fn a_drain_sends_publishers_and_readers_elsewhere() {
     let origin = start(config()).await;
     let mut publisher = origin.publish("main", "s1", 1, 1).await.unwrap();

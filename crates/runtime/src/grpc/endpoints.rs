@@ -14,38 +14,34 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{
-    net::lookup_host,
     sync::Notify,
     time::{Instant, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, transport::Channel};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{Target, channel};
+use crate::resolve::keep_resolved;
 
 /// One attempt of a call; two of them fit into an encoder's patience (Authorize has 2.5 s).
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1200);
-/// Between two looks at DNS while all is well.
-const RESOLVE_PERIOD: Duration = Duration::from_secs(10);
-/// A name is not looked up more often than this.
-const RESOLVE_PAUSE: Duration = Duration::from_secs(1);
 /// How long an endpoint that failed is tried last.
 const PENALTY: Duration = Duration::from_secs(5);
-/// Addresses of one name that are used.
-const ADDRESSES_LIMIT: usize = 64;
 
 /// Several equal endpoints of one service: resolved every 10 s and on failure, tried in turn. A cheap handle; the
 /// resolving ends with the last one.
 #[derive(Clone)]
 pub struct Endpoints {
     shared: Arc<Shared>,
+    _resolving: Arc<AbortOnDropHandle<()>>,
 }
 
 struct Shared {
     targets: Vec<Target>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
-    failed: Arc<Notify>,
+    failed: Notify,
 }
 
 /// One address (or a name that is not resolved yet) and its connection.
@@ -69,19 +65,13 @@ impl Endpoints {
             targets,
             endpoints: ArcSwap::from_pointee(endpoints),
             turn: AtomicUsize::new(0),
-            failed: Arc::new(Notify::new()),
+            failed: Notify::new(),
         });
-        if shared
-            .targets
-            .iter()
-            .any(|t| matches!(t, Target::Internal(..)))
-        {
-            tokio::spawn(keep_resolved(
-                Arc::downgrade(&shared),
-                shared.failed.clone(),
-            ));
+        let resolving = tokio::spawn(resolve(shared.clone()));
+        Self {
+            shared,
+            _resolving: Arc::new(AbortOnDropHandle::new(resolving)),
         }
-        Self { shared }
     }
 
     /// Calls with a channel; once more, at another endpoint where there is one, when the first answers UNAVAILABLE,
@@ -137,6 +127,16 @@ impl Endpoints {
     }
 }
 
+impl Target {
+    /// The same peer, at one of its addresses.
+    fn at(&self, address: SocketAddr) -> Self {
+        match self {
+            Self::InProcess(target) => Self::InProcess(target.clone()),
+            Self::Internal(_, tls, role) => Self::Internal(address.to_string(), tls.clone(), *role),
+        }
+    }
+}
+
 impl Endpoint {
     fn new(target: usize, address: Option<SocketAddr>, channel: Channel) -> Arc<Self> {
         Arc::new(Self {
@@ -181,41 +181,24 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-async fn keep_resolved(shared: std::sync::Weak<Shared>, failed: Arc<Notify>) {
-    let mut unresolved = BTreeSet::new();
-    loop {
-        let Some(strong) = shared.upgrade() else {
+async fn resolve(shared: Arc<Shared>) {
+    let named: Vec<(usize, &Target, &String)> = shared
+        .targets
+        .iter()
+        .enumerate()
+        .filter_map(|(index, target)| match target {
+            Target::Internal(name, ..) => Some((index, target, name)),
+            Target::InProcess(_) => None,
+        })
+        .collect();
+    let names: Vec<String> = named.iter().map(|(_, _, name)| (*name).clone()).collect();
+    keep_resolved(&names, &shared.failed, |position, addresses| {
+        let Some((index, target, _)) = named.get(position) else {
             return;
         };
-        for (index, target) in strong.targets.iter().enumerate() {
-            let Target::Internal(name, tls, role) = target else {
-                continue;
-            };
-            match timeout(RESOLVE_PERIOD, lookup_host(name)).await {
-                Ok(Ok(addresses)) => {
-                    unresolved.remove(&index);
-                    let addresses = addresses.take(ADDRESSES_LIMIT).collect();
-                    strong.replace(index, addresses, |address| {
-                        Target::Internal(address.to_string(), tls.clone(), *role)
-                    });
-                }
-                outcome => {
-                    // The old addresses stay; said once per outage.
-                    if unresolved.insert(index) {
-                        let reason = match outcome {
-                            Ok(Err(error)) => error.to_string(),
-                            Ok(Ok(_)) | Err(_) => "no answer in time".to_owned(),
-                        };
-                        warn!(name, reason, "name does not resolve");
-                    }
-                }
-            }
-        }
-        drop(strong);
-        tokio::time::sleep(RESOLVE_PAUSE).await;
-        // An error says that the period is over.
-        timeout(RESOLVE_PERIOD, failed.notified()).await.ok();
-    }
+        shared.replace(*index, addresses, |address| target.at(address));
+    })
+    .await;
 }
 
 impl Shared {
@@ -232,7 +215,7 @@ impl Shared {
             .filter(|endpoint| endpoint.target == index)
             .filter_map(|endpoint| endpoint.address)
             .collect();
-        if addresses.is_empty() || addresses == known {
+        if addresses == known {
             return;
         }
         let mut new: Vec<_> = old

@@ -195,6 +195,8 @@ async fn a_drain_refuses_new_connections_and_stop_ends_open_rpcs_at_once() {
         .into_inner();
     updates.message().await.unwrap().unwrap();
 
+    running.shutdown.give_notice();
+    assert_eq!(check(channel(&target)).await.unwrap(), 1, "still accepts");
     running.shutdown.drain();
     let refused = async { while check(channel(&target)).await.is_ok() {} };
     timeout(DEADLINE, refused).await.expect("still accepts");

@@ -3,7 +3,6 @@
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use arc_swap::ArcSwap;
 use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, Error,
     OtherError, RootCertStore, ServerConfig, SignatureScheme, WantsVerifier,
@@ -21,8 +20,15 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{CertificateFiles, TlsError, provider, refuse_resumption, reload};
-use crate::identity::{Cluster, IdentityError, Role};
+use super::{
+    CertificateFiles, TlsError,
+    identity_files::{Identity, error, roots},
+    provider, refuse_resumption,
+};
+use crate::{
+    identity::{Cluster, IdentityError, Role},
+    reload::{Content, Reloading},
+};
 
 /// Mutual TLS between the roles of one cluster: TLS 1.3 only, one CA, both sides check the other's role. Certificate,
 /// key and CA reload. A cheap handle.
@@ -33,7 +39,7 @@ pub struct InternalTls {
 
 struct Shared {
     cluster: Arc<Cluster>,
-    material: Arc<ArcSwap<Material>>,
+    material: Reloading<Material>,
     provider: Arc<CryptoProvider>,
     server: ConfigBuilder<ServerConfig, WantsVerifier>,
     client: ConfigBuilder<ClientConfig, WantsVerifier>,
@@ -66,7 +72,7 @@ impl InternalTls {
             files.identity.private_key.clone(),
             files.ca.clone(),
         ];
-        let material = reload::watch(paths, {
+        let material = Reloading::watch("internal certificate", paths, {
             let (provider, cluster) = (provider.clone(), cluster.clone());
             move |contents| match contents {
                 [certificate, private_key, ca] => {
@@ -92,15 +98,14 @@ impl InternalTls {
             ("the private key", private_key),
             ("the CA", ca),
         ]
-        .map(|(name, text)| reload::Content::named(name, text));
+        .map(|(name, text)| Content::named(name, text));
         let material = Material::parse(&certificate, &private_key, &ca, &cluster, &provider)?;
-        let material = Arc::new(ArcSwap::from_pointee(material));
-        Self::with(cluster, material, provider)
+        Self::with(cluster, Reloading::fixed(material), provider)
     }
 
     fn with(
         cluster: Arc<Cluster>,
-        material: Arc<ArcSwap<Material>>,
+        material: Reloading<Material>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, TlsError> {
         let shared = Shared {
@@ -179,22 +184,22 @@ impl fmt::Debug for InternalTls {
 
 impl Material {
     fn parse(
-        certificate: &reload::Content,
-        private_key: &reload::Content,
-        ca: &reload::Content,
+        certificate: &Content,
+        private_key: &Content,
+        ca: &Content,
         cluster: &Cluster,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsError> {
-        let identity = reload::Identity::parse(certificate, private_key)?;
+        let identity = Identity::parse(certificate, private_key)?;
         // A certificate that no peer would admit is better refused here, where the file is known.
         let leaf = identity.certified_key.end_entity_cert()?;
         cluster
             .role_of(leaf)
-            .map_err(|error| certificate.error(error))?;
-        let roots = Arc::new(ca.roots()?);
+            .map_err(|reason| error(certificate, reason))?;
+        let roots = Arc::new(roots(ca)?);
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
-            .map_err(|error| ca.error(error))?;
+            .map_err(|reason| error(ca, reason))?;
         Ok(Self {
             certified_key: identity.certified_key,
             not_after: identity.not_after,
@@ -217,6 +222,9 @@ fn admitted(cluster: &Cluster, admit: &[Role], certificate: &[u8]) -> Result<(),
 /// Why a handshake failed, if it was this side that did not like the peer's certificate.
 pub fn refusal(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<Error>()?;
+    if let Error::NoCertificatesPresented = error {
+        return Some("the peer shows no certificate".to_owned());
+    }
     let Error::InvalidCertificate(reason) = error else {
         return None;
     };

@@ -1,0 +1,145 @@
+//! What every process shows of itself, whatever its role; read at each scrape.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use parking_lot::Mutex;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder},
+    metrics::{MetricType, gauge::ConstGauge},
+    registry::Unit,
+};
+
+use super::Metrics;
+use crate::shutdown::{DrainState, Shutdown};
+
+/// Shows version, drain state and the ends of certificates. A cheap handle.
+#[derive(Clone)]
+pub struct ProcessMetrics {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    version: &'static str,
+    shutdown: Shutdown,
+    certificates: Mutex<BTreeMap<&'static str, NotAfter>>,
+}
+
+type NotAfter = Box<dyn Fn() -> i64 + Send + Sync>;
+
+/// The collector of the registry.
+#[derive(Debug)]
+struct Collecting(ProcessMetrics);
+
+impl ProcessMetrics {
+    /// Registers them, once per process.
+    pub fn register(metrics: &Metrics, version: &'static str, shutdown: &Shutdown) -> Self {
+        let this = Self {
+            shared: Arc::new(Shared {
+                version,
+                shutdown: shutdown.clone(),
+                certificates: Mutex::default(),
+            }),
+        };
+        let collector = Box::new(Collecting(this.clone()));
+        metrics.register(|registry| registry.register_collector(collector));
+        this
+    }
+
+    /// Shows a certificate from now on, as `public` or `internal`. `not_after`: its end, in seconds since the Unix
+    /// epoch.
+    pub fn certificate(
+        &self,
+        certificate: &'static str,
+        not_after: impl Fn() -> i64 + Send + Sync + 'static,
+    ) {
+        let mut certificates = self.shared.certificates.lock();
+        certificates.insert(certificate, Box::new(not_after));
+    }
+}
+
+impl fmt::Debug for ProcessMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProcessMetrics")
+    }
+}
+
+impl Collector for Collecting {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let shared = &self.0.shared;
+        let labels = [("version", shared.version)];
+        let mut build_info = encoder.encode_descriptor(
+            "build_info",
+            "The program that runs here",
+            None,
+            MetricType::Gauge,
+        )?;
+        gauge(&mut build_info, &labels, 1)?;
+        let drain_state = encoder.encode_descriptor(
+            "drain_state",
+            "0 serving, 1 noticed (not ready, still accepting), 2 draining, 3 stopping",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(state_number(shared.shutdown.state())).encode(drain_state)?;
+        let certificates = shared.certificates.lock();
+        if certificates.is_empty() {
+            return Ok(());
+        }
+        let mut not_after = encoder.encode_descriptor(
+            "certificate_not_after_timestamp",
+            "End of the certificate in service",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for (certificate, end) in &*certificates {
+            gauge(&mut not_after, &[("certificate", *certificate)], end())?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(
+    encoder: &mut MetricEncoder<'_>,
+    labels: &[(&'static str, &'static str); 1],
+    value: i64,
+) -> fmt::Result {
+    ConstGauge::new(value).encode(encoder.encode_family(labels)?)
+}
+
+fn state_number(state: DrainState) -> i64 {
+    match state {
+        DrainState::Serving => 0,
+        DrainState::Noticed => 1,
+        DrainState::Draining => 2,
+        DrainState::Stopping => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_shows_what_it_is_and_how_long_it_lasts() {
+        let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
+        let process = ProcessMetrics::register(&metrics, "1.2.3", &shutdown);
+        let has = |line: &str| {
+            let text = metrics.encode();
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        };
+        has(r#"headwater_build_info{version="1.2.3"} 1"#);
+        has("headwater_drain_state 0");
+        assert!(!metrics.encode().contains("not_after"));
+        process.certificate("public", || 17);
+        process.certificate("internal", || 18);
+        has(r#"headwater_certificate_not_after_timestamp_seconds{certificate="internal"} 18"#);
+        has(r#"headwater_certificate_not_after_timestamp_seconds{certificate="public"} 17"#);
+        shutdown.give_notice();
+        has("headwater_drain_state 1");
+        shutdown.drain();
+        has("headwater_drain_state 2");
+        shutdown.stop();
+        has("headwater_drain_state 3");
+    }
+}
