@@ -1,17 +1,18 @@
 # What a developer types. Each target says what it needs; `make` alone lists them.
 
-.PHONY: help run test lint fmt bench image sbom charts e2e
+.PHONY: help run test lint fmt bench charts dashboards image sbom e2e
 
 help:
-	@echo 'make run    build and start Headwater in one process (needs Rust, a C compiler and make)'
-	@echo 'make test   install what the tests need, then check formatting, lints and every test'
-	@echo 'make lint   formatting and clippy only'
-	@echo 'make fmt    format the source'
-	@echo 'make image  the container image as an OCI archive, without a daemon (needs Debian, python3 and binutils)'
-	@echo 'make sbom   the software bill of materials of the program (SPDX)'
-	@echo 'make charts write the CRDs and what else the charts hold of other files (needs PyYAML; make test brings it)'
-	@echo 'make e2e    from helm install to a stream and back, on a Kubernetes on this machine (needs root, Debian and Go)'
-	@echo 'make bench  load a running server: make bench ARGS="publish --help"'
+	@echo 'make run         build and start Headwater in one process (needs Rust, a C compiler and make)'
+	@echo 'make test        install what the tests need, then check formatting, lints and every test'
+	@echo 'make e2e         from helm install to a stream and back, on a Kubernetes on this machine (needs root, Debian and Go)'
+	@echo 'make lint        formatting and clippy only'
+	@echo 'make fmt         format the source'
+	@echo 'make bench       load a running server: make bench ARGS="publish --help"'
+	@echo 'make image       the container image as an OCI archive, without a daemon (needs Debian, python3 and binutils)'
+	@echo 'make sbom        the software bill of materials of the program (SPDX)'
+	@echo 'make charts      write what the charts hold of other files: CRDs, alerts, dashboards (needs PyYAML; make test brings it)'
+	@echo 'make dashboards  write deploy/monitoring/dashboards from their description (needs Python)'
 
 # Arguments for the program: make run ARGS="--data-dir /tmp/headwater"
 ARGS ?=
@@ -21,6 +22,9 @@ run:
 
 test:
 	bash tests/run.sh
+
+e2e:
+	bash tests/e2e/run.sh $(ARGS)
 
 lint:
 	cargo fmt --all --check
@@ -43,12 +47,12 @@ sbom:
 	python3 deploy/image/sbom.py --target "$$(rustc -vV | sed -n 's/^host: //p')" $(TARGET)/image/headwater.spdx.json
 	@echo $(TARGET)/image/headwater.spdx.json
 
-e2e:
-	bash tests/e2e/run.sh $(ARGS)
-
 # With PyYAML: make test puts one into the target directory.
-PYTHON ?= $(or $(wildcard $(or $(CARGO_TARGET_DIR),target)/python/bin/python),python3)
+PYTHON ?= $(or $(wildcard $(TARGET)/python/bin/python),python3)
 
 charts:
 	cargo run --quiet --package headwater -- crds charts/headwater-crds/files
 	$(PYTHON) charts/generate.py
+
+dashboards:
+	python3 deploy/monitoring/dashboards.py

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg (Debian
-# packages), a Python environment with grpcio under the target directory and a Kubernetes control plane. Installs what
-# is missing where it can, says exactly what is missing where it can't, and then fails: a test that is skipped proves
-# nothing.
+# packages), promtool and a Python environment with grpcio under the target directory, and a Kubernetes control plane.
+# Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
+# skipped proves nothing.
 #
 # Usage: tests/setup.sh TARGET_DIRECTORY
 set -euo pipefail
@@ -12,6 +12,7 @@ target="$1"
 main() {
   check_build_tools
   install_debian_packages
+  install_promtool
   install_python
   install_kubernetes
   report
@@ -73,14 +74,35 @@ install_debian_packages() {
   fi
 }
 
+# Checks alerts and dashboards. One program of a package whose server, user and web pages nobody needs here: it is
+# unpacked, not installed.
+install_promtool() {
+  local directory="$target/promtool"
+  if has promtool || [[ -x $directory/promtool ]]; then
+    return 0
+  fi
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+    missing+=("promtool, of Prometheus (no apt-get here; install it your system's way)")
+    return 0
+  fi
+  echo "tests: unpacking promtool"
+  mkdir -p "$directory"
+  if ! (cd "$directory" && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb unpacked &&
+    mv unpacked/usr/bin/promtool .); then
+    missing+=("promtool (apt-get could not download the Debian package prometheus: see above)")
+  fi
+  rm -rf "$directory"/prometheus_*.deb "$directory/unpacked"
+}
+
 # grpcio is the client that most product backends use; its limits (4 MiB a message) are part of the contract.
+# kubernetes-validate has the schemas of Kubernetes' own objects.
 install_python() {
   local environment="$target/python" stamp="$target/python/.complete"
   if ! python_with_venv; then
     missing+=("python3 with the modules venv and ensurepip")
     return 0
   fi
-  if ! cmp -s tests/python/requirements.txt "$stamp" || ! "$environment/bin/python" -c 'import grpc' 2>/dev/null; then
+  if ! cmp -s tests/python/requirements.txt "$stamp" || ! "$environment/bin/python" -c 'import grpc, kubernetes_validate' 2>/dev/null; then
     echo "tests: making a Python environment in $environment"
     rm -rf "$environment"
     if ! { python3 -m venv "$environment" &&

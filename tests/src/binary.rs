@@ -68,3 +68,13 @@ pub fn python() -> PathBuf {
     );
     python
 }
+
+/// Prometheus's checker of rules: the system's, or the one that `tests/setup.sh` unpacks.
+pub fn promtool() -> PathBuf {
+    let unpacked = target_directory().join("promtool/promtool");
+    if unpacked.exists() {
+        unpacked
+    } else {
+        PathBuf::from("promtool")
+    }
+}

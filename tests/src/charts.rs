@@ -78,8 +78,10 @@ pub fn directory(chart: &str) -> PathBuf {
 
 /// The arguments that select values files of the chart `headwater`: `["production", "aws-nlb"]`.
 pub fn values(names: &[&str]) -> Vec<String> {
-    let path = |name| directory("headwater").join(format!("values-{name}.yaml"));
-    let argument = |name: &&str| format!("--values={}", path(*name).display());
+    let argument = |name: &&str| {
+        let file = directory("headwater").join(format!("values-{name}.yaml"));
+        format!("--values={}", file.display())
+    };
     names.iter().map(argument).collect()
 }
 

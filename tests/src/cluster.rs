@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
@@ -44,6 +44,8 @@ pub struct Layout {
     pub common: Vec<(&'static str, String)>,
     /// Fields of the edge's configuration, as environment variables name them.
     pub edge: Vec<(&'static str, String)>,
+    /// Whether the edge knows every control, or the last one alone.
+    pub edge_knows_all_controls: bool,
 }
 
 impl Default for Layout {
@@ -56,6 +58,7 @@ impl Default for Layout {
             log_filter: "info".to_owned(),
             common: Vec::new(),
             edge: Vec::new(),
+            edge_knows_all_controls: false,
         }
     }
 }
@@ -84,6 +87,14 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(layout: Layout) -> Self {
+        Self::start_after(layout, |_base, _postgres| {}).await
+    }
+
+    /// With a step between what is made for a new cluster and the start of its processes: a restore.
+    pub async fn start_after(
+        layout: Layout,
+        prepare: impl FnOnce(&Path, Option<&Postgres>),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("cluster");
         bootstrap(&base);
@@ -92,6 +103,7 @@ impl Cluster {
             Database::Postgres => Some(Postgres::start(directory.path()).await),
             Database::Sqlite => None,
         };
+        prepare(&base, postgres.as_ref());
         let mut common = vec![
             ("REGISTRY__REDIS__URL", redis.url()),
             ("LOG__FILTER", layout.log_filter.clone()),
@@ -113,8 +125,11 @@ impl Cluster {
         for index in 0..layout.origins {
             origins.push(setup.origin(index).await);
         }
-        let nearest = controls.last().unwrap().text("internal");
-        let edge = setup.edge(&nearest, layout.edge).await;
+        let mut known: Vec<String> = controls.iter().map(|node| node.text("internal")).collect();
+        if !layout.edge_knows_all_controls {
+            known.drain(..known.len() - 1);
+        }
+        let edge = setup.edge(&known, layout.edge).await;
         let deployment = deployment(&base, directory.path(), &controls, &edge, &origins);
         let this = Self {
             deployment,
@@ -229,12 +244,15 @@ impl Setup<'_> {
         node
     }
 
-    async fn edge(&self, control: &str, extra: Vec<(&'static str, String)>) -> Node {
+    async fn edge(&self, controls: &[String], extra: Vec<(&'static str, String)>) -> Node {
         let mut settings = self.common.clone();
         settings.push(("EDGE__LISTEN", "127.0.0.1:0".to_owned()));
-        settings.push(("EDGE__CONTROL", control.to_owned()));
+        settings.push(("EDGE__CONTROL", format!("{controls:?}")));
         settings.extend(extra);
-        self.node("edge", "edge".to_owned(), settings).await
+        let mut node = self.node("edge", "edge".to_owned(), settings).await;
+        let listen = rtmps(&node).to_owned();
+        node.set("EDGE__LISTEN", listen);
+        node
     }
 
     async fn node(
@@ -295,20 +313,33 @@ impl Node {
     /// Starts it, for the first time or again.
     pub async fn start(&mut self) {
         let ready_file = self.directory.join(format!("{}.json", self.name));
-        fs::remove_file(&ready_file).ok();
+        let mut process = self.spawn(&ready_file);
+        self.ready = ready(&mut process, &ready_file).await;
+        self.process = Some(process);
+    }
+
+    /// Starts it where it cannot serve: how it ended, and what it said.
+    pub async fn refuses_to_start(&mut self) -> (ExitStatus, String) {
+        let mut process = self.spawn(&self.directory.join(format!("{}.json", self.name)));
+        let before = process.log().len();
+        let status = process.exit(READY).await;
+        let log = process.log();
+        (status, log.get(before..).unwrap_or_default().to_owned())
+    }
+
+    fn spawn(&self, ready_file: &Path) -> Process {
+        fs::remove_file(ready_file).ok();
         let mut command = process::command(binary::headwater());
         command
             .arg(self.role)
             .arg("--config")
             .arg(&self.config)
             .arg("--ready-file")
-            .arg(&ready_file);
+            .arg(ready_file);
         for (field, value) in &self.settings {
             command.env(format!("HEADWATER__{field}"), value);
         }
-        let mut process = Process::spawn(&self.name, &mut command, &self.directory);
-        self.ready = ready(&mut process, &ready_file).await;
-        self.process = Some(process);
+        Process::spawn(&self.name, &mut command, &self.directory)
     }
 
     /// Waits until it says that it is ready for traffic.
@@ -336,11 +367,16 @@ impl Node {
         }
     }
 
+    /// A field of its configuration, from the next start on.
+    pub fn set(&mut self, field: &'static str, value: String) {
+        self.settings.retain(|(name, _)| *name != field);
+        self.settings.push((field, value));
+    }
+
     /// A later start listens where this one does.
     fn keep(&mut self, field: &'static str, address: &str) {
         let address = self.text(address);
-        self.settings.retain(|(name, _)| *name != field);
-        self.settings.push((field, address));
+        self.set(field, address);
     }
 }
 
@@ -351,7 +387,6 @@ fn deployment(
     edge: &Node,
     origins: &[Node],
 ) -> Deployment {
-    let rtmps = edge.ready["rtmps"][0].as_str().expect("the edge's address");
     let ca_file = base.join(PUBLIC_CERTIFICATE);
     let urls = |scheme: &str, port: &str| {
         let addresses = origins.iter().map(|origin| origin.text(port));
@@ -362,7 +397,7 @@ fn deployment(
     let processes = controls.iter().chain(origins).chain([edge]);
     Deployment {
         api: api(base, &controls[0]),
-        rtmps: rtmps.parse().unwrap(),
+        rtmps: rtmps(edge).parse().unwrap(),
         playback: Playback {
             origins: urls("https", "playback"),
             ca_file: ca_file.clone(),
@@ -373,6 +408,11 @@ fn deployment(
         ca_file,
         logs: logs.to_owned(),
     }
+}
+
+/// Where encoders reach an edge.
+fn rtmps(edge: &Node) -> &str {
+    edge.ready["rtmps"][0].as_str().expect("the edge's address")
 }
 
 fn api(base: &Path, control: &Node) -> Api {

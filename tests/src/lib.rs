@@ -9,7 +9,9 @@
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
 //! - [`witness`]: a session that must not notice what happens beside it.
+//! - [`metrics`]: what docs/metrics.md promises.
 //! - [`mounted`]: files that change as those of a pod do.
+//! - [`authority`]: certificates of the internal ports. [`collector`]: an OpenTelemetry collector that keeps what it is sent.
 //! - [`api`]: the public gRPC API. [`secrets`]: looks for a secret in what the processes leave behind.
 
 #![allow(
@@ -23,16 +25,19 @@
 
 pub mod amf;
 pub mod api;
+pub mod authority;
 pub mod bench;
 pub mod binary;
 pub mod charts;
 pub mod cluster;
+pub mod collector;
 pub mod deployment;
 pub mod encoder;
 pub mod ffmpeg;
 pub mod flv;
 pub mod http;
 pub mod kube;
+pub mod metrics;
 pub mod mounted;
 pub mod postgres;
 pub mod process;

@@ -90,6 +90,14 @@ impl Postgres {
         text(&dump.stdout)
     }
 
+    /// Puts a [`dump`](Self::dump) into the empty database.
+    pub fn restore(&self, dump: &Path) {
+        let file = dump.to_string_lossy();
+        let arguments = ["-q", "-v", "ON_ERROR_STOP=1", "-d", DATABASE, "-f", &*file];
+        let restored = self.client("psql", &arguments);
+        assert!(restored.status.success(), "{}", text(&restored.stderr));
+    }
+
     fn client(&self, name: &str, arguments: &[&str]) -> Output {
         Command::new(program(name))
             .args(["-h", "127.0.0.1", "-U", USER, "-p", &self.port.to_string()])

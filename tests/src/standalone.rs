@@ -28,13 +28,18 @@ pub struct Standalone {
 
 impl Standalone {
     pub async fn start() -> Self {
-        Self::start_with("info").await
+        Self::start_with_arguments(&[]).await
     }
 
     /// With a log filter.
     pub async fn start_with(log_filter: &str) -> Self {
+        Self::start_with_arguments(&["--log-filter", log_filter]).await
+    }
+
+    /// With more on its command line.
+    pub async fn start_with_arguments(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self::start_in(directory, log_filter).await
+        Self::start_in(directory, arguments).await
     }
 
     /// Ends it as an operator does, and starts it again on the same data.
@@ -42,10 +47,10 @@ impl Standalone {
         self.process.signal("TERM");
         let status = self.process.exit(START).await;
         assert!(status.success(), "{status}");
-        Self::start_in(self.directory, "info").await
+        Self::start_in(self.directory, &[]).await
     }
 
-    async fn start_in(directory: TempDir, log_filter: &str) -> Self {
+    async fn start_in(directory: TempDir, arguments: &[&str]) -> Self {
         let ready_file = directory.path().join("ready.json");
         // An earlier process's.
         fs::remove_file(&ready_file).ok();
@@ -56,7 +61,7 @@ impl Standalone {
             .arg(directory.path().join("data"))
             .arg("--ready-file")
             .arg(&ready_file)
-            .args(["--log-filter", log_filter]);
+            .args(arguments);
         for port in ["rtmps", "grpc", "playback", "http", "admin"] {
             command.args([&format!("--{port}-listen"), "127.0.0.1:0"]);
         }

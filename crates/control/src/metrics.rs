@@ -3,12 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use prometheus_client::{
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Unit,
 };
 use tonic::{Response, Status};
@@ -33,10 +28,16 @@ impl ControlMetrics {
         let families = Families {
             key_checks: Family::default(),
             admin_actions: Family::default(),
-            revocation_propagation: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
+            // 2 s is the objective.
+            revocation_propagation: Histogram::new([
+                0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0,
+            ]),
             watches: Gauge::default(),
             rpc_duration: Family::new_with_constructor(|| {
-                Histogram::new(exponential_buckets(0.001, 2.0, 13))
+                // 0.1 s is the objective.
+                Histogram::new([
+                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+                ])
             }),
         };
         metrics.register(|registry| {

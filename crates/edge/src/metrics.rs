@@ -75,8 +75,9 @@ pub(crate) struct Latency;
 
 impl MetricConstructor<Histogram> for Latency {
     fn new_metric(&self) -> Histogram {
+        // 1.5 s is the objective for the start of a publish.
         Histogram::new([
-            0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+            0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0,
         ])
     }
 }
@@ -102,6 +103,11 @@ impl EdgeMetrics {
                 "forward_queue_bytes",
                 "Memory of all replay rings",
                 &budget.gauge(),
+            );
+            register_gauge(
+                "forward_queue_limit_bytes",
+                "What they may have together; new publishes are refused at nine tenths of it",
+                &limit(budget),
             );
             let mut register_counter = |name: &str, help: &str, counter: &Counter| {
                 registry.register(name, help, counter.clone());
@@ -228,4 +234,11 @@ impl EdgeMetrics {
             .get_or_create(&Reason { reason })
             .inc();
     }
+}
+
+/// What a budget allows, as a metric.
+fn limit(budget: &Budget) -> Gauge {
+    let limit = Gauge::default();
+    limit.set(i64::try_from(budget.bytes_max()).unwrap_or(i64::MAX));
+    limit
 }

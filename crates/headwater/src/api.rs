@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// For one answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many items are asked for at a time.
 pub(crate) const PAGE_ITEMS: u32 = 1000;
 
@@ -32,6 +32,16 @@ pub(crate) type ApiChannel = InterceptedService<Channel, Bearer>;
 /// Adds the credential to each request.
 #[derive(Clone)]
 pub(crate) struct Bearer(AsciiMetadataValue);
+
+impl Bearer {
+    /// Fails for what no header can carry.
+    pub(crate) fn new(token: &str) -> anyhow::Result<Self> {
+        let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()))
+            .map_err(|_unprintable| anyhow::anyhow!("this is no token"))?;
+        bearer.set_sensitive(true);
+        Ok(Self(bearer))
+    }
+}
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -93,9 +103,8 @@ impl Server {
     /// Connects.
     pub(crate) async fn connect(&self) -> anyhow::Result<ApiChannel> {
         let token = files::read(&self.token_file)?;
-        let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()))
+        let bearer = Bearer::new(&token)
             .with_context(|| format!("{} holds no token", self.token_file.display()))?;
-        bearer.set_sensitive(true);
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|_malformed| UsageError(format!("{:?} is not a URL", self.url)))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -114,7 +123,7 @@ impl Server {
         };
         let channel =
             channel.with_context(|| format!("cannot reach {}; is it running?", self.url))?;
-        Ok(InterceptedService::new(channel, Bearer(bearer)))
+        Ok(InterceptedService::new(channel, bearer))
     }
 }
 

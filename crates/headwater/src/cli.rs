@@ -13,6 +13,7 @@ Examples:
   headwater sessions list                          who publishes
   headwater bootstrap ./cluster                    all that the roles need to run apart
   headwater edge --config ./cluster/edge.yaml      one role by itself
+  headwater doctor --namespace live                what is wrong with an installation on Kubernetes
 
 Exit codes:
   0   all is well
@@ -77,6 +78,73 @@ pub(crate) enum Command {
     },
     /// Publish and subscribe in quantity, and account for every frame
     Bench(BenchArguments),
+    /// Look for what is wrong with an installation on Kubernetes, or with the place for one, and say what to do
+    ///
+    /// Exit code 1 where something does not work.
+    Doctor {
+        #[command(flatten)]
+        desk: DeskArguments,
+        /// One IngestCluster alone
+        name: Option<String>,
+    },
+    /// Look at clusters on Kubernetes, and use their API from here
+    ///
+    /// Also a kubectl plugin: called by the name kubectl-headwater (a link on the PATH is enough), this is what
+    /// `kubectl headwater` runs. The API is reached through the API server's port forwarding, with the token from the
+    /// cluster's Secret: whoever may read that Secret and forward ports may use it.
+    Kubectl {
+        #[command(flatten)]
+        desk: DeskArguments,
+        #[command(subcommand)]
+        command: KubectlCommand,
+    },
+}
+
+/// Which Kubernetes, and where in it: as kubectl takes them.
+#[derive(Args, Debug)]
+pub(crate) struct DeskArguments {
+    /// kubeconfig file [default: as kubectl finds it; inside a pod, its ServiceAccount]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) context: Option<String>,
+    /// Namespace [default: the context's]
+    #[arg(long, short, value_name = "NAME", global = true)]
+    pub(crate) namespace: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KubectlCommand {
+    /// Show clusters with their conditions, pods and applications
+    Status {
+        /// One IngestCluster alone
+        name: Option<String>,
+    },
+    /// List and end live publishing sessions
+    Streams {
+        /// The IngestCluster, where there are several
+        #[arg(long, value_name = "NAME", global = true)]
+        cluster: Option<String>,
+        #[command(subcommand)]
+        command: Option<SessionsCommand>,
+    },
+    /// Create, list and revoke stream keys
+    Keys {
+        /// The IngestCluster, where there are several
+        #[arg(long, value_name = "NAME", global = true)]
+        cluster: Option<String>,
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Look for what is wrong, and say what to do
+    Doctor {
+        /// One IngestCluster alone
+        name: Option<String>,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -22,7 +22,16 @@ type Client = StreamKeyServiceClient<ApiChannel>;
 /// Runs one of the commands.
 pub(crate) async fn run(arguments: &ServerArguments, command: KeysCommand) -> anyhow::Result<()> {
     let server = Server::find(arguments)?;
-    let mut client = Client::new(server.connect().await?);
+    run_at(server.connect().await?, command, arguments.json).await
+}
+
+/// The same, at a server that is connected already.
+pub(crate) async fn run_at(
+    server: ApiChannel,
+    command: KeysCommand,
+    json: bool,
+) -> anyhow::Result<()> {
+    let mut client = Client::new(server);
     match command {
         KeysCommand::Create {
             app,
@@ -40,12 +49,12 @@ pub(crate) async fn run(arguments: &ServerArguments, command: KeysCommand) -> an
                 takeover_policy: policy(takeover).into(),
                 tenant: String::new(),
             };
-            create(&mut client, request, secret_file.as_deref(), arguments.json).await
+            create(&mut client, request, secret_file.as_deref(), json).await
         }
-        KeysCommand::List { app, all } => list(&mut client, app, all, arguments.json).await,
+        KeysCommand::List { app, all } => list(&mut client, app, all, json).await,
         KeysCommand::Revoke { id, reason } => {
             let request = RevokeStreamKeyRequest { id, reason };
-            revoke(&mut client, request, arguments.json).await
+            revoke(&mut client, request, json).await
         }
     }
 }

@@ -11,6 +11,7 @@ mod config;
 mod crds;
 mod files;
 mod keys;
+mod kubectl;
 mod live;
 mod output;
 mod process;
@@ -32,7 +33,7 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(kubectl::arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error, USAGE),
     };
@@ -63,8 +64,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Bootstrap { directory } => bootstrap::run(&directory),
         Command::Control(arguments) => roles::control::run(&arguments).await,
         Command::Crds { directory } => crds::run(directory.as_deref()),
+        Command::Doctor { desk, name } => kubectl::doctor::run(&desk, name.as_deref()).await,
         Command::Edge(arguments) => roles::edge::run(&arguments).await,
         Command::Keys { server, command } => keys::run(&server, command).await,
+        Command::Kubectl { desk, command } => kubectl::run(&desk, command).await,
         Command::Operator(arguments) => roles::operator::run(*arguments).await,
         Command::Origin(arguments) => roles::origin::run(&arguments).await,
         Command::Sessions { server, command } => sessions::run(&server, command).await,

@@ -75,7 +75,7 @@ fn aligned<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLU
 }
 
 /// What an encoder calls itself must not drive somebody's terminal.
-fn printable(cell: String) -> String {
+pub(crate) fn printable(cell: String) -> String {
     cell.replace(char::is_control, "\u{fffd}")
 }
 

@@ -20,10 +20,19 @@ pub(crate) async fn run(
     command: SessionsCommand,
 ) -> anyhow::Result<()> {
     let server = Server::find(arguments)?;
-    let mut client = Client::new(server.connect().await?);
+    run_at(server.connect().await?, command, arguments.json).await
+}
+
+/// The same, at a server that is connected already.
+pub(crate) async fn run_at(
+    server: ApiChannel,
+    command: SessionsCommand,
+    json: bool,
+) -> anyhow::Result<()> {
+    let mut client = Client::new(server);
     match command {
-        SessionsCommand::Kill { id, reason } => kill(&mut client, id, reason, arguments.json).await,
-        SessionsCommand::List { app } => list(&mut client, app, arguments.json).await,
+        SessionsCommand::Kill { id, reason } => kill(&mut client, id, reason, json).await,
+        SessionsCommand::List { app } => list(&mut client, app, json).await,
     }
 }
 

@@ -140,6 +140,3 @@ pub fn edge_selector(cluster: &ValidatedCluster) -> String {
         .collect();
     pairs.join(",")
 }
-
-#[cfg(test)]
-mod tests;

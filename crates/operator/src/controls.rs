@@ -112,3 +112,98 @@ fn ready(slices: &[EndpointSlice]) -> Vec<String> {
     all.truncate(CONTROLS_MAX);
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proto::internal::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
+    use runtime::{grpc::Listener, shutdown::Shutdown};
+    use serde_json::json;
+    use tokio::net::TcpListener;
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+    use crate::certificates::{Pair, Subject};
+
+    struct Fake;
+
+    #[tonic::async_trait]
+    impl ClusterService for Fake {
+        async fn get_state(
+            &self,
+            _: Request<GetStateRequest>,
+        ) -> Result<Response<GetStateResponse>, Status> {
+            Ok(Response::new(GetStateResponse {
+                live_config_hash: "h".to_owned(),
+                sessions: Some(7),
+                ..GetStateResponse::default()
+            }))
+        }
+    }
+
+    fn cluster() -> Cluster {
+        Cluster {
+            trust_domain: "cluster.local".to_owned(),
+            namespace: "media".to_owned(),
+            name: "live".to_owned(),
+        }
+    }
+
+    fn identity(authority: &Pair, role: Role) -> Identity {
+        let subject = Subject::Role(cluster().uri(role));
+        let pair = authority.issue(&subject, Timestamp::now()).unwrap();
+        Identity {
+            certificate: pair.certificate,
+            private_key: pair.private_key,
+            bundle: authority.certificate.clone(),
+        }
+    }
+
+    fn slice(address: &str, port: u16, ready: bool) -> EndpointSlice {
+        serde_json::from_value(json!({
+            "addressType": "IPv4",
+            "metadata": {},
+            "ports": [{ "name": "internal", "port": port }],
+            "endpoints": [{ "addresses": [address], "conditions": { "ready": ready } }],
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_control_that_answers_is_heard_and_the_others_have_loaded_nothing() {
+        let authority = Pair::new_authority("media/live", Timestamp::now()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tls = load(&identity(&authority, Role::Control), cluster()).unwrap();
+        let listener = Listener::Internal(listener, tls, vec![Role::Operator]);
+        let router = grpc::server().add_service(ClusterServiceServer::new(Fake));
+        tokio::spawn(grpc::serve(router, listener, Shutdown::default()));
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = closed.local_addr().unwrap().port();
+        drop(closed);
+
+        let slices = [
+            slice("127.0.0.1", port, true),
+            slice("127.0.0.1", nobody, true),
+            slice("127.0.0.9", port, false),
+        ];
+        let operator = identity(&authority, Role::Operator);
+        let controls = ask(&slices, Some(&operator), cluster()).await;
+        assert_eq!(controls.len(), 2, "{controls:?}");
+        let heard: Vec<_> = controls
+            .iter()
+            .filter_map(|one| one.state.as_ref())
+            .collect();
+        assert_eq!(heard.len(), 1, "{controls:?}");
+        assert_eq!(
+            (heard[0].live_config_hash.as_str(), heard[0].sessions),
+            ("h", Some(7))
+        );
+
+        // An edge's certificate does not open it.
+        let edge = identity(&authority, Role::Edge);
+        let controls = ask(&slices[..1], Some(&edge), cluster()).await;
+        assert_eq!(controls[0].state, None);
+        assert_eq!(ask(&slices[..1], None, cluster()).await[0].state, None);
+    }
+}

@@ -18,6 +18,7 @@ pub mod crd;
 mod dereference;
 mod discovery;
 mod events;
+pub mod inspect;
 mod leader;
 mod live;
 mod metrics;

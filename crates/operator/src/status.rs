@@ -21,8 +21,8 @@ pub(crate) use self::{
 };
 use crate::{
     api::{
-        CertificateStatus, Certificates, ClusterStatus, Condition, ConditionType, Endpoint,
-        IngestCluster, LiveConfiguration, Reason, SessionsStatus,
+        ApplicationStatus, CertificateStatus, Certificates, ClusterStatus, Condition,
+        ConditionType, Endpoint, IngestCluster, LiveConfiguration, Reason, SessionsStatus,
     },
     controls::Control,
     secrets::Fault,
@@ -158,6 +158,33 @@ pub(crate) fn conditions(
         .collect();
     conditions.sort_by_key(|condition| condition.condition_type);
     conditions
+}
+
+/// Whether two statuses say the same: the API server may keep lists in another order.
+pub(crate) fn same(before: &ClusterStatus, after: &ClusterStatus) -> bool {
+    let sorted = |status: &ClusterStatus| {
+        let mut status = status.clone();
+        status
+            .conditions
+            .sort_by_key(|condition| condition.condition_type);
+        status
+            .endpoints
+            .sort_by(|a, b| a.endpoint_type.cmp(&b.endpoint_type));
+        status
+    };
+    sorted(before) == sorted(after)
+}
+
+/// The same for an application's.
+pub(crate) fn same_application(before: &ApplicationStatus, after: &ApplicationStatus) -> bool {
+    let sorted = |status: &ApplicationStatus| {
+        let mut status = status.clone();
+        status
+            .conditions
+            .sort_by_key(|condition| condition.condition_type);
+        status
+    };
+    sorted(before) == sorted(after)
 }
 
 /// Every control that is ready has it, and there is one.

@@ -106,6 +106,11 @@ impl OriginMetrics {
                 "Media in memory, as charged to the process budget",
                 budget.gauge(),
             );
+            registry.register(
+                "budget_limit_bytes",
+                "The process budget; new streams are refused at nine tenths of it",
+                limit(budget),
+            );
         });
         own
     }
@@ -125,4 +130,11 @@ impl OriginMetrics {
             splice_gap_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 10)),
         }
     }
+}
+
+/// What a budget allows, as a metric.
+fn limit(budget: &Budget) -> Gauge {
+    let limit = Gauge::default();
+    limit.set(i64::try_from(budget.bytes_max()).unwrap_or(i64::MAX));
+    limit
 }

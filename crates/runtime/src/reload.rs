@@ -133,7 +133,7 @@ impl<T> fmt::Debug for Reloading<T> {
 
 impl Content {
     /// A text that is in no file; errors call it by this name.
-    pub fn named(name: &str, text: &str) -> Self {
+    pub(crate) fn named(name: &str, text: &str) -> Self {
         Self {
             path: name.into(),
             bytes: Zeroizing::new(text.as_bytes().to_vec()),

@@ -13,13 +13,19 @@
 
 mod bad_input;
 mod bad_peers;
+mod certificates;
 mod command_line;
+mod controls;
+mod discovery;
 mod failover;
 mod live_changes;
 mod load;
 mod media;
+mod metrics;
 mod outage;
+mod restore;
 mod revocation;
 mod secrecy;
 mod standalone;
 mod takeover;
+mod traces;

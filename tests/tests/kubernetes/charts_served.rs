@@ -1,15 +1,17 @@
 //! The charts on a real API server: what it takes, what it refuses, and what upgrades change. The CRDs are everybody's,
 //! so these tests have a control plane of their own, without controllers: what is installed is looked at, not run.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use tests::{
     charts::{Helm, directory, objects, presets, values},
     kube::{ControlPlane, PodSecurity, run},
+    wait::wait_for,
 };
 use tokio::io::AsyncWriteExt as _;
 
+const PATIENCE: Duration = Duration::from_secs(20);
 const CLUSTERS: &str = "crd/ingestclusters.headwater.dev";
 
 #[tokio::test]
@@ -125,28 +127,14 @@ impl Server {
             set,
         ];
         self.helm(Helm::V4, &install).await.unwrap();
-        let account = "system:serviceaccount:system:headwater-operator";
-        let may = async |verb: &str, what: &str, namespace: &str| {
-            let asked = [
-                "auth",
-                "can-i",
-                verb,
-                what,
-                "--as",
-                account,
-                "--namespace",
-                namespace,
-            ];
-            self.kubectl(&asked).await.is_ok()
-        };
-        assert!(may("patch", "ingestclusters/status", "live").await);
-        assert!(may("create", "secrets", "other").await);
-        assert!(may("get", CLUSTERS, "default").await);
+        self.may("patch ingestclusters --subresource=status", "live", true)
+            .await;
+        self.may("create secrets", "other", true).await;
+        self.may(&format!("get {CLUSTERS}"), "default", true).await;
         // Not even in its own: it was told of others.
-        assert!(!may("list", "secrets", "system").await);
-        assert!(!may("get", "secrets", "default").await);
-        assert!(!may("list", "crd", "default").await);
-        // Every namespace, all at once.
+        self.may("list secrets", "system", false).await;
+        self.may("get secrets", "default", false).await;
+        self.may("list crd", "default", false).await;
         let upgrade = [
             "upgrade",
             "headwater-operator",
@@ -154,16 +142,26 @@ impl Server {
             "--namespace=system",
             "--reuse-values",
         ];
-        let all = [&upgrade[..], &["--set=watchAllNamespaces=true"]].concat();
-        self.helm(Helm::V4, &all).await.unwrap();
-        assert!(may("create", "secrets", "default").await);
-        self.helm(
-            Helm::V4,
-            &[&upgrade[..], &["--set=watchAllNamespaces=false"]].concat(),
-        )
-        .await
-        .unwrap();
-        assert!(!may("create", "secrets", "default").await);
+        for all in [true, false] {
+            let set = format!("--set=watchAllNamespaces={all}");
+            self.helm(Helm::V4, &[&upgrade[..], &[&set]].concat())
+                .await
+                .unwrap();
+            self.may("create secrets", "default", all).await;
+        }
+    }
+
+    /// What the operator may do in a namespace. The API server takes a moment to learn of it.
+    async fn may(&self, what: &str, namespace: &str, expected: bool) {
+        let account = "system:serviceaccount:system:headwater-operator";
+        let what: Vec<&str> = what.split(' ').collect();
+        let asked = ["auth", "can-i", "--as", account, "--namespace", namespace];
+        let asked = [&asked[..], &what].concat();
+        let told = format!("{what:?} in {namespace} to be {expected}");
+        wait_for(&told, PATIENCE, async || {
+            (self.kubectl(&asked).await.is_ok() == expected).then_some(())
+        })
+        .await;
     }
 
     /// No field that the server does not know, none that it refuses.
@@ -260,17 +258,18 @@ impl Server {
         )
         .await
         .unwrap();
-        self.kubectl(&[
-            "patch",
-            &cluster,
-            "--namespace=live",
-            "--subresource=scale",
-            "--type=merge",
-            "--patch",
-            r#"{"spec":{"replicas":4}}"#,
-        ])
-        .await
-        .unwrap();
+        // The first is the operator's: an autoscaler cannot scale what has no number.
+        for (number, further) in [(2, None), (4, Some("--subresource=scale"))] {
+            let number = match further {
+                None => json!({"spec": {"edge": {"replicas": number}}}),
+                Some(_) => json!({"spec": {"replicas": number}}),
+            };
+            let number = number.to_string();
+            let mut patch = vec!["patch", &cluster, "--namespace=live", "--type=merge"];
+            patch.extend(["--field-manager=autoscaler", "--patch", &number]);
+            patch.extend(further);
+            self.kubectl(&patch).await.unwrap();
+        }
         let further = ["--set=edge.autoscaling.enabled=true,logging.filter=debug"];
         self.cluster(helm, "upgrade", release, &further)
             .await

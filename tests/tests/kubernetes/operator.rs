@@ -31,20 +31,33 @@ async fn everything_is_made_and_then_nothing_is_written() {
     ] {
         let object = installation.get(group, plural, name).await;
         let object = object.unwrap_or_else(|| panic!("{plural}/{name}"));
-        assert_eq!(object["metadata"]["labels"]["headwater.dev/cluster"], "live", "{name}");
+        assert_eq!(
+            object["metadata"]["labels"]["headwater.dev/cluster"], "live",
+            "{name}"
+        );
         let owned = object["metadata"]["ownerReferences"].is_array();
-        assert_eq!(owned, !matches!(plural, "secrets" | "persistentvolumeclaims"), "{name}");
+        assert_eq!(
+            owned,
+            !matches!(plural, "secrets" | "persistentvolumeclaims"),
+            "{name}"
+        );
     }
     // Nobody runs in the pods: what controls have loaded is not known.
     let application = installation
-        .get("apis/headwater.dev/v1alpha1", "ingestapplications", "studio")
+        .get(
+            "apis/headwater.dev/v1alpha1",
+            "ingestapplications",
+            "studio",
+        )
         .await;
     let conditions = &application.unwrap()["status"]["conditions"];
     assert_eq!(conditions[0]["reason"], "AwaitingControl", "{conditions}");
 
     installation.passed(0).await;
     let before = installation.writes();
-    installation.kubectl(&["annotate", "igc/live", "example.com/looked=1"]).await;
+    installation
+        .kubectl(&["annotate", "igc/live", "example.com/looked=1"])
+        .await;
     installation.passed(0).await;
     let after = installation.writes();
     assert_eq!(after[before.len()..], [] as [String; 0]);
@@ -64,22 +77,39 @@ async fn what_somebody_changes_is_put_back_and_what_they_add_stays() {
     let installation = Installation::start(QUICK).await;
     installation.apply(CLUSTER).await;
     installation.settled().await;
-    installation.kubectl(&["scale", "deployment/live-control", "--replicas=5"]).await;
-    installation.kubectl(&["label", "service/live-edge", "example.com/mine=1"]).await;
-    installation.kubectl(&["delete", "networkpolicy/live-origin"]).await;
+    installation
+        .kubectl(&["scale", "deployment/live-control", "--replicas=5"])
+        .await;
+    installation
+        .kubectl(&["label", "service/live-edge", "example.com/mine=1"])
+        .await;
+    installation
+        .kubectl(&["delete", "networkpolicy/live-origin"])
+        .await;
     let patch = r#"{"data":{"live.yaml":"nonsense"}}"#;
-    installation.kubectl(&["patch", "configmap/live-live", "--type=merge", "-p", patch]).await;
+    installation
+        .kubectl(&["patch", "configmap/live-live", "--type=merge", "-p", patch])
+        .await;
     wait_for("all of it to be put back", SOON, async || {
-        let control = installation.get(APPS, "deployments", "live-control").await?;
+        let control = installation
+            .get(APPS, "deployments", "live-control")
+            .await?;
         let live = installation.get(CORE, "configmaps", "live-live").await?;
         let policy = installation
-            .get("apis/networking.k8s.io/v1", "networkpolicies", "live-origin")
+            .get(
+                "apis/networking.k8s.io/v1",
+                "networkpolicies",
+                "live-origin",
+            )
             .await;
         let live = live["data"]["live.yaml"].as_str()?.contains("applications");
         (control["spec"]["replicas"] == 1 && live && policy.is_some()).then_some(())
     })
     .await;
-    let service = installation.get(CORE, "services", "live-edge").await.unwrap();
+    let service = installation
+        .get(CORE, "services", "live-edge")
+        .await
+        .unwrap();
     assert_eq!(service["metadata"]["labels"]["example.com/mine"], "1");
     installation.assert_nothing_was_forbidden();
 }
@@ -91,18 +121,29 @@ async fn a_new_revision_takes_over_before_the_old_one_goes() {
     installation.settled().await;
     let edges = async || {
         let deployments = installation.list(APPS, "deployments").await;
-        let edges = deployments.iter().map(name).filter(|name| name.contains("-edge-"));
+        let edges = deployments
+            .iter()
+            .map(name)
+            .filter(|name| name.contains("-edge-"));
         edges.map(str::to_owned).collect::<Vec<_>>()
     };
     let boot = async || {
         let maps = installation.list(CORE, "configmaps").await;
-        maps.iter().map(name).filter(|name| name.contains("-boot-")).count()
+        maps.iter()
+            .map(name)
+            .filter(|name| name.contains("-boot-"))
+            .count()
     };
     let (old, maps) = (edges().await, boot().await);
     assert_eq!((old.len(), maps), (1, 3));
     let patch = r#"{"spec":{"edge":{"drain":{"timeoutSeconds":77}}}}"#;
-    installation.kubectl(&["patch", "igc/live", "--type=merge", "-p", patch]).await;
-    wait_for("both revisions", SOON, async || (edges().await.len() == 2).then_some(())).await;
+    installation
+        .kubectl(&["patch", "igc/live", "--type=merge", "-p", patch])
+        .await;
+    wait_for("both revisions", SOON, async || {
+        (edges().await.len() == 2).then_some(())
+    })
+    .await;
     wait_for("the old revision to go", SOON, async || {
         let now = edges().await;
         if now.contains(&old[0]) {
@@ -115,14 +156,22 @@ async fn a_new_revision_takes_over_before_the_old_one_goes() {
     })
     .await;
     // Readiness does not wait for edges that end.
-    installation.condition("Ready", "True", "AllTiersAvailable").await;
+    installation
+        .condition("Ready", "True", "AllTiersAvailable")
+        .await;
     installation.settled().await;
-    wait_for("the old configuration to go", SOON, async || (boot().await == 3).then_some(())).await;
+    wait_for("the old configuration to go", SOON, async || {
+        (boot().await == 3).then_some(())
+    })
+    .await;
     let events = installation.kubectl(&["get", "events", "-o", "json"]).await;
     let events: serde_json::Value = serde_json::from_str(&events).unwrap();
     for reason in ["RolloutStarted", "RolloutFinished"] {
         let mut found = events["items"].as_array().unwrap().iter();
-        assert!(found.any(|event| event["reason"] == reason), "{reason}: {events:#}");
+        assert!(
+            found.any(|event| event["reason"] == reason),
+            "{reason}: {events:#}"
+        );
     }
     installation.assert_nothing_was_forbidden();
 }
@@ -137,16 +186,28 @@ async fn a_deleted_secret_is_repaired_and_a_ca_never_is() {
         Some(secret["metadata"]["uid"].as_str()?.to_owned())
     };
     let before = uid("live-internal-edge").await.unwrap();
-    installation.kubectl(&["delete", "secret/live-internal-edge", "secret/live-api-token"]).await;
+    installation
+        .kubectl(&[
+            "delete",
+            "secret/live-internal-edge",
+            "secret/live-api-token",
+        ])
+        .await;
     wait_for("the Secrets to be made again", SOON, async || {
         uid("live-api-token").await?;
         (uid("live-internal-edge").await? != before).then_some(())
     })
     .await;
 
-    let saved = installation.kubectl(&["get", "secret/live-internal-ca", "-o", "yaml"]).await;
-    installation.kubectl(&["delete", "secret/live-internal-ca"]).await;
-    let message = installation.condition("CertificatesReady", "False", "SecretMissing").await;
+    let saved = installation
+        .kubectl(&["get", "secret/live-internal-ca", "-o", "yaml"])
+        .await;
+    installation
+        .kubectl(&["delete", "secret/live-internal-ca"])
+        .await;
+    let message = installation
+        .condition("CertificatesReady", "False", "SecretMissing")
+        .await;
     assert!(message.contains("live-internal-ca"), "{message}");
     installation.passed(0).await;
     assert_eq!(uid("live-internal-ca").await, None);
@@ -168,11 +229,15 @@ async fn a_deleted_cluster_waits_for_its_edges_and_leaves_its_secrets() {
     let installation = Installation::start(Duration::from_secs(5)).await;
     installation.apply(CLUSTER).await;
     installation.settled().await;
-    installation.kubectl(&["delete", "igc/live", "--wait=false"]).await;
+    installation
+        .kubectl(&["delete", "igc/live", "--wait=false"])
+        .await;
     let edges = async || {
         let pods = installation.list(CORE, "pods").await;
         let component = "app.kubernetes.io/component";
-        pods.iter().filter(|pod| pod["metadata"]["labels"][component] == "edge").count()
+        pods.iter()
+            .filter(|pod| pod["metadata"]["labels"][component] == "edge")
+            .count()
     };
     wait_for("the cluster to go", SOON, async || {
         let left = edges().await;
@@ -183,10 +248,17 @@ async fn a_deleted_cluster_waits_for_its_edges_and_leaves_its_secrets() {
         Some(())
     })
     .await;
-    assert!(installation.get(CORE, "secrets", "live-pepper").await.is_some());
+    assert!(
+        installation
+            .get(CORE, "secrets", "live-pepper")
+            .await
+            .is_some()
+    );
     wait_for("the application to say so", SOON, async || {
         let group = "apis/headwater.dev/v1alpha1";
-        let application = installation.get(group, "ingestapplications", "studio").await?;
+        let application = installation
+            .get(group, "ingestapplications", "studio")
+            .await?;
         (application["status"]["conditions"][0]["reason"] == "ClusterMissing").then_some(())
     })
     .await;
@@ -202,11 +274,20 @@ async fn a_forced_end_waits_for_nobody_and_takes_the_secrets_along() {
     installation.apply(CLUSTER).await;
     installation.settled().await;
     let patch = r#"{"spec":{"deletionPolicy":"DeleteAll"}}"#;
-    installation.kubectl(&["patch", "igc/live", "--type=merge", "-p", patch]).await;
-    installation.kubectl(&["delete", "igc/live", "--wait=false"]).await;
+    installation
+        .kubectl(&["patch", "igc/live", "--type=merge", "-p", patch])
+        .await;
+    installation
+        .kubectl(&["delete", "igc/live", "--wait=false"])
+        .await;
     installation.passed(0).await;
-    assert!(installation.cluster().await.is_some(), "edges are still there");
-    installation.kubectl(&["annotate", "igc/live", "headwater.dev/force-delete=true"]).await;
+    assert!(
+        installation.cluster().await.is_some(),
+        "edges are still there"
+    );
+    installation
+        .kubectl(&["annotate", "igc/live", "headwater.dev/force-delete=true"])
+        .await;
     wait_for("the cluster to go", SOON, async || {
         installation.cluster().await.is_none().then_some(())
     })
@@ -229,7 +310,11 @@ async fn one_operator_acts_and_the_next_takes_over() {
     let leader = installation.leader().await.unwrap();
     installation.operators[0].process.signal("TERM");
     let status = installation.operators[0].process.exit(SOON).await;
-    assert!(status.success(), "{status}: {}", installation.operators[0].process.log());
+    assert!(
+        status.success(),
+        "{status}: {}",
+        installation.operators[0].process.log()
+    );
     // Given back: nobody waits for its end.
     wait_for("the next leader", SOON, async || {
         let now = installation.leader().await?;

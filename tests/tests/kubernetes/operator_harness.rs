@@ -107,8 +107,19 @@ impl Installation {
         let admin = tests::free_port();
         let mut command = command(headwater());
         command
-            .args(["operator", "--log-format", "text", "--image-repository", "registry.test/headwater"])
-            .args(["--watch-namespace", &self.namespace, "--lease-namespace", &self.namespace])
+            .args([
+                "operator",
+                "--log-format",
+                "text",
+                "--image-repository",
+                "registry.test/headwater",
+            ])
+            .args([
+                "--watch-namespace",
+                &self.namespace,
+                "--lease-namespace",
+                &self.namespace,
+            ])
             .args(["--admin-listen", &format!("127.0.0.1:{admin}")])
             .env("KUBECONFIG", &self.kubeconfig);
         let index = self.operators.len();
@@ -130,13 +141,17 @@ impl Installation {
     /// Applies objects in the namespace, as a user does.
     pub(crate) async fn apply(&self, yaml: &str) {
         let namespaced = format!("metadata:\n  namespace: {}", self.namespace);
-        self.plane.apply(&yaml.replace("metadata:", &namespaced)).await;
+        self.plane
+            .apply(&yaml.replace("metadata:", &namespaced))
+            .await;
     }
 
     /// `kubectl` in the namespace.
     pub(crate) async fn kubectl(&self, arguments: &[&str]) -> String {
         let mut command = self.plane.kubectl();
-        command.args(["--namespace", &self.namespace]).args(arguments);
+        command
+            .args(["--namespace", &self.namespace])
+            .args(arguments);
         harness::run(&mut command).await
     }
 
@@ -157,7 +172,8 @@ impl Installation {
 
     /// The cluster.
     pub(crate) async fn cluster(&self) -> Option<Value> {
-        self.get("apis/headwater.dev/v1alpha1", "ingestclusters", "live").await
+        self.get("apis/headwater.dev/v1alpha1", "ingestclusters", "live")
+            .await
     }
 
     /// Waits until a condition of the cluster has this status and reason, and gives its message.
@@ -176,7 +192,8 @@ impl Installation {
     /// Every pod has the present template, and none is ending.
     pub(crate) async fn settled(&self) {
         self.condition("Ready", "True", "AllTiersAvailable").await;
-        self.condition("RolloutProgressing", "False", "RolloutComplete").await;
+        self.condition("RolloutProgressing", "False", "RolloutComplete")
+            .await;
     }
 
     /// Waits for two more passes over the cluster: one may have begun before.
@@ -190,7 +207,9 @@ impl Installation {
 
     async fn passes(&self, operator: usize) -> f64 {
         let admin = self.operators[operator].admin;
-        let (_, text) = get(&format!("http://127.0.0.1:{admin}/metrics")).await.unwrap();
+        let (_, text) = get(&format!("http://127.0.0.1:{admin}/metrics"))
+            .await
+            .unwrap();
         let name = "headwater_operator_reconciles_total";
         metric(&text, name, &["kind=\"IngestCluster\"", "outcome=\"ok\""])
     }
@@ -203,7 +222,10 @@ impl Installation {
             .filter(|request| request.resource != "leases")
             .map(|request| {
                 let (verb, resource, name) = (request.verb, request.resource, request.name);
-                format!("{verb} {resource}/{} {name} {}", request.subresource, request.code)
+                format!(
+                    "{verb} {resource}/{} {name} {}",
+                    request.subresource, request.code
+                )
             })
             .collect()
     }
@@ -212,14 +234,21 @@ impl Installation {
     pub(crate) fn assert_nothing_was_forbidden(&self) {
         let user = format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace);
         let all = self.plane.audit().into_iter();
-        let forbidden: Vec<_> =
-            all.filter(|request| request.user == user && request.code == 403).collect();
+        let forbidden: Vec<_> = all
+            .filter(|request| request.user == user && request.code == 403)
+            .collect();
         assert!(forbidden.is_empty(), "{forbidden:#?}");
     }
 
     /// Who holds the Lease.
     pub(crate) async fn leader(&self) -> Option<String> {
-        let lease = self.get("apis/coordination.k8s.io/v1", "leases", "headwater-operator").await?;
+        let lease = self
+            .get(
+                "apis/coordination.k8s.io/v1",
+                "leases",
+                "headwater-operator",
+            )
+            .await?;
         Some(lease["spec"]["holderIdentity"].as_str()?.to_owned())
     }
 }

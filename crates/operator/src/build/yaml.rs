@@ -67,7 +67,12 @@ fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) if is_plain(text) => text.clone(),
         // Text in JSON's quotes is text in YAML's.
-        other => other.to_string(),
+        Value::Array(_)
+        | Value::Bool(_)
+        | Value::Null
+        | Value::Number(_)
+        | Value::Object(_)
+        | Value::String(_) => value.to_string(),
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Context, ReconcileError, status_patch};
 use crate::{
     api::{FIELD_MANAGER, IngestApplication, IngestCluster},
     controls::Control,
-    status::{Outcome, application_status},
+    status::{Outcome, application_status, same_application},
     validate::Acceptance,
 };
 
@@ -64,7 +64,8 @@ async fn write(
     outcome: &Outcome<'_>,
 ) -> Result<(), ReconcileError> {
     let status = application_status(application, outcome, Timestamp::now());
-    if application.status.as_ref() == Some(&status) {
+    let before = application.status.as_ref();
+    if before.is_some_and(|before| same_application(before, &status)) {
         return Ok(());
     }
     let namespace = application.namespace().unwrap_or_default();

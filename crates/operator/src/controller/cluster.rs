@@ -134,6 +134,11 @@ impl Pass<'_> {
         let in_use = self.world.in_use(&validated.names);
         let mut plan = secrets::plan(validated, in_use, &existing, Timestamp::now())?;
         let served = *self.context.served.borrow();
+        if !served.cert_manager {
+            plan.faults
+                .iter_mut()
+                .for_each(secrets::Fault::nobody_issues);
+        }
         let observed = served.observed(self.world.edge_replicas());
         let objects = build::build(validated, &observed);
         let built = |plan| Built {
@@ -259,7 +264,7 @@ impl Pass<'_> {
             error: self.error.as_ref().map(ReconcileError::chain),
         };
         let status = status::cluster_status(&seen, now);
-        if before != Some(&status) {
+        if !before.is_some_and(|before| status::same(before, &status)) {
             self.happened.extend(events::of_status(before, &status));
             self.write_status(&status).await?;
             if sessions != written {

@@ -253,12 +253,6 @@ fn check_tls(tls: &PublicTls, problems: &mut Problems) {
             problems.add("spec.tls.dnsNames", "is empty, which tls.issuerRef needs");
         }
     }
-    if tls.secret_name.is_some() && !tls.dns_names.is_empty() {
-        problems.add(
-            "spec.tls.dnsNames",
-            "has no effect with tls.secretName, whose certificate holds its own names; leave it out",
-        );
-    }
     for (index, name) in tls.dns_names.iter().enumerate() {
         problems.dns_name(&format!("spec.tls.dnsNames[{index}]"), name);
     }

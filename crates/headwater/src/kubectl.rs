@@ -1,0 +1,143 @@
+//! `headwater kubectl …`, `kubectl headwater …` and `headwater doctor`: an installation on Kubernetes, seen from a desk.
+
+pub(crate) mod doctor;
+mod status;
+
+use std::{ffi::OsString, io, path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use hyper_util::rt::TokioIo;
+use kubernetes::{ApiAccess, Desk, Tunnel};
+use operator::{inspect as kubernetes, names::Names};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use tokio_rustls::TlsConnector;
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Endpoint, Uri},
+};
+
+use crate::{
+    api::{ApiChannel, Bearer, REQUEST_TIMEOUT},
+    cli::{DeskArguments, KubectlCommand, SessionsCommand, UsageError},
+    keys, sessions,
+};
+
+/// kubectl runs a program of this name for `kubectl headwater`.
+const PLUGIN: &str = "kubectl-headwater";
+
+/// The command line, with `kubectl` put in where this program was called as kubectl's plugin.
+pub(crate) fn arguments(called: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = called.collect();
+    let plugin = arguments
+        .first()
+        .and_then(|program| Path::new(program).file_name())
+        .is_some_and(|name| name == PLUGIN);
+    if plugin {
+        arguments.insert(1, "kubectl".into());
+    }
+    arguments
+}
+
+/// Runs one of the commands.
+pub(crate) async fn run(arguments: &DeskArguments, command: KubectlCommand) -> anyhow::Result<()> {
+    match command {
+        KubectlCommand::Doctor { name } => doctor::run(arguments, name.as_deref()).await,
+        KubectlCommand::Keys { cluster, command } => {
+            let server = connect(arguments, cluster.as_deref()).await?;
+            keys::run_at(server, command, arguments.json).await
+        }
+        KubectlCommand::Status { name } => status::run(arguments, name.as_deref()).await,
+        KubectlCommand::Streams { cluster, command } => {
+            let server = connect(arguments, cluster.as_deref()).await?;
+            let command = command.unwrap_or_else(|| SessionsCommand::List { app: String::new() });
+            sessions::run_at(server, command, arguments.json).await
+        }
+    }
+}
+
+async fn open(arguments: &DeskArguments) -> anyhow::Result<Desk> {
+    let desk = Desk::open(
+        arguments.kubeconfig.as_deref(),
+        arguments.context.as_deref(),
+        arguments.namespace.as_deref(),
+    );
+    Ok(desk.await?)
+}
+
+/// The gRPC API of a cluster; of the namespace's only one where none is named.
+async fn connect(arguments: &DeskArguments, cluster: Option<&str>) -> anyhow::Result<ApiChannel> {
+    let desk = open(arguments).await?;
+    let clusters = kubernetes::clusters(&desk, cluster).await?;
+    let [cluster] = clusters.as_slice() else {
+        let message = if clusters.is_empty() {
+            format!("no IngestCluster in namespace {:?}", desk.namespace())
+        } else {
+            "there are several clusters here; --cluster NAME takes one".to_owned()
+        };
+        return Err(UsageError(message).into());
+    };
+    let access = ApiAccess::find(&desk, &Names::new(&cluster.resource)).await?;
+    let bearer = Bearer::new(&access.token)?;
+    let tls = tls(access.ca.as_deref())?;
+    let endpoint = Endpoint::from_shared(format!("https://{}", access.server_name))
+        .context("the name of control's Service is not a host name")?
+        .timeout(REQUEST_TIMEOUT);
+    let tunnel = access.tunnel;
+    let connector = tower::service_fn(move |uri: Uri| through(tunnel.clone(), uri, tls.clone()));
+    let channel = endpoint
+        .connect_with_connector(connector)
+        .await
+        .context("cannot reach control through the API server")?;
+    Ok(InterceptedService::new(channel, bearer))
+}
+
+async fn through(
+    tunnel: Tunnel,
+    uri: Uri,
+    tls: TlsConnector,
+) -> io::Result<TokioIo<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>> {
+    let name = uri.host().unwrap_or_default().to_owned();
+    let name = ServerName::try_from(name).map_err(io::Error::other)?;
+    let stream = tunnel.connect().await.map_err(io::Error::other)?;
+    Ok(TokioIo::new(tls.connect(name, stream).await?))
+}
+
+fn tls(ca: Option<&[u8]>) -> anyhow::Result<TlsConnector> {
+    let mut roots = rustls::RootCertStore::empty();
+    let certificates = match ca {
+        Some(pem) => CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<Vec<_>, _>>()
+            .context("the API's CA certificates are damaged")?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    roots.add_parsable_certificates(certificates);
+    let mut config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn called(words: &[&str]) -> Vec<OsString> {
+        arguments(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn as_a_plugin_every_command_is_of_kubectl() {
+        assert_eq!(
+            called(&["/usr/local/bin/kubectl-headwater", "status", "-n", "live"]),
+            [
+                "/usr/local/bin/kubectl-headwater",
+                "kubectl",
+                "status",
+                "-n",
+                "live"
+            ]
+        );
+        assert_eq!(called(&["headwater", "edge"]), ["headwater", "edge"]);
+    }
+}

@@ -1,0 +1,117 @@
+//! Documents name files, other documents and their sections: those exist.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "in a test a panic is the report"
+)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What a path in code style begins with.
+const FOLDERS: &[&str] = &["charts/", "crates/", "deploy/", "docs/", "proto/", "tests/"];
+
+#[test]
+fn links_lead_somewhere() {
+    let mut faults = Vec::new();
+    for path in documents() {
+        let text = fs::read_to_string(&path).unwrap();
+        for link in links(&text) {
+            let (file, section) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                path.parent().unwrap().join(file)
+            };
+            if !target.exists() {
+                faults.push(format!("{}: {link}", path.display()));
+            } else if !section.is_empty() && !sections(&target).contains(section) {
+                faults.push(format!("{}: no section {link}", path.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn files_that_are_named_exist() {
+    let mut faults = Vec::new();
+    let mut found = 0;
+    for path in documents() {
+        let text = fs::read_to_string(&path).unwrap();
+        for code in text.split('`').skip(1).step_by(2) {
+            let is_path = FOLDERS.iter().any(|folder| code.starts_with(folder))
+                && !code.contains(|c: char| c.is_whitespace() || "<>*{$".contains(c));
+            if is_path {
+                found += 1;
+                if !root().join(code).exists() {
+                    faults.push(format!("{}: {code}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(found > 20, "the search finds what is there");
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+fn documents() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![root().join("docs")];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    for name in [
+        "README.md",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    ] {
+        found.push(root().join(name));
+    }
+    found
+}
+
+/// Targets of `[text](target)` within the repository.
+fn links(text: &str) -> Vec<String> {
+    text.split("](")
+        .skip(1)
+        .filter_map(|behind| Some(behind.split_once(')')?.0.to_owned()))
+        .filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+        .collect()
+}
+
+/// As they stand in an address: lower case, dashes for spaces, no punctuation.
+fn sections(path: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            line.trim_start_matches('#')
+                .trim()
+                .to_lowercase()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-')
+                .map(|c| if c == ' ' { '-' } else { c })
+                .collect()
+        })
+        .collect()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
