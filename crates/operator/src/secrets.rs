@@ -134,6 +134,14 @@ impl Fault {
         self.reason != Reason::CertificateExpiringSoon
     }
 
+    /// What is to come from cert-manager does not come without it.
+    pub fn nobody_issues(&mut self) {
+        if self.reason == Reason::CertificatePending {
+            self.reason = Reason::IssuerMissing;
+            self.message += ": cert-manager is not installed (cert-manager.io/v1 is not served)";
+        }
+    }
+
     fn missing(about: ConditionType, message: String) -> Self {
         Self {
             about,

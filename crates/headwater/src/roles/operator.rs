@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use clap::{Args, builder::FalseyValueParser};
 use operator::{Config, Namespaces, validate::Defaults};
-use runtime::telemetry;
+use runtime::{shutdown::DrainTimes, telemetry};
 
 use crate::{cli::LogFormat, config::ProcessConfig, process::Process};
 
@@ -90,12 +90,17 @@ pub(crate) struct OperatorArguments {
 pub(crate) async fn run(arguments: OperatorArguments) -> anyhow::Result<()> {
     let process = Process::start(&ProcessConfig {
         admin: arguments.admin_listen,
-        drain_timeout: DRAIN_TIMEOUT,
+        drain: DrainTimes {
+            notice: Duration::ZERO,
+            timeout: DRAIN_TIMEOUT,
+        },
         log_filter: arguments.log_filter.clone(),
         log_format: match arguments.log_format {
             LogFormat::Json => telemetry::LogFormat::Json,
             LogFormat::Text => telemetry::LogFormat::Text,
         },
+        service: "headwater-operator".to_owned(),
+        telemetry: None,
     })
     .await?;
     process.started();

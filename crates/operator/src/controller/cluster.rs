@@ -134,6 +134,11 @@ impl Pass<'_> {
         let in_use = self.world.in_use(&validated.names);
         let mut plan = secrets::plan(validated, in_use, &existing, Timestamp::now())?;
         let served = *self.context.served.borrow();
+        if !served.cert_manager {
+            plan.faults
+                .iter_mut()
+                .for_each(secrets::Fault::nobody_issues);
+        }
         let observed = served.observed(self.world.edge_replicas());
         let objects = build::build(validated, &observed);
         let built = |plan| Built {
