@@ -85,7 +85,6 @@ with server-side apply.
 {{- else -}}
 {{- $own = append $own (dict "name" "HEADWATER_WATCH_NAMESPACE" "value" (include "operator.watched" . | fromJsonArray | join ",")) -}}
 {{- end -}}
-{{- $own = append $own (dict "name" "POD_NAME" "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.name"))) -}}
 {{- $byName := dict -}}
 {{- $names := list -}}
 {{- range concat $own .Values.extraEnv -}}
