@@ -28,8 +28,9 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The name is not the user's to choose: by it, the NetworkPolicies of clusters admit the operator. */}}
 {{- define "operator.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "operator.name" . }}
+app.kubernetes.io/name: headwater-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
