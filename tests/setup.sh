@@ -92,13 +92,14 @@ install_promtool() {
 }
 
 # grpcio is the client that most product backends use; its limits (4 MiB a message) are part of the contract.
+# kubernetes-validate has the schemas of Kubernetes' own objects.
 install_python() {
   local environment="$target/python" stamp="$target/python/.complete"
   if ! python_with_venv; then
     missing+=("python3 with the modules venv and ensurepip")
     return 0
   fi
-  if ! cmp -s tests/python/requirements.txt "$stamp" || ! "$environment/bin/python" -c 'import grpc' 2>/dev/null; then
+  if ! cmp -s tests/python/requirements.txt "$stamp" || ! "$environment/bin/python" -c 'import grpc, kubernetes_validate' 2>/dev/null; then
     echo "tests: making a Python environment in $environment"
     rm -rf "$environment"
     if ! { python3 -m venv "$environment" &&

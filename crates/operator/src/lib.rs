@@ -13,5 +13,6 @@ pub mod build;
 pub mod certificates;
 pub mod crd;
 pub mod names;
+mod quantity;
 pub mod secrets;
 pub mod validate;

@@ -57,7 +57,9 @@ use super::{ClusterStatus, PodTemplate};
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
-        .message("metadata.name: at most 40 characters, since the names of its objects are made from it")
+        .message("metadata.name: at most 40 characters, since the names of its objects are made from it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name: lower-case letters, digits and -, the first a letter, since Services are named by it")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct IngestClusterSpec {
@@ -180,8 +182,8 @@ pub struct Autoscaling {
     /// Not more.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
-    /// Average over the edges, in percent of what they request; needs `podTemplate.resources.requests.cpu` and a
-    /// metrics server.
+    /// Average over the edges, in percent of what they request: where `podTemplate.resources` is given, it must request
+    /// CPU. Needs a metrics server.
     #[serde(default = "Autoscaling::target_cpu_percent")]
     #[schemars(range(min = 1, max = 100))]
     pub target_cpu_percent: i32,
@@ -418,7 +420,8 @@ pub struct Control {
     /// The Service of the gRPC API.
     #[serde(default)]
     pub service: PublicService,
-    /// The certificate of the gRPC API and of playback; by default from the operator's CA.
+    /// Issues the certificates of the gRPC API and of playback; by default the operator's CA. They hold names of
+    /// Services: an issuer with a CA of its own, no public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<IssuerReference>,
     /// Changes to the pods.

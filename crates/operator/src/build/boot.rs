@@ -1,0 +1,193 @@
+//! What a process reads once, at its start. A change makes a new ConfigMap, and so new pods; what may change without
+//! that is in [`super::live`].
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::{Map, Value, json};
+
+use super::{
+    files::{LIVE_FILE, SQLITE_FILE, boot_key, secret_file},
+    hash,
+    metadata::object_meta,
+    pod::{drain_seconds, log_format},
+    ports::Port,
+    resources::media_bytes_max,
+    yaml,
+};
+use crate::{
+    api::{IngestClusterSpec, OutagePolicy},
+    names::Component,
+    validate::{ValidatedCluster, ValidatedDatabase},
+};
+
+/// The configuration of a role, named by its content.
+pub(super) fn config_map(cluster: &ValidatedCluster, component: Component) -> ConfigMap {
+    let mut boot = shared(cluster, component);
+    let section = match component {
+        Component::Control => control(cluster),
+        Component::Edge => edge(cluster),
+        Component::Origin => origin(cluster),
+    };
+    boot.insert(component.as_str().to_owned(), section);
+    let text = yaml::render(&boot);
+    let name = cluster.names.boot(&hash::boot(&text));
+    ConfigMap {
+        metadata: object_meta(cluster, Some(component), name),
+        immutable: Some(true),
+        data: Some(BTreeMap::from([(boot_key(component), text)])),
+        ..ConfigMap::default()
+    }
+}
+
+/// What every role reads.
+fn shared(cluster: &ValidatedCluster, component: Component) -> Map<String, Value> {
+    let spec = &cluster.spec;
+    let (notice, timeout) = drain_seconds(spec, component);
+    let sections = [
+        ("admin", json!({"listen": Port::Admin.listen()})),
+        (
+            "cluster",
+            json!({
+                "trust_domain": cluster.trust_domain,
+                "namespace": cluster.namespace,
+                "name": cluster.names.cluster(),
+            }),
+        ),
+        (
+            "drain_notice",
+            match component {
+                Component::Control | Component::Origin => Value::Null,
+                Component::Edge => json!(seconds(notice)),
+            },
+        ),
+        ("drain_timeout", json!(seconds(timeout))),
+        (
+            "internal_tls",
+            json!({
+                "certificate": secret_file("internal/tls.crt"),
+                "private_key": secret_file("internal/tls.key"),
+                "ca": secret_file("internal/ca.crt"),
+            }),
+        ),
+        ("live_file", json!(LIVE_FILE)),
+        ("log", json!({"format": log_format(spec)})),
+        ("registry", json!({"redis": redis(cluster, component)})),
+        ("telemetry", telemetry(spec)),
+    ];
+    sections
+        .into_iter()
+        .map(|(name, section)| (name.to_owned(), section))
+        .collect()
+}
+
+fn redis(cluster: &ValidatedCluster, component: Component) -> Value {
+    let redis = &cluster.spec.redis;
+    let server = &redis.standalone;
+    let scheme = if redis.tls.is_some() {
+        "rediss"
+    } else {
+        "redis"
+    };
+    let host = match server.host.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => server.host.clone(),
+    };
+    let username = redis.auth.as_ref().and_then(|auth| match &auth.shared {
+        Some(shared) => shared.username.clone(),
+        None => Some(component.as_str().to_owned()),
+    });
+    let ca = redis
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.ca_secret_ref.as_ref());
+    json!({
+        "url": format!("{scheme}://{host}:{}", server.port),
+        "username": username,
+        "password_file": redis.auth.as_ref().map(|_| secret_file("redis/password")),
+        "ca_file": ca.map(|_| secret_file("redis/ca.crt")),
+        "prefix": cluster.redis_key_prefix,
+    })
+}
+
+/// What pods differ in, the environment has.
+fn telemetry(spec: &IngestClusterSpec) -> Value {
+    let Some(tracing) = &spec.observability.tracing else {
+        return Value::Null;
+    };
+    json!({
+        "otlp_endpoint": tracing.endpoint,
+        "sample_ratio": f64::from(tracing.sample_percent) / 100.0,
+    })
+}
+
+fn edge(cluster: &ValidatedCluster) -> Value {
+    let service = &cluster.spec.edge.service;
+    let namespace = &cluster.namespace;
+    let origins = cluster.names.tier(Component::Origin);
+    json!({
+        "listen": Port::Rtmps.listen(),
+        "certificate": secret_file("public/tls.crt"),
+        "private_key": secret_file("public/tls.key"),
+        "control": [format!(
+            "{}.{namespace}.svc:{}",
+            cluster.names.control_internal(),
+            Port::Internal.number()
+        )],
+        "origins_dns": format!("{origins}.{namespace}.svc:{}", Port::Relay.number()),
+        "outage_policy": outage_policy(cluster),
+        "proxy_protocol": if service.proxy_protocol {
+            json!({"mode": "require", "trusted": service.trusted_cidrs})
+        } else {
+            json!({"mode": "off"})
+        },
+        "relay": {"process_bytes_max": cluster.edge_memory_limit.map(media_bytes_max)},
+    })
+}
+
+fn origin(cluster: &ValidatedCluster) -> Value {
+    json!({
+        "relay": {"listen": Port::Relay.listen()},
+        "playback": {
+            "listen": Port::Playback.listen(),
+            "certificate": secret_file("public/tls.crt"),
+            "private_key": secret_file("public/tls.key"),
+        },
+        "http": {"listen": Port::HttpFlv.listen()},
+        "grant_public_key_file": secret_file("grant/grant.pub"),
+        "playback_token_file": secret_file("playback/token"),
+        "outage_policy": outage_policy(cluster),
+        "limits": {"process_bytes_max": cluster.origin_memory_limit.map(media_bytes_max)},
+    })
+}
+
+fn control(cluster: &ValidatedCluster) -> Value {
+    json!({
+        "public": {
+            "listen": Port::Api.listen(),
+            "certificate": secret_file("public/tls.crt"),
+            "private_key": secret_file("public/tls.key"),
+        },
+        "internal": {"listen": Port::Internal.listen()},
+        "database": match &cluster.database {
+            ValidatedDatabase::Postgres { url, port: _ } => json!({
+                "postgres": {"url": url, "password_file": secret_file("postgres/password")},
+            }),
+            ValidatedDatabase::Sqlite(_) => json!({"sqlite": SQLITE_FILE}),
+        },
+        "pepper_file": secret_file("pepper"),
+        "grant_key_file": secret_file("grant/grant.key"),
+        "api_token_file": secret_file("api/token"),
+    })
+}
+
+fn outage_policy(cluster: &ValidatedCluster) -> &'static str {
+    match cluster.spec.redis.outage_policy {
+        OutagePolicy::FailClosed => "fail_closed",
+        OutagePolicy::KeepExisting => "keep",
+    }
+}
+
+fn seconds(seconds: i64) -> String {
+    format!("{seconds}s")
+}

@@ -1,0 +1,233 @@
+//! Where a container finds its files, and the volumes that they are in.
+//!
+//! Secrets and the live configuration are mounted whole: with a `subPath`, Kubernetes would never renew them.
+
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, EmptyDirVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource,
+    ProjectedVolumeSource, SecretProjection, Volume, VolumeMount, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::{
+    names::Component,
+    validate::{ValidatedCluster, ValidatedDatabase},
+};
+
+/// Everything that a process reads.
+pub const CONFIGURATION_DIRECTORY: &str = "/etc/headwater";
+/// What control keeps with SQLite.
+pub const DATA_DIRECTORY: &str = "/var/lib/headwater";
+/// Certificates that PostgreSQL's is checked against, where there are some.
+pub const POSTGRES_CA_FILE: &str = "/etc/headwater/secrets/postgres/ca.crt";
+/// Names of volumes that are ours.
+pub const VOLUMES: [&str; 5] = [BOOT, LIVE, SECRETS, DATA, TEMPORARY];
+
+/// Key of the live configuration.
+pub(super) const LIVE_KEY: &str = "live.yaml";
+/// The live configuration.
+pub(super) const LIVE_FILE: &str = "/etc/headwater/live/live.yaml";
+/// SQLite's file.
+pub(super) const SQLITE_FILE: &str = "/var/lib/headwater/control.db";
+
+const BOOT: &str = "boot";
+const DATA: &str = "data";
+const LIVE: &str = "live";
+const SECRETS: &str = "secrets";
+const TEMPORARY: &str = "tmp";
+
+/// Read by the pod's group, which is the pod's alone.
+const SECRET_MODE: i32 = 0o440;
+/// SQLite sorts there what does not fit its cache.
+const TEMPORARY_BYTES: &str = "64Mi";
+
+/// Key of a role's boot configuration.
+pub(super) fn boot_key(component: Component) -> String {
+    format!("{component}.yaml")
+}
+
+/// A role's boot configuration.
+pub(super) fn boot_file(component: Component) -> String {
+    format!("{CONFIGURATION_DIRECTORY}/{BOOT}/{}", boot_key(component))
+}
+
+/// A file of the Secrets.
+pub(super) fn secret_file(path: &str) -> String {
+    format!("{CONFIGURATION_DIRECTORY}/{SECRETS}/{path}")
+}
+
+pub(super) fn volumes(cluster: &ValidatedCluster, component: Component, boot: &str) -> Vec<Volume> {
+    let config_map = |volume: &str, name: &str| Volume {
+        name: volume.to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: name.to_owned(),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let mut volumes = vec![
+        config_map(BOOT, boot),
+        config_map(LIVE, &cluster.names.live()),
+        Volume {
+            name: SECRETS.to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                default_mode: Some(SECRET_MODE),
+                sources: Some(secrets(cluster, component)),
+            }),
+            ..Volume::default()
+        },
+    ];
+    if has_data(cluster, component) {
+        volumes.push(Volume {
+            name: DATA.to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: cluster.names.control_data(),
+                ..PersistentVolumeClaimVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+        volumes.push(Volume {
+            name: TEMPORARY.to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource {
+                size_limit: Some(Quantity(TEMPORARY_BYTES.to_owned())),
+                ..EmptyDirVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+    }
+    volumes
+}
+
+pub(super) fn mounts(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeMount> {
+    let mount = |volume: &str, path: String, read_only: Option<bool>| VolumeMount {
+        name: volume.to_owned(),
+        mount_path: path,
+        read_only,
+        ..VolumeMount::default()
+    };
+    let configuration = |volume: &str| {
+        mount(
+            volume,
+            format!("{CONFIGURATION_DIRECTORY}/{volume}"),
+            Some(true),
+        )
+    };
+    let mut mounts = [BOOT, LIVE, SECRETS].map(configuration).to_vec();
+    if has_data(cluster, component) {
+        mounts.push(mount(DATA, DATA_DIRECTORY.to_owned(), None));
+        mounts.push(mount(TEMPORARY, "/tmp".to_owned(), None));
+    }
+    mounts
+}
+
+fn has_data(cluster: &ValidatedCluster, component: Component) -> bool {
+    component == Component::Control && matches!(cluster.database, ValidatedDatabase::Sqlite(_))
+}
+
+/// One volume of what may come from many Secrets. None is optional: a process without one of them could not start, and
+/// the kubelet says which is missing.
+fn secrets(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjection> {
+    let names = &cluster.names;
+    let spec = &cluster.spec;
+    let mut sources = vec![projection(
+        &names.internal_certificate(component.as_str()),
+        &[
+            ("tls.crt", "internal/tls.crt"),
+            ("tls.key", "internal/tls.key"),
+            ("ca.crt", "internal/ca.crt"),
+        ],
+    )];
+    let public = match (component, &spec.tls.secret_name) {
+        (Component::Edge, Some(secret)) => secret.clone(),
+        (Component::Control | Component::Edge | Component::Origin, _) => {
+            names.public_certificate(component)
+        }
+    };
+    sources.push(projection(
+        &public,
+        &[("tls.crt", "public/tls.crt"), ("tls.key", "public/tls.key")],
+    ));
+    sources.extend(redis(cluster, component));
+    match component {
+        Component::Control => {
+            sources.extend(postgres(cluster));
+            sources.push(projection(&names.pepper(), &[("pepper", "pepper")]));
+            sources.push(projection(
+                &names.grant(),
+                &[("grant.key", "grant/grant.key")],
+            ));
+            sources.push(projection(&names.api_token(), &[("token", "api/token")]));
+        }
+        Component::Edge => {}
+        Component::Origin => {
+            sources.push(projection(
+                &names.grant(),
+                &[("grant.pub", "grant/grant.pub")],
+            ));
+            sources.push(projection(
+                &names.playback_token(),
+                &[("token", "playback/token")],
+            ));
+        }
+    }
+    sources
+}
+
+fn redis(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjection> {
+    let redis = &cluster.spec.redis;
+    let mut sources = Vec::new();
+    if let Some(auth) = &redis.auth {
+        if let Some(per_role) = &auth.per_role {
+            let key = format!("{component}-password");
+            sources.push(projection(
+                &per_role.secret_name,
+                &[(&key, "redis/password")],
+            ));
+        } else if let Some(shared) = &auth.shared {
+            let password = &shared.password_secret_ref;
+            sources.push(projection(
+                &password.name,
+                &[(&password.key, "redis/password")],
+            ));
+        }
+    }
+    if let Some(ca) = redis
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.ca_secret_ref.as_ref())
+    {
+        sources.push(projection(&ca.name, &[(&ca.key, "redis/ca.crt")]));
+    }
+    sources
+}
+
+fn postgres(cluster: &ValidatedCluster) -> Vec<VolumeProjection> {
+    let Some(postgres) = &cluster.spec.control.database.postgres else {
+        return Vec::new();
+    };
+    let password = &postgres.password_secret_ref;
+    let mut sources = vec![projection(
+        &password.name,
+        &[(&password.key, "postgres/password")],
+    )];
+    if let Some(ca) = &postgres.ca_secret_ref {
+        sources.push(projection(&ca.name, &[(&ca.key, "postgres/ca.crt")]));
+    }
+    sources
+}
+
+/// Keys of a Secret, each with the path of its file.
+fn projection(secret: &str, items: &[(&str, &str)]) -> VolumeProjection {
+    let items = items.iter().map(|(key, path)| KeyToPath {
+        key: (*key).to_owned(),
+        path: (*path).to_owned(),
+        ..KeyToPath::default()
+    });
+    VolumeProjection {
+        secret: Some(SecretProjection {
+            name: secret.to_owned(),
+            items: Some(items.collect()),
+            ..SecretProjection::default()
+        }),
+        ..VolumeProjection::default()
+    }
+}

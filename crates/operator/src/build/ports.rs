@@ -1,0 +1,89 @@
+//! The ports of the processes.
+
+use k8s_openapi::{
+    api::core::v1::{ContainerPort, ServicePort},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use crate::names::Component;
+
+/// A port of a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Port {
+    /// Of every tier: metrics and probes.
+    Admin,
+    /// Of control: gRPC for product backends.
+    Api,
+    /// Of an origin: HTTP-FLV.
+    HttpFlv,
+    /// Of control: for edges and the operator.
+    Internal,
+    /// Of an origin: gRPC for readers.
+    Playback,
+    /// Of an origin: for edges.
+    Relay,
+    /// Of an edge: for encoders.
+    Rtmps,
+}
+
+impl Port {
+    /// Those of a tier.
+    pub fn of(component: Component) -> &'static [Self] {
+        match component {
+            Component::Control => &[Self::Api, Self::Internal, Self::Admin],
+            Component::Edge => &[Self::Rtmps, Self::Admin],
+            Component::Origin => &[Self::Relay, Self::Playback, Self::HttpFlv, Self::Admin],
+        }
+    }
+
+    /// In pods and Services.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Api => "api",
+            Self::HttpFlv => "http-flv",
+            Self::Internal => "internal",
+            Self::Playback => "playback",
+            Self::Relay => "relay",
+            Self::Rtmps => "rtmps",
+        }
+    }
+
+    /// Where the process listens.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Admin => 9090,
+            Self::Api => 7443,
+            Self::HttpFlv => 8080,
+            Self::Internal => 7445,
+            Self::Playback => 7446,
+            Self::Relay => 7444,
+            Self::Rtmps => 8443,
+        }
+    }
+
+    /// As a process is told to listen: every address of its pod.
+    pub(super) fn listen(self) -> String {
+        format!("0.0.0.0:{}", self.number())
+    }
+
+    pub(super) fn of_container(self) -> ContainerPort {
+        ContainerPort {
+            name: Some(self.name().to_owned()),
+            container_port: self.number().into(),
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }
+    }
+
+    /// On the same number.
+    pub(super) fn of_service(self) -> ServicePort {
+        ServicePort {
+            name: Some(self.name().to_owned()),
+            port: self.number().into(),
+            target_port: Some(IntOrString::String(self.name().to_owned())),
+            protocol: Some("TCP".to_owned()),
+            ..ServicePort::default()
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Fields of a cluster beside its Services and pods.
+
+use http::Uri;
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
+use kube::ResourceExt as _;
+
+use super::problems::{Problems, is_label};
+use crate::api::{
+    Autoscaling, Drain, Edge, Image, IngestCluster, IngestClusterSpec, IssuerReference,
+    KeyReference, Observability, PublicTls, Redis,
+};
+
+/// Names of objects are made from a cluster's: with their suffixes they stay below 63 characters.
+const NAME_BYTES_MAX: usize = 40;
+/// A week.
+const DRAIN_SECONDS_MAX: i64 = 604_800;
+
+pub(super) fn check(cluster: &IngestCluster, problems: &mut Problems) {
+    let spec = &cluster.spec;
+    check_name(&cluster.name_any(), problems);
+    check_image(&spec.image, problems);
+    for (index, secret) in spec.image_pull_secrets.iter().enumerate() {
+        problems.object_name(
+            &format!("spec.imagePullSecrets[{index}].name"),
+            &secret.name,
+        );
+    }
+    check_edge(&spec.edge, problems);
+    problems.range("spec.origin.replicas", spec.origin.replicas, 0, 100);
+    problems.range(
+        "spec.origin.drainTimeoutSeconds",
+        spec.origin.drain_timeout_seconds,
+        0,
+        DRAIN_SECONDS_MAX,
+    );
+    problems.range("spec.control.replicas", spec.control.replicas, 0, 50);
+    check_redis(&spec.redis, problems);
+    check_tls(&spec.tls, problems);
+    for (path, issuer) in [
+        ("spec.control.tls", &spec.control.tls),
+        ("spec.internalTls.issuerRef", &spec.internal_tls.issuer_ref),
+    ] {
+        if let Some(issuer) = issuer {
+            check_issuer(path, issuer, problems);
+        }
+    }
+    check_network_policy(spec, problems);
+    problems.text("spec.logging.filter", &spec.logging.filter, 512);
+}
+
+/// Services are named by it: RFC 1035 has them begin with a letter.
+fn check_name(name: &str, problems: &mut Problems) {
+    const PATH: &str = "metadata.name";
+    if name.len() > NAME_BYTES_MAX {
+        problems.add(
+            PATH,
+            format!(
+                "is longer than {NAME_BYTES_MAX} characters; the names of its objects are made from it"
+            ),
+        );
+    }
+    if !is_label(name) || !name.starts_with(|first: char| first.is_ascii_lowercase()) {
+        problems.add(
+            PATH,
+            "has more than lower-case letters, digits and -, or begins with no letter; Services are named by it",
+        );
+    }
+}
+
+fn check_image(image: &Image, problems: &mut Problems) {
+    if let Some(repository) = &image.repository {
+        problems.text("spec.image.repository", repository, 512);
+        let path = repository.rsplit('/').next().unwrap_or_default();
+        if repository.contains('@') || path.contains(':') {
+            problems.add(
+                "spec.image.repository",
+                "holds a tag or a digest; they belong in image.tag and image.digest",
+            );
+        } else if repository.contains(char::is_whitespace) {
+            problems.add("spec.image.repository", "holds white space");
+        }
+    }
+    if let Some(tag) = &image.tag {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if tag.is_empty()
+            || tag.len() > 128
+            || tag.starts_with(['.', '-'])
+            || !tag.bytes().all(inner)
+        {
+            problems.add("spec.image.tag", format!("{tag:?} is not a tag"));
+        }
+    }
+    if let Some(digest) = &image.digest {
+        let hexadecimal = digest.strip_prefix("sha256:").is_some_and(|digits| {
+            digits.len() == 64
+                && digits
+                    .bytes()
+                    .all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit))
+        });
+        if !hexadecimal {
+            problems.add(
+                "spec.image.digest",
+                "is not sha256: and 64 hexadecimal digits",
+            );
+        }
+    }
+}
+
+fn check_edge(edge: &Edge, problems: &mut Problems) {
+    if let Some(replicas) = edge.replicas {
+        problems.range("spec.edge.replicas", replicas, 0, 1_000);
+    }
+    if let Some(autoscaling) = &edge.autoscaling {
+        check_autoscaling(autoscaling, problems);
+    }
+    check_drain(&edge.drain, problems);
+    problems.range(
+        "spec.edge.limits.maxConnections",
+        edge.limits.max_connections,
+        1,
+        1_000_000,
+    );
+    problems.range(
+        "spec.edge.limits.maxConnectionsPerIp",
+        edge.limits.max_connections_per_ip,
+        1,
+        1_000_000,
+    );
+}
+
+fn check_autoscaling(autoscaling: &Autoscaling, problems: &mut Problems) {
+    const PATH: &str = "spec.edge.autoscaling";
+    let Autoscaling {
+        min_replicas,
+        max_replicas,
+        target_cpu_percent,
+        scale_down_window_seconds,
+    } = autoscaling;
+    problems.range(&format!("{PATH}.minReplicas"), *min_replicas, 1, 1_000);
+    problems.range(&format!("{PATH}.maxReplicas"), *max_replicas, 1, 1_000);
+    if min_replicas > max_replicas {
+        problems.add(format!("{PATH}.minReplicas"), "is above maxReplicas");
+    }
+    problems.range(
+        &format!("{PATH}.targetCpuPercent"),
+        *target_cpu_percent,
+        1,
+        100,
+    );
+    problems.range(
+        &format!("{PATH}.scaleDownWindowSeconds"),
+        *scale_down_window_seconds,
+        0,
+        3_600,
+    );
+}
+
+fn check_drain(drain: &Drain, problems: &mut Problems) {
+    let Drain {
+        timeout_seconds,
+        notice_seconds,
+    } = drain;
+    problems.range(
+        "spec.edge.drain.timeoutSeconds",
+        *timeout_seconds,
+        0,
+        DRAIN_SECONDS_MAX,
+    );
+    problems.range("spec.edge.drain.noticeSeconds", *notice_seconds, 0, 600);
+    if notice_seconds > timeout_seconds {
+        problems.add("spec.edge.drain.noticeSeconds", "is above timeoutSeconds");
+    }
+}
+
+fn check_redis(redis: &Redis, problems: &mut Problems) {
+    let server = &redis.standalone;
+    problems.text("spec.redis.standalone.host", &server.host, 253);
+    if server.host.contains(|character: char| {
+        !character.is_ascii_alphanumeric() && !matches!(character, '.' | '-' | '_' | ':')
+    }) {
+        problems.add(
+            "spec.redis.standalone.host",
+            "is neither a host name nor an address; port, TLS and credentials have fields of their own",
+        );
+    } else if server.host.contains(':') && server.host.parse::<std::net::Ipv6Addr>().is_err() {
+        problems.add(
+            "spec.redis.standalone.host",
+            "is not an IPv6 address; a port belongs in standalone.port",
+        );
+    }
+    problems.port("spec.redis.standalone.port", server.port);
+    if let Some(auth) = &redis.auth {
+        match (&auth.per_role, &auth.shared) {
+            (Some(per_role), None) => {
+                problems.object_name("spec.redis.auth.perRole.secretName", &per_role.secret_name)
+            }
+            (None, Some(shared)) => {
+                const PATH: &str = "spec.redis.auth.shared";
+                if let Some(username) = &shared.username {
+                    problems.text(&format!("{PATH}.username"), username, 128);
+                }
+                check_key(
+                    &format!("{PATH}.passwordSecretRef"),
+                    &shared.password_secret_ref,
+                    problems,
+                );
+            }
+            (None, None) | (Some(_), Some(_)) => {
+                problems.add("spec.redis.auth", "exactly one of perRole and shared");
+            }
+        }
+    }
+    let ca = redis
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.ca_secret_ref.as_ref());
+    if let Some(ca) = ca {
+        check_key("spec.redis.tls.caSecretRef", ca, problems);
+    }
+    if let Some(prefix) = &redis.key_prefix {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if prefix.is_empty()
+            || prefix.len() > 128
+            || prefix.starts_with('-')
+            || !prefix.bytes().all(inner)
+        {
+            problems.add(
+                "spec.redis.keyPrefix",
+                format!("{prefix:?} is not a prefix: at most 128 lower-case letters, digits and -"),
+            );
+        }
+    }
+}
+
+fn check_tls(tls: &PublicTls, problems: &mut Problems) {
+    let given = [
+        tls.secret_name.is_some(),
+        tls.issuer_ref.is_some(),
+        tls.self_signed.is_some(),
+    ];
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        problems.add(
+            "spec.tls",
+            "exactly one of secretName, issuerRef and selfSigned",
+        );
+    }
+    if let Some(secret) = &tls.secret_name {
+        problems.object_name("spec.tls.secretName", secret);
+    }
+    if let Some(issuer) = &tls.issuer_ref {
+        check_issuer("spec.tls.issuerRef", issuer, problems);
+        if tls.dns_names.is_empty() {
+            problems.add("spec.tls.dnsNames", "is empty, which tls.issuerRef needs");
+        }
+    }
+    for (index, name) in tls.dns_names.iter().enumerate() {
+        problems.dns_name(&format!("spec.tls.dnsNames[{index}]"), name);
+    }
+    problems.unique(
+        "spec.tls.dnsNames",
+        tls.dns_names.iter().map(String::as_str),
+    );
+}
+
+fn check_issuer(path: &str, issuer: &IssuerReference, problems: &mut Problems) {
+    problems.object_name(&format!("{path}.name"), &issuer.name);
+    problems.text(&format!("{path}.kind"), &issuer.kind, 63);
+    problems.object_name(&format!("{path}.group"), &issuer.group);
+}
+
+pub(super) fn check_key(path: &str, reference: &KeyReference, problems: &mut Problems) {
+    problems.object_name(&format!("{path}.name"), &reference.name);
+    problems.secret_key(&format!("{path}.key"), &reference.key);
+}
+
+fn check_network_policy(spec: &IngestClusterSpec, problems: &mut Problems) {
+    let policy = &spec.network_policy;
+    for (field, peers) in [
+        ("apiFrom", &policy.api_from),
+        ("playbackFrom", &policy.playback_from),
+        ("metricsFrom", &policy.metrics_from),
+    ] {
+        check_peers(&format!("spec.networkPolicy.{field}"), peers, problems);
+    }
+    for (index, rule) in policy.extra_egress.iter().enumerate() {
+        let path = format!("spec.networkPolicy.extraEgress[{index}].to");
+        check_peers(&path, rule.to.as_deref().unwrap_or_default(), problems);
+    }
+}
+
+fn check_peers(path: &str, peers: &[NetworkPolicyPeer], problems: &mut Problems) {
+    for (index, peer) in peers.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let pods = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
+        match &peer.ip_block {
+            Some(_) if pods => problems.add(path, "has both ipBlock and a selector"),
+            Some(block) => {
+                problems.cidr(&format!("{path}.ipBlock.cidr"), &block.cidr);
+                for (index, except) in block.except.iter().flatten().enumerate() {
+                    problems.cidr(&format!("{path}.ipBlock.except[{index}]"), except);
+                }
+            }
+            None if !pods => problems.add(path, "is empty; {namespaceSelector: {}} is every pod"),
+            None => {}
+        }
+    }
+}
+
+/// The port of the trace collector, where traces are exported.
+pub(super) fn trace_port(observability: &Observability, problems: &mut Problems) -> Option<u16> {
+    const PATH: &str = "spec.observability.tracing";
+    let labels = &observability.pod_monitor_labels;
+    super::pods::check_labels("spec.observability.podMonitorLabels", labels, problems);
+    let tracing = observability.tracing.as_ref()?;
+    problems.range(
+        &format!("{PATH}.samplePercent"),
+        tracing.sample_percent,
+        0,
+        100,
+    );
+    let uri = tracing.endpoint.parse::<Uri>().ok();
+    let authority = uri.as_ref().and_then(Uri::authority);
+    let default_port = match uri.as_ref().and_then(Uri::scheme_str) {
+        Some("http") => Some(80),
+        Some("https") => Some(443),
+        Some(_) | None => None,
+    };
+    match (authority, default_port) {
+        (Some(authority), Some(_)) if authority.as_str().contains('@') => {
+            problems.add(format!("{PATH}.endpoint"), "holds credentials");
+            None
+        }
+        (Some(authority), Some(default_port)) => Some(authority.port_u16().unwrap_or(default_port)),
+        (None, _) | (_, None) => {
+            problems.add(
+                format!("{PATH}.endpoint"),
+                "is not of the form http://host:port or https://host:port",
+            );
+            None
+        }
+    }
+}
