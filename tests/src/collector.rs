@@ -151,10 +151,12 @@ impl Exported {
 
 fn text(attributes: &[KeyValue], name: &str) -> Option<String> {
     let attribute = attributes.iter().find(|attribute| attribute.key == name)?;
-    match attribute.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) => Some(text.clone()),
-        other => Some(format!("{other:?}")),
-    }
+    let value = attribute.value.as_ref()?.value.as_ref()?;
+    Some(if let Value::StringValue(text) = value {
+        text.clone()
+    } else {
+        format!("{value:?}")
+    })
 }
 
 struct Service(Requests);

@@ -41,7 +41,10 @@ fn the_check_finds_a_field_that_does_not_exist() {
     let output = check(&[file]);
     let report = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(report.contains("1 objects, 5 minors, 5 mistakes"), "{report}");
+    assert!(
+        report.contains("1 objects, 5 minors, 5 mistakes"),
+        "{report}"
+    );
     assert!(report.contains("clusterIp"), "{report}");
 }
 

@@ -28,8 +28,9 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The name is not the user's to choose: by it, the NetworkPolicies of clusters admit the operator. */}}
 {{- define "operator.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "operator.name" . }}
+app.kubernetes.io/name: headwater-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
@@ -85,7 +86,6 @@ with server-side apply.
 {{- else -}}
 {{- $own = append $own (dict "name" "HEADWATER_WATCH_NAMESPACE" "value" (include "operator.watched" . | fromJsonArray | join ",")) -}}
 {{- end -}}
-{{- $own = append $own (dict "name" "POD_NAME" "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.name"))) -}}
 {{- $byName := dict -}}
 {{- $names := list -}}
 {{- range concat $own .Values.extraEnv -}}

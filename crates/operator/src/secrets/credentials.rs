@@ -217,7 +217,7 @@ fn token(
         (Some(secret), Some(held)) if !tokens.is_empty() => {
             match Step::of(secret, now, TOKEN_OVERLAP) {
                 Step::Rest => held.to_owned(),
-                step => {
+                step @ (Step::Add(_) | Step::Promote | Step::Drop) => {
                     match step {
                         Step::Rest => {}
                         Step::Add(request) => {
