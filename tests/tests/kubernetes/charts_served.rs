@@ -276,9 +276,14 @@ impl Server {
             .unwrap();
         assert_eq!(edges().await, 4);
         // An application that is no longer in the values is no longer published to.
-        self.cluster(helm, "upgrade", release, &["--set=applications={studio}"])
-            .await
-            .unwrap();
+        self.cluster(
+            helm,
+            "upgrade",
+            release,
+            &["--set=edge.autoscaling.enabled=true,applications={studio}"],
+        )
+        .await
+        .unwrap();
         let left = self
             .kubectl(&[
                 "get",
