@@ -249,7 +249,11 @@ impl Server {
                 .unwrap();
         }
         assert_eq!(edges().await, 6);
-        // From here on, the number is the autoscaler's.
+        self.autoscaled(helm, release, &cluster).await;
+    }
+
+    /// With autoscaling on, the number is the autoscaler's, whatever else changes.
+    async fn autoscaled(&self, helm: Helm, release: &str, cluster: &str) {
         self.cluster(
             helm,
             "upgrade",
@@ -265,7 +269,7 @@ impl Server {
                 Some(_) => json!({"spec": {"replicas": number}}),
             };
             let number = number.to_string();
-            let mut patch = vec!["patch", &cluster, "--namespace=live", "--type=merge"];
+            let mut patch = vec!["patch", cluster, "--namespace=live", "--type=merge"];
             patch.extend(["--field-manager=autoscaler", "--patch", &number]);
             patch.extend(further);
             self.kubectl(&patch).await.unwrap();
@@ -274,11 +278,17 @@ impl Server {
         self.cluster(helm, "upgrade", release, &further)
             .await
             .unwrap();
-        assert_eq!(edges().await, 4);
+        let edges = self.get("live", cluster).await["spec"]["edge"]["replicas"].clone();
+        assert_eq!(edges, 4);
         // An application that is no longer in the values is no longer published to.
-        self.cluster(helm, "upgrade", release, &["--set=applications={studio}"])
-            .await
-            .unwrap();
+        self.cluster(
+            helm,
+            "upgrade",
+            release,
+            &["--set=edge.autoscaling.enabled=true,applications={studio}"],
+        )
+        .await
+        .unwrap();
         let left = self
             .kubectl(&[
                 "get",
@@ -292,7 +302,7 @@ impl Server {
             .unwrap();
         assert_eq!(
             left.trim(),
-            format!("ingestapplication.headwater.dev/{name}-studio")
+            format!("ingestapplication.headwater.dev/{release}-headwater-studio")
         );
     }
 
