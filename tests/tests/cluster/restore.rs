@@ -169,7 +169,9 @@ impl Backup {
     fn restore(&self, base: &Path, postgres: Option<&Postgres>) {
         match postgres {
             Some(postgres) => postgres.restore(&self.dump()),
-            None => drop(fs::copy(self.dump(), base.join("control.db")).unwrap()),
+            None => {
+                fs::copy(self.dump(), base.join("control.db")).unwrap();
+            }
         }
         copy_all(&self.directory.path().join(INTERNAL), &base.join(INTERNAL));
     }

@@ -1,7 +1,7 @@
 //! PodMonitors of the Prometheus operator, one per tier.
 
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Observed,
@@ -24,7 +24,11 @@ pub(super) fn pod_monitors(cluster: &ValidatedCluster, observed: &Observed) -> V
             let mut object = DynamicObject::new(&name, &resource).data(json!({
                 "spec": {
                     "selector": {"matchLabels": selector(cluster, component)},
-                    "podMetricsEndpoints": [{"port": Port::Admin.name(), "path": "/metrics"}],
+                    "podMetricsEndpoints": [{
+                        "port": Port::Admin.name(),
+                        "path": "/metrics",
+                        "relabelings": relabelings(),
+                    }],
                 },
             }));
             object.metadata = object_meta(cluster, Some(component), name);
@@ -36,4 +40,19 @@ pub(super) fn pod_monitors(cluster: &ValidatedCluster, observed: &Observed) -> V
             object
         })
         .into()
+}
+
+/// The labels that alerts and dashboards group by. Not `cluster`: most fleets call a whole Kubernetes cluster that.
+fn relabelings() -> Value {
+    let from_pod = |label: &str, target: &str| {
+        json!({
+            "sourceLabels": [format!("__meta_kubernetes_pod_label_{label}")],
+            "targetLabel": target,
+        })
+    };
+    json!([
+        from_pod("headwater_dev_cluster", "ingest_cluster"),
+        from_pod("app_kubernetes_io_component", "role"),
+        from_pod("headwater_dev_revision", "revision"),
+    ])
 }
