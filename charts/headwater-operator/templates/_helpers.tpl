@@ -109,7 +109,7 @@ with server-side apply.
   verbs: [get, list, watch, patch]
 - apiGroups: [headwater.dev]
   # scale: the first number of edges of a cluster with an autoscaler
-  resources: [ingestclusters/status, ingestclusters/scale, ingestapplications/status]
+  resources: [ingestclusters/status, ingestapplications/status]
   verbs: [patch]
 - apiGroups: [headwater.dev]
   # ownerReferences with blockOwnerDeletion, where OwnerReferencesPermissionEnforcement is on

@@ -210,16 +210,17 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// An autoscaler takes a cluster without a number for one that is switched off.
+    /// An autoscaler takes a cluster without a number for one that is switched off, and the scale subresource refuses to
+    /// be set while there is none.
     async fn set_replicas(&self, replicas: i32) -> Result<(), ReconcileError> {
         let namespace = self.cluster.namespace().unwrap_or_default();
         let api: Api<IngestCluster> = Api::namespaced(self.context.client.clone(), &namespace);
-        let patch = json!({ "spec": { "replicas": replicas } });
+        let patch = json!({ "spec": { "edge": { "replicas": replicas } } });
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        api.patch_scale(&self.cluster.name_any(), &params, &Patch::Merge(patch))
+        api.patch(&self.cluster.name_any(), &params, &Patch::Merge(patch))
             .await?;
         Ok(())
     }
