@@ -105,10 +105,9 @@ with server-side apply.
 {{- define "operator.rules" -}}
 - apiGroups: [headwater.dev]
   resources: [ingestclusters]
-  # patch: the finalizer
+  # patch: the finalizer, and the first number of edges of a cluster with an autoscaler
   verbs: [get, list, watch, patch]
 - apiGroups: [headwater.dev]
-  # scale: the first number of edges of a cluster with an autoscaler
   resources: [ingestclusters/status, ingestapplications/status]
   verbs: [patch]
 - apiGroups: [headwater.dev]
