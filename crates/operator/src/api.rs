@@ -12,23 +12,29 @@
 
 mod application;
 mod cluster;
+mod control;
+mod edge;
 mod pod_template;
+mod redis;
 mod status;
+mod surroundings;
+mod tls;
 
 pub use self::{
     application::{ApplicationStatus, ClusterReference, IngestApplication, IngestApplicationSpec},
     cluster::{
-        Autoscaling, Control, Database, DeletionPolicy, Drain, Edge, EdgeLimits, EdgeService,
-        Image, IngestCluster, IngestClusterSpec, InternalTls, IssuerReference, KeyReference,
-        LogFormat, Logging, NetworkPolicies, Observability, Origin, OutagePolicy, PerRoleAuth,
-        Postgres, PublicService, PublicTls, PullPolicy, Redis, RedisAuth, RedisServer, RedisTls,
-        SelfSigned, ServiceType, SharedAuth, Sqlite, Tracing, TrafficPolicy, WhenServed,
+        DeletionPolicy, Image, IngestCluster, IngestClusterSpec, KeyReference, Origin, PullPolicy,
     },
+    control::{Control, Database, Postgres, PublicService, Sqlite},
+    edge::{Autoscaling, Drain, Edge, EdgeLimits, EdgeService, ServiceType, TrafficPolicy},
     pod_template::PodTemplate,
+    redis::{OutagePolicy, PerRoleAuth, Redis, RedisAuth, RedisServer, RedisTls, SharedAuth},
     status::{
         CertificateStatus, Certificates, ClusterStatus, Condition, ConditionType, EdgeStatus,
         Endpoint, LiveConfiguration, Reason, SessionsStatus, TierStatus,
     },
+    surroundings::{LogFormat, Logging, NetworkPolicies, Observability, Tracing, WhenServed},
+    tls::{InternalTls, IssuerReference, PublicTls, SelfSigned},
 };
 
 /// API group of both kinds.

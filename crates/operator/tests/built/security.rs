@@ -141,7 +141,9 @@ fn faults(pod: &PodSpec) -> Vec<&'static str> {
         require(own.allow_privilege_escalation == Some(false), "escalation");
         require(own.privileged != Some(true), "privileged");
         require(own.proc_mount.is_none(), "procMount");
-        let seccomp = own.seccomp_profile.or(security.seccomp_profile.clone());
+        let seccomp = own
+            .seccomp_profile
+            .or_else(|| security.seccomp_profile.clone());
         require(
             seccomp.is_some_and(|profile| profile.type_ == "RuntimeDefault"),
             "seccomp",

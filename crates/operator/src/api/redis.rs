@@ -1,0 +1,102 @@
+//! Redis or Valkey, where session ownership is kept.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::KeyReference;
+
+/// Redis or Valkey.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Redis {
+    /// One server, or one stable address of a managed one.
+    pub standalone: RedisServer,
+    /// Without it, no password is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<RedisAuth>,
+    /// Without it, the connection is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RedisTls>,
+    /// Before every key; by default `hw-<namespace>-<name>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128), regex(pattern = r"^[a-z0-9][a-z0-9-]*$"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("redis.keyPrefix is immutable: live sessions are under it"))]
+    pub key_prefix: Option<String>,
+    /// What new publishes get while Redis is down.
+    #[serde(default)]
+    pub outage_policy: OutagePolicy,
+}
+
+/// An address.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisServer {
+    /// Name or address; with TLS, the certificate's.
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// Its port.
+    #[serde(default = "RedisServer::port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+}
+
+impl RedisServer {
+    fn port() -> i32 {
+        6379
+    }
+}
+
+/// One of the two.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[x_kube(validation = Rule::new("[has(self.perRole), has(self.shared)].exists_one(x, x)")
+    .message("redis.auth: exactly one of perRole and shared"))]
+#[serde(rename_all = "camelCase")]
+pub struct RedisAuth {
+    /// The users `edge`, `control` and `origin`, each with the rights that it needs (the chart's values and `deploy/redis/users.acl` show them).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_role: Option<PerRoleAuth>,
+    /// One user for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedAuth>,
+}
+
+/// A user per role.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PerRoleAuth {
+    /// A Secret with the keys `edge-password`, `control-password` and `origin-password`.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+}
+
+/// One user.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedAuth {
+    /// By default Redis's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub username: Option<String>,
+    /// Its password.
+    pub password_secret_ref: KeyReference,
+}
+
+/// An encrypted connection to Redis.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisTls {
+    /// Certificates (PEM) that the server's is checked against; by default the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<KeyReference>,
+}
+
+/// What new publishes get while Redis is down. Live sessions go on either way.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum OutagePolicy {
+    /// They are refused, with a reason that says to try again.
+    FailClosed,
+    /// They are taken; origins keep two publishers of a stream apart.
+    #[default]
+    KeepExisting,
+}
