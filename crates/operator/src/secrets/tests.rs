@@ -318,7 +318,7 @@ fn origins_know_a_grant_key_before_control_signs_by_it() {
         data_encoding::HEXLOWER.encode(&key.public_key())
     };
     let old = signer(&existing);
-    assert_eq!(public(&existing), [old.clone()]);
+    assert_eq!(public(&existing), std::slice::from_ref(&old));
     rotate(&mut existing, name, "x");
     reconcile(&cluster(), RUNNING, &mut existing, start());
     assert_eq!(signer(&existing), old);
