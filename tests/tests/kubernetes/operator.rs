@@ -310,8 +310,7 @@ async fn a_forced_end_waits_for_nobody_and_takes_the_secrets_along() {
 #[tokio::test]
 async fn an_autoscaler_finds_a_number_and_moves_it() {
     let installation = Installation::start(QUICK).await;
-    let autoscaled = "\
-    autoscaling:
+    let autoscaled = "autoscaling:
       minReplicas: 2
       maxReplicas: 6
     podTemplate:
@@ -320,7 +319,7 @@ async fn an_autoscaler_finds_a_number_and_moves_it() {
           cpu: 100m
 ";
     installation
-        .apply(&CLUSTER.replace("    replicas: 2\n", autoscaled))
+        .apply(&CLUSTER.replace("replicas: 2\n", autoscaled))
         .await;
     let replicas = async |number: i64| {
         let cluster = installation.cluster().await?;
