@@ -325,7 +325,7 @@ async fn an_autoscaler_finds_a_number_and_moves_it() {
         let cluster = installation.cluster().await?;
         (cluster["spec"]["edge"]["replicas"] == number).then_some(())
     };
-    wait_for("the first number", SOON, async || replicas(2).await).await;
+    wait_for("the first number", SOON, async || replicas(3).await).await;
     installation.settled().await;
     let group = "apis/autoscaling/v2";
     let autoscaler = installation
