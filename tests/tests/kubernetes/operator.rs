@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use tests::wait::wait_for;
+use tests::{
+    binary::headwater,
+    kube::{self, ControlPlane},
+    process::{Process, command},
+    wait::wait_for,
+};
+use tokio::process::Command;
 
 use crate::operator_harness::{CLUSTER, Installation, SOON, name};
 
@@ -299,6 +305,149 @@ async fn a_forced_end_waits_for_nobody_and_takes_the_secrets_along() {
     })
     .await;
     installation.assert_nothing_was_forbidden();
+}
+
+#[tokio::test]
+async fn an_autoscaler_finds_a_number_and_moves_it() {
+    let installation = Installation::start(QUICK).await;
+    let autoscaled = "autoscaling:
+      minReplicas: 2
+      maxReplicas: 6
+    podTemplate:
+      resources:
+        requests:
+          cpu: 100m
+";
+    installation
+        .apply(&CLUSTER.replace("replicas: 2\n", autoscaled))
+        .await;
+    let replicas = async |number: i64| {
+        let cluster = installation.cluster().await?;
+        (cluster["spec"]["edge"]["replicas"] == number).then_some(())
+    };
+    wait_for("the first number", SOON, async || replicas(3).await).await;
+    installation.settled().await;
+    let group = "apis/autoscaling/v2";
+    let autoscaler = installation
+        .get(group, "horizontalpodautoscalers", "live-edge")
+        .await;
+    let target = &autoscaler.unwrap()["spec"]["scaleTargetRef"];
+    assert_eq!(
+        (&target["kind"], &target["name"]),
+        (&"IngestCluster".into(), &"live".into())
+    );
+
+    // As the autoscaler does.
+    installation
+        .kubectl(&["scale", "igc/live", "--replicas=4"])
+        .await;
+    wait_for("the edges to follow", SOON, async || {
+        let scale = installation
+            .kubectl(&["get", "igc/live", "-o", "jsonpath={.status.edge.replicas}"])
+            .await;
+        (scale == "4").then_some(())
+    })
+    .await;
+    installation.settled().await;
+    let events = installation.kubectl(&["get", "events"]).await;
+    assert_eq!(events.matches("ScaledOut").count(), 1, "{events}");
+    installation.assert_nothing_was_forbidden();
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_changes_nothing_that_runs() {
+    let installation = Installation::start(QUICK).await;
+    installation.apply(CLUSTER).await;
+    installation.settled().await;
+    let before = installation
+        .get(APPS, "statefulsets", "live-origin")
+        .await
+        .unwrap();
+    let patch = r#"{"spec":{"version":"99.0.0","origin":{"replicas":2}}}"#;
+    installation
+        .kubectl(&["patch", "igc/live", "--type=merge", "-p", patch])
+        .await;
+    let message = installation
+        .condition("VersionSupported", "False", "UnsupportedVersion")
+        .await;
+    assert!(message.contains("99.0.0"), "{message}");
+    installation
+        .condition("Stalled", "True", "UnsupportedVersion")
+        .await;
+    let after = installation
+        .get(APPS, "statefulsets", "live-origin")
+        .await
+        .unwrap();
+    assert_eq!(
+        before["metadata"]["generation"],
+        after["metadata"]["generation"]
+    );
+    let events = installation.kubectl(&["get", "events"]).await;
+    assert_eq!(events.matches("ConfigRejected").count(), 1, "{events}");
+
+    // Nor does a pause, but the status goes on.
+    let patch = r#"{"spec":{"version":null,"paused":true}}"#;
+    installation
+        .kubectl(&["patch", "igc/live", "--type=merge", "-p", patch])
+        .await;
+    installation.condition("Ready", "True", "Paused").await;
+    let after = installation
+        .get(APPS, "statefulsets", "live-origin")
+        .await
+        .unwrap();
+    assert_eq!(
+        before["metadata"]["generation"],
+        after["metadata"]["generation"]
+    );
+    let patch = r#"{"spec":{"paused":false}}"#;
+    installation
+        .kubectl(&["patch", "igc/live", "--type=merge", "-p", patch])
+        .await;
+    wait_for("the change to be made", SOON, async || {
+        let origin = installation
+            .get(APPS, "statefulsets", "live-origin")
+            .await?;
+        (origin["spec"]["replicas"] == 2).then_some(())
+    })
+    .await;
+    installation.assert_nothing_was_forbidden();
+}
+
+#[tokio::test]
+async fn without_its_definitions_the_operator_says_what_to_do() {
+    let plane = ControlPlane::start("operator-definitions").await;
+    let refused = async |name: &str| {
+        let mut command = command(headwater());
+        command
+            .args([
+                "operator",
+                "--log-format",
+                "text",
+                "--watch-namespace",
+                "default",
+            ])
+            .args(["--admin-listen", "127.0.0.1:0"])
+            .env("KUBECONFIG", plane.kubeconfig());
+        let mut process = Process::spawn(name, &mut command, plane.directory());
+        let status = process.exit(SOON).await;
+        assert_eq!(status.code(), Some(1), "{}", process.log());
+        process.log()
+    };
+    let log = refused("missing").await;
+    assert!(log.contains("is not installed"), "{log}");
+    assert!(
+        log.contains("headwater crds | kubectl apply --server-side -f -"),
+        "{log}"
+    );
+    let definitions = kube::run(Command::new(headwater()).arg("crds")).await;
+    let old = definitions.replace(
+        "headwater.dev/crd-revision: \"1\"",
+        "headwater.dev/crd-revision: \"0\"",
+    );
+    assert_ne!(old, definitions);
+    plane.apply(&old).await;
+    let log = refused("old").await;
+    assert!(log.contains("has revision 0, and 1 is needed"), "{log}");
 }
 
 #[tokio::test]
