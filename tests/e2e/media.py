@@ -227,6 +227,7 @@ class Seen:
             "latency_p50_ms": round(ledger["latency_ms"]["p50"]),
             "latency_max_ms": round(ledger["latency_ms"]["max"]),
             "reader_resumes": sum(len(stream["resumes"]) for stream in subscribe["streams"]),
+            "readers_without_a_frame": sum(stream["ledger"]["received"] == 0 for stream in subscribe["streams"]),
             "readers_given_up": sum(stream["ended"] == "gave_up" for stream in subscribe["streams"]),
             "ffmpeg_disconnects": len(ffmpeg_disconnects),
             "ffmpeg_reasons": sorted(set(ffmpeg_disconnects)),
@@ -251,7 +252,7 @@ class Seen:
         faults = []
         if figures["frames_corrupted"] or figures["frames_reordered"]:
             faults.append("frames came corrupted or out of order")
-        if figures["frames"] == 0 or figures["player_tags"] == 0:
+        if figures["readers_without_a_frame"] or figures["player_tags"] == 0:
             faults.append("a reader got nothing")
         if figures["readers_given_up"]:
             faults.append("a reader gave up")
