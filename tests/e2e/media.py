@@ -191,8 +191,11 @@ class Witnesses:
         self.children["flv"].end()
         self.camera.stop()
         self.children["bench-publish"].end()
-        time.sleep(0.5)  # not for a condition: what was sent last may take this long to be read
-        self.children["bench-subscribe"].end()
+        # It ends with the streams, when it has read what is under way.
+        try:
+            self.children["bench-subscribe"].process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.children["bench-subscribe"].end()
         publish, subscribe = (
             json.loads(self.reports[name].read_text()) for name in ("bench-publish", "bench-subscribe")
         )
@@ -218,7 +221,7 @@ class Seen:
             "publisher_reasons": sorted({disconnect["reason"] for disconnect in publish["disconnects"]}),
             "longest_send_stall_ms": round(publish["longest_stall_ms"]),
             "frames": ledger["received"],
-            "frames_lost": ledger["lost"],
+            "frames_lost": ledger["lost"] + unread(publish, ledger),
             "frames_lost_between_sessions": ledger["lost_between_sessions"],
             "frames_skipped": ledger["skipped"],
             "frames_duplicated": ledger["duplicated"],
@@ -257,3 +260,10 @@ class Seen:
         if figures["readers_given_up"]:
             faults.append("a reader gave up")
         return faults
+
+
+def unread(publish, ledger):
+    """Frames after the last one that was read: no number comes after them that would show that they are missing."""
+    read = {int(publisher): numbers["next"] for publisher, numbers in ledger["publishers"].items()}
+    made = {stream["stamped_as"]: stream["next_sequence"] for stream in publish["streams"]}
+    return sum(max(0, number - read.get(publisher, 0)) for publisher, number in made.items())
