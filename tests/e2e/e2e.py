@@ -26,6 +26,8 @@ REDIS = "registry.local/redis"
 STREAMS = ("camera", "bench-0", "bench-1")
 # From `helm install` to a cluster that takes publishers.
 READY_SECONDS = 240
+# Publishers go on for so long after an operation.
+AFTERMATH_SECONDS = 15
 # For an operation under live publishers to be over.
 OPERATION_SECONDS = 300
 
@@ -59,6 +61,8 @@ class Run:
             seconds = time.monotonic() - began
             self.settled()
             self.live()
+            # No condition: a reader whose origin went may ask one for ten seconds that does not have the stream.
+            time.sleep(AFTERMATH_SECONDS)
             seen = witnesses.stop()
         except BaseException:
             witnesses.kill()

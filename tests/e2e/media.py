@@ -221,7 +221,7 @@ class Seen:
             "publisher_reasons": sorted({disconnect["reason"] for disconnect in publish["disconnects"]}),
             "longest_send_stall_ms": round(publish["longest_stall_ms"]),
             "frames": ledger["received"],
-            "frames_lost": ledger["lost"] + unread(publish, ledger),
+            "frames_lost": ledger["lost"] + unread(publish, subscribe),
             "frames_lost_between_sessions": ledger["lost_between_sessions"],
             "frames_skipped": ledger["skipped"],
             "frames_duplicated": ledger["duplicated"],
@@ -262,8 +262,10 @@ class Seen:
         return faults
 
 
-def unread(publish, ledger):
+def unread(publish, subscribe):
     """Frames after the last one that was read: no number comes after them that would show that they are missing."""
-    read = {int(publisher): numbers["next"] for publisher, numbers in ledger["publishers"].items()}
+    read = {}
+    for stream in subscribe["streams"]:
+        read.update((int(publisher), numbers["next"]) for publisher, numbers in stream["ledger"]["publishers"].items())
     made = {stream["stamped_as"]: stream["next_sequence"] for stream in publish["streams"]}
     return sum(max(0, number - read.get(publisher, 0)) for publisher, number in made.items())
