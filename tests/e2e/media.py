@@ -17,6 +17,8 @@ from cluster import REPOSITORY, Failure
 APPLICATION = "live"
 # Encoders wait this long before they connect again.
 RECONNECT_SECONDS = 2
+# Publishers go on for so long after an operation.
+AFTERMATH_SECONDS = 15
 # For a process that was asked to end.
 END_SECONDS = 30
 
@@ -187,6 +189,8 @@ class Witnesses:
     def stop(self):
         """What they saw. The player ends first, while there is something to see; the account after its publishers, so
         that nothing is under way."""
+        # No condition: a reader whose origin went may ask one for ten seconds that does not have the stream.
+        time.sleep(AFTERMATH_SECONDS)
         seconds = time.monotonic() - self.began
         self.children["flv"].end()
         self.camera.stop()
