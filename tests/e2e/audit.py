@@ -26,7 +26,7 @@ class Audit:
 
     def unused(self):
         """Granted, and never asked for: `group/resource verb`."""
-        used = {(resource_of(event), event["verb"]) for event in self.requests()}
+        used = {(resource_of(event), verb) for event in self.requests() for verb in verbs(event)}
         return sorted(f"{verb} {resource}" for resource, verb in self.granted() - used)
 
     def granted(self):
@@ -44,6 +44,13 @@ class Audit:
             and subject["name"] == self.account
             and subject.get("namespace", self.cluster.namespace) == self.cluster.namespace
         )
+
+
+def verbs(event):
+    """A server-side apply that makes an object needs the right to create it, too."""
+    yield event["verb"]
+    if event["verb"] == "patch" and event.get("responseStatus", {}).get("code") == 201:
+        yield "create"
 
 
 def resource_of(event):

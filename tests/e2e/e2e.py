@@ -148,6 +148,27 @@ def install(run):
     run.step("helm test", lambda: cluster.helm("test", RELEASE, "--timeout", "240s"))
 
 
+def everything_of(run, parts):
+    """Every scenario with one of these parts in its name; all, unless there are any."""
+    for what, scenario, undisturbed in scenarios.LIVE:
+        if not parts or any(part in what for part in parts):
+            run.witnessed(what, scenario, undisturbed)
+    last = (
+        ("delete and create: the same keys", scenarios.recreate),
+        ("audit: what the operator asked for", audited),
+        ("uninstall leaves nothing", scenarios.uninstall),
+    )
+    for what, scenario in last:
+        if not parts or any(part in what for part in parts):
+            run.step(what, lambda scenario=scenario: scenario(run))
+
+
+def audited(run):
+    audit = Audit(run.cluster, OPERATOR)
+    run.report.audit(audit)
+    run.failures += [f"the operator was refused: {request}" for request in audit.refused()]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="directory of the cluster (tests/kube/cluster)")
@@ -167,15 +188,7 @@ def main():
         else:
             bring_up(run, images)
             install(run)
-        for what, scenario, undisturbed in scenarios.LIVE:
-            if not arguments.only or any(part in what for part in arguments.only):
-                run.witnessed(what, scenario, undisturbed)
-        if not arguments.only:
-            run.step("the same keys after delete and create", lambda: scenarios.recreate(run))
-            audit = Audit(cluster, OPERATOR)
-            run.report.audit(audit)
-            run.failures += [f"the operator was refused: {request}" for request in audit.refused()]
-            run.step("uninstall leaves nothing", lambda: scenarios.uninstall(run))
+        everything_of(run, arguments.only)
     except (Failure, KeyboardInterrupt) as failure:
         run.failures.append(str(failure) or "interrupted")
         print(cluster.diagnose(), file=sys.stderr)

@@ -12,7 +12,7 @@ OPERATOR = "headwater-operator"
 # A rotation of the CA waits until every process trusts the next one, twice.
 ROTATION_SECONDS = 900
 # What stays after everything is uninstalled with deletionPolicy Retain, beside the CRDs: the Secrets that the operator
-# made, without which stream keys are void, and the volume claim of SQLite.
+# made, without which stream keys are void, the volume claim of SQLite, the operator's Lease and the pod of `helm test`.
 RETAINED = (f"Secret/{INGEST}-", f"PersistentVolumeClaim/{INGEST}-control-data")
 
 
@@ -158,7 +158,7 @@ def leftovers(cluster):
     kinds = [kind for kind in kinds if not kind.startswith("events")]
     found = json.loads(cluster.kubectl("get", ",".join(kinds), "--output=json"))["items"]
     names = [f"{item['kind']}/{item['metadata']['name']}" for item in found]
-    ours = ("ConfigMap/kube-root-ca.crt", "ServiceAccount/default", f"Pod/{INGEST}-test-publish")
+    ours = ("ConfigMap/kube-root-ca.crt", "ServiceAccount/default", f"Pod/{INGEST}-test-publish", f"Lease/{OPERATOR}")
     return sorted(
         name for name in names
         if name not in ours and not name.startswith(RETAINED)

@@ -17,8 +17,7 @@ use std::{
 
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
-    ServiceDescriptorProto,
-    field_descriptor_proto::{Label, Type},
+    ServiceDescriptorProto, field_descriptor_proto::Label,
 };
 
 /// By what is written on the wire (the number of a field, the path of a call): what it means.
@@ -159,9 +158,9 @@ fn meaning(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
         Label::Repeated => "repeated ".to_owned(),
         Label::Required => "required ".to_owned(),
     };
-    let kind = match field.r#type() {
-        Type::Message | Type::Enum | Type::Group => field.type_name().to_owned(),
-        scalar => scalar.as_str_name().to_owned(),
+    let kind = match &field.type_name {
+        Some(name) => name.clone(),
+        None => field.r#type().as_str_name().to_owned(),
     };
     format!("{label}{kind} {}", field.name())
 }

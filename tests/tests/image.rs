@@ -251,7 +251,9 @@ fn confined(root: &Path, scratch: Option<&Path>, arguments: &[&str]) -> Command 
          root=\"$0\" && shift && {change_root} \"$root\" /usr/bin/headwater \"$@\""
     );
     command.args(["--mount", "--", "sh", "-c", &script]);
-    command.arg(root).arg(scratch.unwrap_or(Path::new("")));
+    command
+        .arg(root)
+        .arg(scratch.unwrap_or_else(|| Path::new("")));
     command.args(arguments).env_clear();
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command

@@ -303,8 +303,12 @@ impl Reader {
     }
 
     fn endpoint(&self) -> &(String, Channel) {
-        let connection = &self.run.channels[self.number / SESSIONS_PER_CONNECTION];
-        &connection[self.endpoint % connection.len()]
+        let endpoints = self.endpoints();
+        &endpoints[self.endpoint % endpoints.len()]
+    }
+
+    fn endpoints(&self) -> &[(String, Channel)] {
+        &self.run.channels[self.number / SESSIONS_PER_CONNECTION]
     }
 
     /// One call; returns why the stream ended.
@@ -318,7 +322,8 @@ impl Reader {
                 Class::Lossless => DeliveryClass::Lossless,
             }
             .into(),
-            wait_for_stream: true,
+            // Which of several origins will have it, nobody knows: they are asked in turn.
+            wait_for_stream: self.endpoints().len() == 1,
         });
         request
             .metadata_mut()
