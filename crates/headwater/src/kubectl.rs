@@ -76,7 +76,15 @@ async fn connect(arguments: &DeskArguments, cluster: Option<&str>) -> anyhow::Re
         };
         return Err(UsageError(message).into());
     };
-    let access = ApiAccess::find(&desk, &Names::new(&cluster.resource)).await?;
+    reach(
+        &desk,
+        &cluster.resource.metadata.name.clone().unwrap_or_default(),
+    )
+    .await
+}
+
+async fn reach(desk: &Desk, cluster: &str) -> anyhow::Result<ApiChannel> {
+    let access = ApiAccess::find(desk, &Names::of(cluster)).await?;
     let bearer = Bearer::new(&access.token)?;
     let tls = tls(access.ca.as_deref())?;
     let endpoint = Endpoint::from_shared(format!("https://{}", access.server_name))

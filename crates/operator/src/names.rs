@@ -44,6 +44,11 @@ impl Names {
         Self(cluster.name_any())
     }
 
+    /// Of the cluster of this name.
+    pub fn of(cluster: &str) -> Self {
+        Self(cluster.to_owned())
+    }
+
     /// The IngestCluster itself.
     pub fn cluster(&self) -> &str {
         &self.0

@@ -102,10 +102,12 @@ impl Check {
 
     /// A path; relative ones count from the configuration's own directory.
     pub(super) fn resolve(&self, path: &Path) -> PathBuf {
-        match self.file.parent() {
-            Some(directory) => directory.join(path),
-            None => path.to_owned(),
-        }
+        // The directory of `control.yaml` alone is the working directory, and not the empty path.
+        let directory = self
+            .file
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty());
+        directory.unwrap_or_else(|| Path::new(".")).join(path)
     }
 
     /// The content of a file that must be there, without the white space around it.

@@ -1,14 +1,28 @@
 //! `headwater doctor`: what the checks found, for people and for scripts.
 
-use operator::inspect::{Check, Outcome, examine};
+use operator::inspect::{Check, Desk, Outcome, clusters, examine};
+use proto::v1::{
+    ListSessionsRequest, ListStreamKeysRequest, session_service_client::SessionServiceClient,
+    stream_key_service_client::StreamKeyServiceClient,
+};
 use serde_json::{Value, json};
 
-use crate::{cli::DeskArguments, output};
+use crate::{
+    api::{ApiChannel, explain},
+    cli::DeskArguments,
+    output,
+};
 
 /// Prints every check; fails where something does not work.
 pub(crate) async fn run(arguments: &DeskArguments, name: Option<&str>) -> anyhow::Result<()> {
     let desk = super::open(arguments).await?;
-    let checks = examine(&desk, name).await?;
+    let mut checks = examine(&desk, name).await?;
+    if checks.iter().any(|check| check.subject == OPERATOR) {
+        for cluster in clusters(&desk, name).await? {
+            let name = cluster.resource.metadata.name.unwrap_or_default();
+            checks.extend(ask(&desk, &name).await);
+        }
+    }
     if arguments.json {
         output::json(&checks.iter().map(to_json).collect());
     } else {
@@ -19,6 +33,68 @@ pub(crate) async fn run(arguments: &DeskArguments, name: Option<&str>) -> anyhow
         anyhow::bail!("{failed} of {} checks failed", checks.len());
     }
     Ok(())
+}
+
+/// The subject that is only there where the CRDs are.
+const OPERATOR: &str = "operator";
+
+/// Uses a cluster's API as a backend would: its token, its certificate, control, and behind it the database and Redis.
+async fn ask(desk: &Desk, cluster: &str) -> Vec<Check> {
+    let check = |name, error: Option<anyhow::Error>, works: &str, remedy: &str| Check {
+        subject: cluster.to_owned(),
+        name,
+        outcome: error.as_ref().map_or(Outcome::Ok, |_| Outcome::Failed),
+        remedy: error
+            .as_ref()
+            .map_or_else(String::new, |_| remedy.to_owned()),
+        finding: error.map_or_else(|| works.to_owned(), |error| format!("{error:#}")),
+    };
+    let channel = match super::reach(desk, cluster).await {
+        Ok(channel) => channel,
+        Err(error) => {
+            let remedy = "the checks of control above";
+            return vec![check("API", Some(error), "", remedy)];
+        }
+    };
+    let keys = stream_keys(channel.clone()).await.err();
+    let sessions = sessions(channel).await.err();
+    vec![
+        check("API", None, "takes the token of its Secret", ""),
+        check(
+            "database",
+            keys,
+            "stream keys can be listed",
+            "is the database up, and its password right? Control's log says more",
+        ),
+        check(
+            "redis",
+            sessions,
+            "sessions can be listed",
+            "is Redis up, and reachable from control? spec.redis, its Secrets, and NetworkPolicies",
+        ),
+    ]
+}
+
+async fn stream_keys(channel: ApiChannel) -> anyhow::Result<()> {
+    let request = ListStreamKeysRequest {
+        page_size: 1,
+        ..ListStreamKeysRequest::default()
+    };
+    let answer = StreamKeyServiceClient::new(channel)
+        .list_stream_keys(request)
+        .await;
+    answer.map(drop).map_err(|status| explain(&status))
+}
+
+async fn sessions(channel: ApiChannel) -> anyhow::Result<()> {
+    let request = ListSessionsRequest {
+        page_size: 1,
+        ..ListSessionsRequest::default()
+    };
+    let answer = SessionServiceClient::new(channel)
+        .list_sessions(request)
+        .await;
+    answer.map(drop).map_err(|status| explain(&status))
 }
 
 fn count(checks: &[Check], outcome: Outcome) -> usize {

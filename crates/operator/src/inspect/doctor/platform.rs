@@ -11,6 +11,7 @@ use k8s_openapi::{
         },
         coordination::v1::Lease,
         core::v1::Namespace,
+        discovery::v1::EndpointSlice,
         storage::v1::StorageClass,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -34,6 +35,8 @@ const LEASE_AGE_MAX_SECONDS: i64 = 60;
 /// The name of the operator's Lease, and the label of its pods.
 const OPERATOR: &str = "headwater-operator";
 const OPERATOR_SELECTOR: &str = "app.kubernetes.io/name=headwater-operator";
+const DNS_NAMESPACE: &str = "kube-system";
+const DNS_SELECTOR: &str = "kubernetes.io/service-name=kube-dns";
 const STORAGE_DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
@@ -69,7 +72,38 @@ pub(super) async fn examine(desk: &Desk, report: &mut Report) -> Result<bool, In
         }
     }
     storage(desk, report).await;
+    dns(desk, report).await;
     Ok(installed)
+}
+
+/// Edges find control and origins by name.
+async fn dns(desk: &Desk, report: &mut Report) {
+    let api: Api<EndpointSlice> = Api::namespaced(desk.client.clone(), DNS_NAMESPACE);
+    let slices = match api.list(&ListParams::default().labels(DNS_SELECTOR)).await {
+        Ok(slices) => slices.items,
+        Err(error) => return report.unknown("DNS", &error),
+    };
+    let ready = slices
+        .iter()
+        .flat_map(|slice| &slice.endpoints)
+        .filter(|endpoint| {
+            let conditions = endpoint.conditions.as_ref();
+            conditions.and_then(|conditions| conditions.ready) != Some(false)
+        })
+        .count();
+    match (slices.is_empty(), ready) {
+        (true, _) => report.note(
+            "DNS",
+            format!("no Service kube-dns in {DNS_NAMESPACE}"),
+            "whatever resolves Service names here cannot be looked at",
+        ),
+        (false, 0) => report.fail(
+            "DNS",
+            "kube-dns has no ready server: nobody finds anybody",
+            format!("kubectl -n {DNS_NAMESPACE} get pods -l k8s-app=kube-dns"),
+        ),
+        (false, ready) => report.ok("DNS", format!("kube-dns has {ready} ready addresses")),
+    }
 }
 
 async fn version(desk: &Desk, report: &mut Report) -> Result<(), InspectError> {
