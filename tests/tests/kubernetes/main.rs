@@ -15,3 +15,4 @@ mod charts_served;
 mod control_plane;
 mod operator;
 mod operator_harness;
+mod operator_rights;
