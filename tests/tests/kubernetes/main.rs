@@ -14,5 +14,7 @@ mod charts_rendered;
 mod charts_served;
 mod control_plane;
 mod operator;
+mod operator_faults;
+mod operator_fleet;
 mod operator_harness;
 mod operator_rights;
