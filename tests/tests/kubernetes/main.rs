@@ -13,6 +13,7 @@
 mod charts_rendered;
 mod charts_served;
 mod control_plane;
+mod desk;
 mod operator;
 mod operator_faults;
 mod operator_fleet;
