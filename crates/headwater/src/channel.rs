@@ -44,19 +44,26 @@ pub(crate) async fn connect_with_tls(
     Ok(TokioIo::new(tls.connect(name, socket).await?))
 }
 
+/// With the certificates of a file, or the system's.
 pub(crate) fn tls_connector(ca_file: Option<&Path>) -> anyhow::Result<TlsConnector> {
-    let mut roots = rustls::RootCertStore::empty();
-    let certificates = match ca_file {
-        Some(path) => CertificateDer::pem_file_iter(path)
+    let certificates = ca_file.map(|path| {
+        CertificateDer::pem_file_iter(path)
             .and_then(Iterator::collect)
-            .with_context(|| format!("cannot read certificates from {}", path.display()))?,
-        // Those of the system that cannot be read are no concern while others can.
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    roots.add_parsable_certificates(certificates);
+            .with_context(|| format!("cannot read certificates from {}", path.display()))
+    });
+    Ok(connector(certificates.transpose()?))
+}
+
+/// With these certificates, or the system's.
+pub(crate) fn connector(certificates: Option<Vec<CertificateDer<'static>>>) -> TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    // Those of the system that cannot be read are no concern while others can.
+    roots.add_parsable_certificates(
+        certificates.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs),
+    );
     let mut config = rustls::ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config).into())
+    Arc::new(config).into()
 }

@@ -3,7 +3,7 @@
 pub(crate) mod doctor;
 mod status;
 
-use std::{ffi::OsString, io, path::Path, sync::Arc};
+use std::{ffi::OsString, io, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
@@ -18,10 +18,13 @@ use tonic::{
 
 use crate::{
     api::{ApiChannel, Bearer, REQUEST_TIMEOUT},
+    channel,
     cli::{DeskArguments, KubectlCommand, SessionsCommand, UsageError},
     keys, sessions,
 };
 
+/// Through the API server and a kubelet to a pod, TLS included.
+const TUNNEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// kubectl runs a program of this name for `kubectl headwater`.
 const PLUGIN: &str = "kubectl-headwater";
 
@@ -89,6 +92,7 @@ async fn reach(desk: &Desk, cluster: &str) -> anyhow::Result<ApiChannel> {
     let tls = tls(access.ca.as_deref())?;
     let endpoint = Endpoint::from_shared(format!("https://{}", access.server_name))
         .context("the name of control's Service is not a host name")?
+        .connect_timeout(TUNNEL_TIMEOUT)
         .timeout(REQUEST_TIMEOUT);
     let tunnel = access.tunnel;
     let connector = tower::service_fn(move |uri: Uri| through(tunnel.clone(), uri, tls.clone()));
@@ -111,19 +115,12 @@ async fn through(
 }
 
 fn tls(ca: Option<&[u8]>) -> anyhow::Result<TlsConnector> {
-    let mut roots = rustls::RootCertStore::empty();
-    let certificates = match ca {
-        Some(pem) => CertificateDer::pem_slice_iter(pem)
+    let certificates = ca.map(|pem| {
+        CertificateDer::pem_slice_iter(pem)
             .collect::<Result<Vec<_>, _>>()
-            .context("the API's CA certificates are damaged")?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    roots.add_parsable_certificates(certificates);
-    let mut config = rustls::ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config).into())
+            .context("the API's CA certificates are damaged")
+    });
+    Ok(channel::connector(certificates.transpose()?))
 }
 
 #[cfg(test)]
