@@ -106,6 +106,8 @@ pub(super) fn api_server(directory: &Path, pki: &Pki, etcd: u16, port: u16) -> P
         ]);
     let issuer = "--service-account-issuer=https://kubernetes.default.svc.cluster.local";
     command.args(["--authorization-mode=Node,RBAC", issuer]);
+    // As OpenShift does: to block the deletion of an owner, one must be allowed to put a finalizer on it.
+    command.arg("--enable-admission-plugins=OwnerReferencesPermissionEnforcement");
     // etcd 3.4 cannot tell how far a watch is: a list is read from etcd, as clients ask for it without this.
     command.arg("--feature-gates=WatchList=false");
     let files = [

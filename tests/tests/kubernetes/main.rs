@@ -18,4 +18,3 @@ mod operator;
 mod operator_faults;
 mod operator_fleet;
 mod operator_harness;
-mod operator_rights;
