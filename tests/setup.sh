@@ -45,6 +45,7 @@ install_debian_packages() {
   { has postgres && has initdb && has psql && has pg_dump; } || packages+=(postgresql)
   { has ffmpeg && has ffprobe; } || packages+=(ffmpeg)
   has setpriv || packages+=(util-linux)
+  compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
   # The image is made from the programs and libraries of this system.
   has strip || packages+=(binutils)
   [[ -s /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates)

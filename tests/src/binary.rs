@@ -78,3 +78,12 @@ pub fn promtool() -> PathBuf {
         PathBuf::from("promtool")
     }
 }
+
+/// A library that lets a process's clock run faster (libfaketime).
+pub fn fake_time() -> PathBuf {
+    let system = fs::read_dir("/usr/lib").unwrap();
+    let library = system
+        .map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists());
+    library.expect("libfaketime is missing: run `make test`, or install the package libfaketime")
+}

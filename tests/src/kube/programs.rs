@@ -128,6 +128,16 @@ pub(super) fn api_server(directory: &Path, pki: &Pki, etcd: u16, port: u16) -> P
     Process::spawn("kube-apiserver", &mut command, directory)
 }
 
+/// cert-manager's controllers that issue from an Issuer's CA, in one namespace.
+pub(super) fn cert_manager(directory: &Path, kubeconfig: &Path, namespace: &str) -> Process {
+    let mut command = process::command(program("cert-manager"));
+    command
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(["--namespace", namespace]);
+    Process::spawn("cert-manager", &mut command, directory)
+}
+
 pub(super) fn controller_manager(directory: &Path, pki: &Pki, kubeconfig: &Path) -> Process {
     let mut command = process::command(program("kube-controller-manager"));
     command

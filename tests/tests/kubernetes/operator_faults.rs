@@ -15,6 +15,7 @@ use std::{
 };
 
 use data_encoding::BASE64;
+use k8s_openapi::jiff::Timestamp;
 use runtime::identity::Role;
 use serde_json::{Value, json};
 use tests::wait::wait_for;
@@ -99,6 +100,9 @@ async fn whatever_happens_keys_stay_and_the_cluster_comes_right() {
         let weather = if stormy { ", stormy" } else { "" };
         println!("{:.1?} step {number}{weather}: {what}", begun.elapsed());
         run.keep_an_operator().await;
+        if !stormy && run.random.below(3) == 0 {
+            run.repairs.finish().await;
+        }
         run.check().await;
     }
     run.end().await;
@@ -351,8 +355,16 @@ impl Run {
         // The fault itself: nothing is waited for.
         tokio::time::sleep(away).await;
         plane.start_api_server().await;
+        let away = begun.elapsed();
+        let since = Timestamp::now();
+        wait_for("the operator to go on, or to end", SOON, async || {
+            let ended = self.installation.operators.last_mut()?.process.ended();
+            let renewed = self.installation.lease_renewed_at().await;
+            (ended.is_some() || renewed.is_some_and(|renewed| renewed > since)).then_some(())
+        })
+        .await;
         self.disturbances.note();
-        format!("the API server was away for {:.1?}", begun.elapsed())
+        format!("the API server was away for {away:.1?}")
     }
 
     /// As a kubelet does. An operator ends by itself where it can no longer be sure to be the only one.
@@ -378,7 +390,7 @@ impl Run {
     async fn end(mut self) {
         self.api.storm(false);
         self.installation.settled().await;
-        self.repairs_done().await;
+        self.repairs.finish().await;
         let operator = self.installation.operators.len() - 1;
         self.installation.passed(operator).await;
         self.installation.settled().await;
@@ -386,7 +398,7 @@ impl Run {
         self.check_applications().await;
 
         // What concerns live settings and certificates alone leaves every pod as it is.
-        let pods = uids(&self.installation).await;
+        let pods = pods(&self.installation).await;
         self.delete(OWNED[7]).await;
         self.delete(OWNED[8]).await;
         let renewed = self.renew_leaf().await;
@@ -395,21 +407,17 @@ impl Run {
             "edge": { "limits": { "maxConnections": 77 } },
         }});
         self.patch("igc/live", &spec).await;
-        self.repairs_done().await;
+        self.repairs.finish().await;
         self.installation.passed(operator).await;
-        assert_eq!(uids(&self.installation).await, pods, "{renewed}");
+        assert_eq!(self::pods(&self.installation).await, pods, "{renewed}");
         self.check().await;
 
         let writes = self.installation.writes().len();
         self.installation.passed(operator).await;
         let later = self.installation.writes();
         assert_eq!(later[writes..], [] as [String; 0]);
-    }
-
-    async fn repairs_done(&mut self) {
-        let client = self.installation.plane.client().await;
-        let next = Repairs::new(client, self.disturbances.clone());
-        std::mem::replace(&mut self.repairs, next).finish().await;
+        Safety::check_rights(&self.installation);
+        self.repairs.report();
     }
 
     /// Control is told of those that are there, and their users are answered.
@@ -439,9 +447,22 @@ impl Run {
     }
 }
 
-async fn uids(installation: &Installation) -> BTreeSet<String> {
-    let pods = installation.list("api/v1", "pods").await;
-    pods.iter()
-        .map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned())
-        .collect()
+/// Their uids, once there are as many as are wanted: what a deleted Deployment leaves is gone a while after another made its
+/// own.
+async fn pods(installation: &Installation) -> BTreeSet<String> {
+    let group = "apis/apps/v1";
+    let mut wanted = installation.list(group, "deployments").await;
+    wanted.extend(installation.list(group, "statefulsets").await);
+    let wanted: u64 = wanted
+        .iter()
+        .filter_map(|one| one["spec"]["replicas"].as_u64())
+        .sum();
+    wait_for(&format!("{wanted} pods"), SOON, async || {
+        let pods = installation.list("api/v1", "pods").await;
+        let uids = pods
+            .iter()
+            .map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned());
+        (pods.len() as u64 == wanted).then(|| uids.collect())
+    })
+    .await
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::Request;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
 use tests::{
@@ -252,7 +253,7 @@ impl Installation {
         .await;
     }
 
-    async fn passes(&self, operator: usize) -> f64 {
+    pub(crate) async fn passes(&self, operator: usize) -> f64 {
         let admin = self.operators[operator].admin;
         let (_, text) = get(&format!("http://127.0.0.1:{admin}/metrics"))
             .await
@@ -294,14 +295,19 @@ impl Installation {
 
     /// Who holds the Lease.
     pub(crate) async fn leader(&self) -> Option<String> {
-        let lease = self
-            .get(
-                "apis/coordination.k8s.io/v1",
-                "leases",
-                "headwater-operator",
-            )
-            .await?;
+        let lease = self.lease().await?;
         Some(lease["spec"]["holderIdentity"].as_str()?.to_owned())
+    }
+
+    /// When its holder renewed it last, by its own clock.
+    pub(crate) async fn lease_renewed_at(&self) -> Option<Timestamp> {
+        let lease = self.lease().await?;
+        Some(lease["spec"]["renewTime"].as_str()?.parse().unwrap())
+    }
+
+    async fn lease(&self) -> Option<Value> {
+        let group = "apis/coordination.k8s.io/v1";
+        self.get(group, "leases", "headwater-operator").await
     }
 }
 

@@ -36,6 +36,9 @@ pub(super) struct Repairs {
     client: Client,
     disturbances: Arc<Disturbances>,
     running: JoinSet<Repair>,
+    /// How long, and what.
+    undisturbed: Vec<(Duration, String)>,
+    disturbed: Vec<(Duration, String)>,
 }
 
 struct Repair {
@@ -77,6 +80,8 @@ impl Repairs {
             client,
             disturbances,
             running: JoinSet::new(),
+            undisturbed: Vec::new(),
+            disturbed: Vec::new(),
         }
     }
 
@@ -108,35 +113,35 @@ impl Repairs {
         });
     }
 
-    /// Waits for all of them, and says how long they took.
-    pub(super) async fn finish(mut self) {
-        let mut undisturbed: Vec<(Duration, String)> = Vec::new();
-        let mut disturbed: Vec<(Duration, String)> = Vec::new();
+    /// Waits for all of them.
+    pub(super) async fn finish(&mut self) {
         while let Some(repair) = self.running.join_next().await {
-            let Repair {
-                path,
-                took,
-                after_fault,
-            } = repair.unwrap();
-            match after_fault {
-                Some(since) => disturbed.push((since, path)),
-                None => undisturbed.push((took, path)),
+            let repair = repair.unwrap();
+            match repair.after_fault {
+                Some(since) => self.disturbed.push((since, repair.path)),
+                None => self.undisturbed.push((repair.took, repair.path)),
             }
         }
-        for (what, goal, mut all) in [
-            ("nothing else went wrong", REPAIR, undisturbed),
-            ("after the last fault", REPAIR_AFTER_FAULT, disturbed),
+    }
+
+    /// Says how long they took.
+    pub(super) fn report(mut self) {
+        for (what, goal, all) in [
+            ("nothing else went wrong", REPAIR, &mut self.undisturbed),
+            (
+                "after the last fault",
+                REPAIR_AFTER_FAULT,
+                &mut self.disturbed,
+            ),
         ] {
-            if all.is_empty() {
-                continue;
-            }
             all.sort();
             let median = all.get(all.len() / 2).map(|(took, _)| *took);
+            let slowest = all.last();
             println!(
-                "{} repairs, {what}: goal {goal:?}, median {median:.1?}, slowest {:.1?}",
-                all.len(),
-                all.last()
+                "{} repairs, {what}: goal {goal:?}, median {median:.1?}, slowest {slowest:.1?}",
+                all.len()
             );
+            assert!(!all.is_empty(), "{what}: none");
         }
     }
 }
