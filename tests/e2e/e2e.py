@@ -16,6 +16,7 @@ from pathlib import Path
 import scenarios
 from audit import Audit
 from cluster import REPOSITORY, Cluster, Failure, image, redis_image
+from flows import Flows
 from media import Access, Witnesses
 from report import Report
 from scenarios import INGEST, OPERATOR, RELEASE
@@ -24,6 +25,19 @@ NAMESPACE = "headwater"
 REPOSITORY_NAME = "registry.local/headwater"
 REDIS = "registry.local/redis"
 STREAMS = ("camera", "bench-0", "bench-1")
+# A pod that no policy allows to reach the port that edges and the operator ask.
+FORBIDDEN = """
+apiVersion: v1
+kind: Pod
+metadata: {name: stranger, namespace: default}
+spec:
+  restartPolicy: Never
+  containers:
+    - name: probe
+      image: registry.local/probe:1
+      imagePullPolicy: IfNotPresent
+      args: [get, "http://TARGET/"]
+"""
 # From `helm install` to a cluster that takes publishers.
 READY_SECONDS = 240
 # For an operation under live publishers to be over.
@@ -36,7 +50,7 @@ class Run:
     def __init__(self, cluster, program):
         self.cluster, self.program = cluster, program
         self.report = Report(cluster.work)
-        self.access = None
+        self.access = self.flows = None
         self.keys = {}
         self.failures = []
 
@@ -46,7 +60,13 @@ class Run:
         began = time.monotonic()
         result = action()
         self.report.step(what, time.monotonic() - began)
+        self.judge_flows(what)
         return result
+
+    def judge_flows(self, what):
+        """Every connection meanwhile is one that the NetworkPolicies allow."""
+        if self.flows:
+            self.failures += [f"{what}: not allowed: {flow}" for flow in self.flows.refused()]
 
     def witnessed(self, what, action, undisturbed=False):
         """An operation beside live publishers and readers, and what these saw of it."""
@@ -64,6 +84,7 @@ class Run:
             witnesses.kill()
             raise
         self.report.scenario(what, seconds, seen)
+        self.judge_flows(what)
         faults = seen.lived() + (seen.disturbed() if undisturbed else [])
         if faults:
             self.failures.append(f"{what}: {'; '.join(faults)}")
@@ -116,6 +137,7 @@ def is_running(pod):
 def bring_up(run, clusters_work):
     cluster = run.cluster
     run.step("a Kubernetes of two nodes", cluster.up)
+    run.flows = Flows(cluster)
     # The same program; another time of making is another image, with another digest.
     for tag, moment in (("e2e", 1_700_000_000), ("e2e-changed", 1_700_000_001)):
         archive = clusters_work / f"{tag}.tar"
@@ -146,6 +168,18 @@ def install(run):
     run.keys = run.step("stream keys over gRPC", lambda: {stream: run.access.create_key(stream) for stream in STREAMS})
     run.report.step("from helm install to a stream key", time.monotonic() - began)
     run.step("helm test", lambda: cluster.helm("test", RELEASE, "--timeout", "240s"))
+    run.step("a forbidden connection is found", lambda: forbidden(run))
+
+
+def forbidden(run):
+    """The measure of the measure: what no policy allows works here, and is found."""
+    run.judge_flows("before")
+    target = f"{INGEST}-control-internal.{NAMESPACE}.svc:7445"
+    run.cluster.inside("kubectl", "apply", "--filename=-", input=FORBIDDEN.replace("TARGET", target))
+    found = run.cluster.wait("the forbidden connection to be found", 60, run.flows.refused)
+    run.cluster.inside("kubectl", "delete", "pod", "stranger", "--namespace=default", "--grace-period=0", "--force")
+    if not all(line.startswith("default/stranger -> headwater/ingest-headwater/control TCP/7445: ") for line in found):
+        raise Failure(f"one forbidden connection was made, and this was found: {found}")
 
 
 def everything_of(run, parts):
@@ -183,6 +217,7 @@ def main():
     run = Run(cluster, arguments.program.resolve())
     try:
         if arguments.reuse:
+            run.flows = Flows(cluster)
             run.access = Access(cluster, INGEST, run.program)
             run.keys = {stream: run.access.create_key(stream) for stream in STREAMS}
         else:
@@ -193,6 +228,9 @@ def main():
         run.failures.append(str(failure) or "interrupted")
         print(cluster.diagnose(), file=sys.stderr)
     finally:
+        if run.flows:
+            run.failures += run.flows.stop()
+            run.report.flows = dict(sorted(run.flows.met.items()))
         run.report.write()
         if not arguments.keep:
             cluster.down()

@@ -11,6 +11,7 @@ if ((EUID != 0)); then
   echo "e2e: needs root: a node makes namespaces, mounts and bridges" >&2
   exit 1
 fi
+(cd tests/e2e && python3 -m unittest --quiet)
 bash tests/setup.sh "$target"
 bash tests/kube/setup.sh cluster "$target" >/dev/null
 program="${HEADWATER_PROGRAM:-}"
