@@ -20,8 +20,9 @@ class Failure(Exception):
 
 
 class Cluster:
-    def __init__(self, work, namespace):
+    def __init__(self, work, namespace, helm="helm"):
         self.work = Path(work).resolve()
+        self.helm_program = helm
         self.namespace = namespace
 
     def up(self):
@@ -42,7 +43,7 @@ class Cluster:
         return self.inside("kubectl", "--namespace", self.namespace, *arguments, **options)
 
     def helm(self, *arguments, **options):
-        return self.inside("helm", "--namespace", self.namespace, *arguments, **options)
+        return self.inside(self.helm_program, "--namespace", self.namespace, *arguments, **options)
 
     def get(self, *arguments):
         return json.loads(self.kubectl("get", *arguments, "--output=json"))

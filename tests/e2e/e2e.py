@@ -7,6 +7,7 @@ reported and no error.
 """
 
 import argparse
+import copy
 import os
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from audit import Audit
 from cluster import REPOSITORY, Cluster, Failure, image, redis_image
 from flows import Flows
 from media import Access, Witnesses
+from production import production
 from report import Report
 from scenarios import INGEST, OPERATOR, RELEASE
 
 NAMESPACE = "headwater"
 REPOSITORY_NAME = "registry.local/headwater"
 REDIS = "registry.local/redis"
+VALUES = ("charts/headwater/values-quickstart.yaml", "tests/e2e/values.yaml")
 STREAMS = ("camera", "bench-0", "bench-1")
 # A pod that no policy allows to reach the port that edges and the operator ask.
 FORBIDDEN = """
@@ -48,11 +51,18 @@ class Run:
     """What the scenarios share."""
 
     def __init__(self, cluster, program):
-        self.cluster, self.program = cluster, program
+        self.cluster, self.program, self.repository = cluster, program, REPOSITORY_NAME
+        self.release, self.ingest, self.values = RELEASE, INGEST, VALUES
         self.report = Report(cluster.work)
         self.access = self.flows = None
         self.keys = {}
         self.failures = []
+
+    def beside(self, cluster, release, ingest, values):
+        """Another ingest cluster of the same run."""
+        there = copy.copy(self)
+        there.cluster, there.release, there.ingest, there.values = cluster, release, ingest, values
+        return there
 
     def step(self, what, action):
         """Something that has to work, and how long it took."""
@@ -99,7 +109,7 @@ class Run:
         self.cluster.wait("every session to end", 90, lambda: not self.access.live_streams())
 
     def ready(self):
-        self.cluster.wait("IngestCluster to be Ready", READY_SECONDS, lambda: is_ready(self.cluster.get("igc", INGEST)))
+        self.cluster.wait("IngestCluster to be Ready", READY_SECONDS, lambda: is_ready(self.cluster.get("igc", self.ingest)))
 
     def settled(self):
         """Ready, and every pod that was to go has gone."""
@@ -107,17 +117,17 @@ class Run:
         self.cluster.wait("pods to settle", OPERATION_SECONDS, lambda: all(map(is_running, self.pods())))
 
     def pods(self, component=None):
-        label = f"headwater.dev/cluster={INGEST}"
+        label = f"headwater.dev/cluster={self.ingest}"
         if component:
             label += f",app.kubernetes.io/component={component}"
         return self.cluster.items("pods", f"--selector={label}")
 
     def install(self, *values):
-        """The chart with the quick start's values, and what a cluster without a registry and a load balancer needs."""
+        """The chart with values of its own, and what a cluster without a registry and a load balancer needs."""
         self.cluster.helm(
-            *("upgrade", "--install", RELEASE, REPOSITORY / "charts/headwater"),
-            *("--values", REPOSITORY / "charts/headwater/values-quickstart.yaml"),
-            *("--values", REPOSITORY / "tests/e2e/values.yaml", *values),
+            *("upgrade", "--install", self.release, REPOSITORY / "charts/headwater"),
+            *(word for file in self.values for word in ("--values", REPOSITORY / file)),
+            *values,
             *("--wait", "--timeout", f"{READY_SECONDS}s"),
             timeout=READY_SECONDS + 30,
         )
@@ -191,6 +201,7 @@ def everything_of(run, parts):
         ("delete and create: the same keys", scenarios.recreate),
         ("audit: what the operator asked for", audited),
         ("uninstall leaves nothing", scenarios.uninstall),
+        ("production's values by Helm 3", production),
     )
     for what, scenario in last:
         if not parts or any(part in what for part in parts):
