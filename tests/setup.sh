@@ -7,6 +7,7 @@
 # Usage: tests/setup.sh TARGET_DIRECTORY
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tests/debian.sh
 target="$1"
 
 main() {
@@ -50,29 +51,7 @@ install_debian_packages() {
   has strip || packages+=(binutils)
   [[ -s /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates)
   python_with_venv || packages+=(python3 python3-venv)
-  ((${#packages[@]})) || return 0
-
-  local as_root=()
-  if ((EUID != 0)); then
-    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-      as_root=(sudo -n)
-    else
-      missing+=("Debian packages: ${packages[*]} (not root and no password-free sudo to install them)")
-      return 0
-    fi
-  fi
-  if ! command -v apt-get >/dev/null; then
-    missing+=("the programs of the Debian packages: ${packages[*]} (no apt-get here; install them your system's way)")
-    return 0
-  fi
-  echo "tests: installing ${packages[*]}"
-  # The packaged servers are not to start by themselves: the tests start their own on free ports.
-  # shellcheck disable=SC2016
-  if ! { "${as_root[@]}" apt-get update -q &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-      apt-get install -q -y --no-install-recommends "${packages[@]}"; }; then
-    missing+=("Debian packages: ${packages[*]} (apt-get could not install them: see above)")
-  fi
+  install_packages "${packages[@]}"
 }
 
 # Checks alerts and dashboards. One program of a package whose server, user and web pages nobody needs here: it is
