@@ -4,7 +4,9 @@ use std::{io, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bytes::{Buf as _, Bytes, BytesMut};
-use rtmp::{ClientConfig, ClientEvent, ClientSession, MediaMessage, ProtocolError, StreamKeyText};
+use rtmp::{
+    ClientConfig, ClientEvent, ClientSession, MediaMessage, ProtocolError, Purpose, StreamKeyText,
+};
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf},
@@ -140,6 +142,7 @@ impl Connection {
         let mut random = [0; 1528];
         aws_lc_rs::rand::fill(&mut random).map_err(io::Error::other)?;
         let config = ClientConfig {
+            purpose: Purpose::Publish,
             app: target.app.clone(),
             tc_url: target.tc_url.clone(),
             name: stream_key.clone(),
@@ -250,6 +253,8 @@ impl Connection {
                 ClientEvent::Rejected { code, description } => {
                     return Err(Fault::Rejected { code, description });
                 }
+                // It publishes.
+                ClientEvent::Media(_) | ClientEvent::PlayEnded | ClientEvent::PlayStarted => {}
             }
         }
         Ok(())
