@@ -231,6 +231,7 @@ fn part_to_proto(part: &Part) -> v1::FramePart {
         .into(),
         keyframe: part.keyframe,
         composition_offset_ms: part.composition_offset_ms,
+        timestamp_offset_ns: part.timestamp_offset_ns,
         offset: part.offset,
         length: part.length,
     }
@@ -250,6 +251,7 @@ fn part_from_proto(part: &v1::FramePart) -> Option<Part> {
         },
         keyframe: part.keyframe,
         composition_offset_ms: part.composition_offset_ms,
+        timestamp_offset_ns: part.timestamp_offset_ns,
         offset: part.offset,
         length: part.length,
     })
