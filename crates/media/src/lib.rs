@@ -5,6 +5,7 @@
 #![deny(clippy::indexing_slicing)]
 #![deny(missing_docs)]
 
+pub mod codec;
 pub mod flv;
 pub mod frame;
 pub mod log;

@@ -201,11 +201,12 @@ fn part(
 ) -> Result<Part, FlvError> {
     let timed = matches!(&codec.0, b"avc1" | b"hvc1" | b"vvc1");
     // CodedFrames of these codecs carry a composition time; CodedFramesX stands for zero.
-    let composition_offset_ms = if tag.kind == FrameKind::Video && packet_type == CODED_FRAMES && timed {
-        payload.i24()?
-    } else {
-        0
-    };
+    let composition_offset_ms =
+        if tag.kind == FrameKind::Video && packet_type == CODED_FRAMES && timed {
+            payload.i24()?
+        } else {
+            0
+        };
     Ok(Part {
         track,
         codec,

@@ -279,20 +279,35 @@ fn hostile_49_multitrack_and_mod_ex_stay_inside_their_limits() {
             .map(|error| error.reason())
     };
     // A size behind the end, and a second entry cut short.
-    assert_eq!(reason(b"\x96\x11avc1\x01\xff\xff\xffx".to_vec()), Some("truncated"));
-    assert_eq!(reason(b"\x96\x13avc1\x01\0\0\x01x\x02\0".to_vec()), Some("truncated"));
-    assert_eq!(reason(b"\x96\x23avc1\x01\0\0\x01xavc".to_vec()), Some("truncated"));
+    assert_eq!(
+        reason(b"\x96\x11avc1\x01\xff\xff\xffx".to_vec()),
+        Some("truncated")
+    );
+    assert_eq!(
+        reason(b"\x96\x13avc1\x01\0\0\x01x\x02\0".to_vec()),
+        Some("truncated")
+    );
+    assert_eq!(
+        reason(b"\x96\x23avc1\x01\0\0\x01xavc".to_vec()),
+        Some("truncated")
+    );
     // 256 ids in one message.
     let ids = (0..=255).flat_map(|id| [id, 0, 0, 1, 9]);
     let many = b"\x96\x13avc1".iter().copied().chain(ids).collect();
     assert_eq!(reason(many), Some("tracks"));
     assert_eq!(reason(b"\x96\x06\x96\x06avc1".to_vec()), Some("nested"));
-    assert_eq!(reason(b"\x96\x07\x02\0\0\x01\x01avc1".to_vec()), Some("nested"));
+    assert_eq!(
+        reason(b"\x96\x07\x02\0\0\x01\x01avc1".to_vec()),
+        Some("nested")
+    );
     // 100 000 prefixes; one that is too short for its type; 65 536 bytes that are not there.
     let chain = [&[0x97][..], &[2, 0, 0, 0, 7].repeat(100_000)].concat();
     assert_eq!(reason(chain), Some("mod_ex"));
     assert_eq!(reason(b"\x97\x01\0\0\x01avc1z".to_vec()), Some("truncated"));
-    assert_eq!(reason(b"\x97\xff\xff\xff\0\0\0".to_vec()), Some("truncated"));
+    assert_eq!(
+        reason(b"\x97\xff\xff\xff\0\0\0".to_vec()),
+        Some("truncated")
+    );
     // One track has no size: whatever follows is its payload.
     let part = only_part(FrameKind::Video, b"\x96\x03avc1\xffxyz");
     assert_eq!((part.track, part.length), (255, 3));
