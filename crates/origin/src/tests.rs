@@ -10,6 +10,7 @@ mod ownership;
 mod publishing;
 mod subscribing;
 mod tracing;
+mod tracks;
 
 use std::{
     net::SocketAddr,
