@@ -8,8 +8,10 @@
 #                  what it and the Prometheus operator define
 #   cluster        the former five, and what a node runs (needs root)
 # The last line of its output is the directory with the programs: TARGET_DIRECTORY/kube/bin.
+# shellcheck source-path=SCRIPTDIR
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/../debian.sh"
 profile="${1:-}"
 target="${2:-${CARGO_TARGET_DIR:-$here/../../target}}"
 tools="$here/tools"
@@ -108,28 +110,7 @@ install_debian_packages() {
     has socat || packages+=(socat)
     has python3 || packages+=(python3)
   fi
-  ((${#packages[@]})) || return 0
-
-  local as_root=()
-  if ((EUID != 0)); then
-    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-      as_root=(sudo -n)
-    else
-      missing+=("Debian packages: ${packages[*]} (not root and no password-free sudo to install them)")
-      return 0
-    fi
-  fi
-  if ! command -v apt-get >/dev/null; then
-    missing+=("the programs of the Debian packages: ${packages[*]} (no apt-get here; install them your system's way)")
-    return 0
-  fi
-  say "installing ${packages[*]}"
-  # The packaged servers are not to start by themselves.
-  if ! { "${as_root[@]}" apt-get update -q &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-      apt-get install -q -y --no-install-recommends "${packages[@]}"; } >&2; then
-    missing+=("Debian packages: ${packages[*]} (apt-get could not install them: see above)")
-  fi
+  install_packages "${packages[@]}"
 }
 
 # Builds what is not there, one module after the other.
