@@ -15,4 +15,8 @@ mod failover;
 mod fake_control;
 mod fake_origin;
 mod harness;
+mod hostile;
+mod liveness;
+mod neighbour;
 mod publish;
+mod tls;

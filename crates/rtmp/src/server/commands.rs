@@ -83,6 +83,10 @@ impl ServerSession {
     }
 
     fn connect(&mut self, command: &Command<'_>, now: Instant) {
+        if let Some(refusal) = self.config.refusal.take() {
+            self.refuse_connect(command.transaction, &refusal.description);
+            return;
+        }
         let text = |keys: &[&str]| {
             keys.iter()
                 .find_map(|key| command.object.property(key)?.as_bytes())

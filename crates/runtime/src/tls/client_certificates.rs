@@ -145,19 +145,20 @@ fn san(name: &GeneralName<'_>) -> Option<String> {
 
 /// Why a client certificate was not taken, as metrics have it; `None` where the handshake failed for another reason.
 pub fn client_certificate_reason(error: &Error) -> Option<&'static str> {
-    let error = match error {
-        Error::NoCertificatesPresented => return Some("client_certificate_missing"),
-        Error::InvalidCertificate(error) => error,
-        _ => return None,
+    use CertificateError::{BadSignature, Expired, ExpiredContext, Revoked, UnknownIssuer};
+    if let Error::NoCertificatesPresented = error {
+        return Some("client_certificate_missing");
+    }
+    let Error::InvalidCertificate(error) = error else {
+        return None;
     };
-    Some(match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "client_certificate_expired"
-        }
-        CertificateError::Revoked => "client_certificate_revoked",
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "client_certificate_unknown_issuer"
-        }
-        _ => "client_certificate_invalid",
+    Some(if matches!(error, Expired | ExpiredContext { .. }) {
+        "client_certificate_expired"
+    } else if matches!(error, Revoked) {
+        "client_certificate_revoked"
+    } else if matches!(error, UnknownIssuer | BadSignature) {
+        "client_certificate_unknown_issuer"
+    } else {
+        "client_certificate_invalid"
     })
 }

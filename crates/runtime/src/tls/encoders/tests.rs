@@ -216,17 +216,13 @@ async fn the_oldest_version_can_be_raised() {
         })
         .unwrap()
     };
-    let mut old = authority.trusting().with_no_client_auth();
-    old = {
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.certificate.clone()).unwrap();
-        let _replaced = old;
-        ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS12])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth()
-    };
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate.clone()).unwrap();
+    let old = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let old = Arc::new(old);
     greet(&of(MinimumVersion::Tls12), &old, "localhost")
         .await
@@ -253,41 +249,61 @@ fn encoder(serial: u64, not_after: i32) -> CertificateParams {
     params
 }
 
-#[tokio::test]
-async fn client_certificates_are_verified_against_files_that_change() {
-    let root = tempfile::tempdir().unwrap();
-    let (server, ours, theirs) = (
-        Authority::new("server"),
-        Authority::new("ours"),
-        Authority::new("theirs"),
-    );
-    let default = pair(root.path(), "default");
-    server.write(&default, &["localhost"]);
-    let (ca, crl) = (root.path().join("ca.pem"), root.path().join("crl.pem"));
-    std::fs::write(&ca, &ours.pem).unwrap();
-    std::fs::write(&crl, ours.revoke(&[66])).unwrap();
-    let files = ClientCertificateFiles {
-        ca,
-        crls: vec![crl.clone()],
-    };
-    let of = |client_certificates| {
+/// An edge's certificate, and the files of client certificates: number 66 is revoked.
+struct Demanding {
+    root: tempfile::TempDir,
+    server: Authority,
+    ours: Authority,
+}
+
+impl Demanding {
+    fn new() -> Self {
+        let this = Self {
+            root: tempfile::tempdir().unwrap(),
+            server: Authority::new("server"),
+            ours: Authority::new("ours"),
+        };
+        this.server
+            .write(&pair(this.root.path(), "default"), &["localhost"]);
+        std::fs::write(this.root.path().join("ca.pem"), &this.ours.pem).unwrap();
+        this.revoke(&[66]);
+        this
+    }
+
+    fn revoke(&self, serials: &[u64]) {
+        std::fs::write(self.root.path().join("crl.pem"), self.ours.revoke(serials)).unwrap();
+    }
+
+    fn tls(&self, mode: impl FnOnce(ClientCertificateFiles) -> ClientCertificates) -> EncoderTls {
+        let files = ClientCertificateFiles {
+            ca: self.root.path().join("ca.pem"),
+            crls: vec![self.root.path().join("crl.pem")],
+        };
         EncoderTls::load(EncoderTlsFiles {
-            client_certificates,
-            ..EncoderTlsFiles::of(default.clone())
+            client_certificates: mode(files),
+            ..EncoderTlsFiles::of(pair(self.root.path(), "default"))
         })
         .unwrap()
-    };
-    let required = of(ClientCertificates::Required(files.clone()));
-    let optional = of(ClientCertificates::Optional(files));
-    let with = |(certificate, key): (String, String)| {
+    }
+
+    fn client(&self, issuer: &Authority, params: &CertificateParams) -> Arc<ClientConfig> {
+        let (certificate, key) = issuer.issue(params);
         let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-        let config = server.trusting().with_client_auth_cert(chain, key);
+        let config = self.server.trusting().with_client_auth_cert(chain, key);
         Arc::new(config.unwrap())
-    };
-    let nobody = Arc::new(server.trusting().with_no_client_auth());
-    let good = with(ours.issue(&encoder(7, 2100)));
+    }
 
+    fn nobody(&self) -> Arc<ClientConfig> {
+        Arc::new(self.server.trusting().with_no_client_auth())
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_verified_and_read() {
+    let fixture = Demanding::new();
+    let required = fixture.tls(ClientCertificates::Required);
+    let good = fixture.client(&fixture.ours, &encoder(7, 2100));
     let stream = greet(&required, &good, "localhost").await.unwrap();
     let shown = stream.get_ref().1.peer_certificates().unwrap();
     let read = ClientCertificate::read(&shown[0]);
@@ -301,39 +317,39 @@ async fn client_certificates_are_verified_against_files_that_change() {
         ]
     );
     assert_ne!(read.sha256, [0; 32]);
-    let anonymous = greet(&optional, &nobody, "localhost").await.unwrap();
+    let optional = fixture.tls(ClientCertificates::Optional);
+    let anonymous = greet(&optional, &fixture.nobody(), "localhost");
+    let anonymous = anonymous.await.unwrap();
     assert!(anonymous.get_ref().1.peer_certificates().is_none());
 
-    for (what, client, reason) in [
-        ("none", nobody, "client_certificate_missing"),
-        (
-            "another CA's",
-            with(theirs.issue(&encoder(7, 2100))),
-            "client_certificate_unknown_issuer",
-        ),
-        (
-            "an expired one",
-            with(ours.issue(&encoder(8, 2021))),
-            "client_certificate_expired",
-        ),
-        (
-            "a revoked one",
-            with(ours.issue(&encoder(66, 2100))),
-            "client_certificate_revoked",
-        ),
+    let theirs = Authority::new("theirs");
+    let (ours, old) = (&fixture.ours, encoder(8, 2021));
+    for (client, reason) in [
+        (fixture.nobody(), "missing"),
+        (fixture.client(&theirs, &encoder(7, 2100)), "unknown_issuer"),
+        (fixture.client(ours, &old), "expired"),
+        (fixture.client(ours, &encoder(66, 2100)), "revoked"),
     ] {
         let error = greet(&required, &client, "localhost").await.unwrap_err();
         let error = error.get_ref().unwrap().downcast_ref().unwrap();
-        assert_eq!(client_certificate_reason(error), Some(reason), "{what}");
+        let reason = format!("client_certificate_{reason}");
+        assert_eq!(client_certificate_reason(error), Some(reason.as_str()));
     }
+}
 
-    std::fs::write(&crl, ours.revoke(&[7, 66])).unwrap();
-    until_served(&required, &good, "localhost", false).await;
-    std::fs::write(&crl, "nonsense").unwrap();
+#[tokio::test]
+async fn a_revocation_list_is_followed_and_a_broken_one_is_not() {
+    let fixture = Demanding::new();
+    let required = fixture.tls(ClientCertificates::Required);
+    let client = fixture.client(&fixture.ours, &encoder(7, 2100));
+    greet(&required, &client, "localhost").await.unwrap();
+    fixture.revoke(&[7, 66]);
+    until_served(&required, &client, "localhost", false).await;
+    std::fs::write(fixture.root.path().join("crl.pem"), "nonsense").unwrap();
     let started = Instant::now();
     while required.unusable() != 1 {
         assert!(started.elapsed() < DEADLINE, "not noticed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    greet(&required, &good, "localhost").await.unwrap_err();
+    greet(&required, &client, "localhost").await.unwrap_err();
 }
