@@ -107,7 +107,7 @@ async fn serve(
 async fn answer(front: Front, announced: Announced, address: SocketAddr, context: &Arc<Context>) {
     match front {
         Front::Http(stream) => {
-            info!(client_address = %address, "HTTP on an RTMPS port");
+            info!(client_address = %address, reason = "http", "HTTP on an RTMPS port");
             context.metrics.rejected("http");
             front::answer_http(stream, context.config.connections.linger).await;
         }
@@ -127,7 +127,7 @@ async fn answer(front: Front, announced: Announced, address: SocketAddr, context
         }
         Front::RefusedPlain(stream) => {
             // The commonest support question.
-            warn!(client_address = %address, "rtmp:// used on an rtmps:// port");
+            warn!(client_address = %address, reason = "plain_rtmp", "rtmp:// used on an rtmps:// port");
             context.metrics.rejected("plain_rtmp");
             let client = Client {
                 address,

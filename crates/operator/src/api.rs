@@ -26,7 +26,10 @@ pub use self::{
         DeletionPolicy, Image, IngestCluster, IngestClusterSpec, KeyReference, Origin, PullPolicy,
     },
     control::{Control, Database, Postgres, PublicService, Sqlite},
-    edge::{Autoscaling, Drain, Edge, EdgeLimits, EdgeService, ServiceType, TrafficPolicy},
+    edge::{
+        Autoscaling, Drain, Edge, EdgeLimits, EdgeService, PlainRtmp, ServiceType, TerminatedTls,
+        TrafficPolicy,
+    },
     pod_template::PodTemplate,
     redis::{OutagePolicy, PerRoleAuth, Redis, RedisAuth, RedisServer, RedisTls, SharedAuth},
     status::{
@@ -34,7 +37,10 @@ pub use self::{
         Endpoint, LiveConfiguration, Reason, SessionsStatus, TierStatus,
     },
     surroundings::{LogFormat, Logging, NetworkPolicies, Observability, Tracing, WhenServed},
-    tls::{InternalTls, IssuerReference, PublicTls, SelfSigned},
+    tls::{
+        ClientCertificates, ClientCertificatesMode, InternalTls, IssuerReference, PublicTls,
+        SelfSigned, TlsVersion,
+    },
 };
 
 /// API group of both kinds.
@@ -44,7 +50,7 @@ pub const VERSION: &str = "v1alpha1";
 /// On each CRD: the operator refuses to start on a lower one than [`CRD_REVISION`].
 pub const CRD_REVISION_ANNOTATION: &str = "headwater.dev/crd-revision";
 /// Raised with each change of the schema.
-pub const CRD_REVISION: u32 = 1;
+pub const CRD_REVISION: u32 = 2;
 /// On every object of a cluster: the cluster's name.
 pub const CLUSTER_LABEL: &str = "headwater.dev/cluster";
 /// On the edge's Deployments and pods: which pod template they run.

@@ -54,7 +54,7 @@ pub(super) enum AcceptError {
 
 /// What an HTTP client is told.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
-    Content-Length: 44\r\nConnection: close\r\n\r\nThis port takes RTMPS (rtmps://), not HTTP.\r\n";
+    Content-Length: 45\r\nConnection: close\r\n\r\nThis port takes RTMPS (rtmps://), not HTTP.\r\n";
 /// What is read of an HTTP request that was answered, in bytes.
 const HTTP_REQUEST_BYTES_MAX: u64 = 64 * 1024;
 

@@ -73,22 +73,17 @@ async fn pings_measure_the_round_trip_and_nobody_has_to_answer() {
     const PERIOD: Duration = Duration::from_millis(50);
     let harness = Harness::start_with(1, |config| config.connections.ping_period = PERIOD).await;
     let measured = || harness.metric("headwater_rtmp_round_trip_seconds_count");
-    // OBS, which never answers: it never even reads.
+    // As OBS, which never answers: it never even reads. One ping may have come with the start.
     let mut silent = Encoder::publish(harness.address, "live", "good-silent").await;
     for number in 0..20 {
         silent.send_all(&media(number..number + 1, 100)).await;
         tokio::time::sleep(PERIOD / 2).await;
     }
-    assert_eq!(measured(), 0);
+    let before = measured();
+    assert!(before <= 1, "{before}");
     // One that reads answers what it was asked last.
-    let said = tokio::time::timeout(Duration::from_millis(1), async {
-        loop {
-            silent.said().await;
-        }
-    });
-    said.await.unwrap_err();
     let asked = Instant::now();
-    while measured() == 0 {
+    while measured() == before {
         assert!(asked.elapsed() < Duration::from_secs(10), "no answer came");
         tokio::time::timeout(PERIOD, silent.said()).await.ok();
     }

@@ -24,18 +24,18 @@ pub(crate) struct Neighbour {
     name: String,
 }
 
-/// Between two frames.
+/// Between two frames of one that is alone.
 const FRAME_PERIOD: Duration = Duration::from_millis(10);
 
 impl Neighbour {
     /// Begins to publish `name`, over a connection that is allowed to.
     pub(crate) async fn start(harness: &Harness, name: &str) -> Self {
         let encoder = Encoder::publish(harness.address, "live", &format!("good-{name}")).await;
-        Self::with(encoder, name)
+        Self::with(encoder, name, FRAME_PERIOD)
     }
 
     /// The same with an encoder that publishes already.
-    pub(crate) fn with(mut encoder: Encoder, name: &str) -> Self {
+    pub(crate) fn with(mut encoder: Encoder, name: &str, frame_period: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let publishing = tokio::spawn(async move {
@@ -47,7 +47,7 @@ impl Neighbour {
                 let messages = media(number..number + 1, 500);
                 encoder.send_all(&messages).await;
                 sent.extend(messages);
-                tokio::time::sleep(FRAME_PERIOD).await;
+                tokio::time::sleep(frame_period).await;
             }
             encoder.finish().await;
             sent

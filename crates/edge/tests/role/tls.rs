@@ -25,6 +25,9 @@ use crate::{
 
 const CERTIFICATES: u64 = 200;
 const SESSIONS: usize = 300;
+/// Between two frames of one session.
+const FRAME_PERIOD: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// From the last file that was written to the last new certificate in a handshake; asserted at five times that.
 const ROTATION_GOAL: Duration = Duration::from_secs(2);
 
@@ -75,8 +78,13 @@ fn serial_of(certificate: &[u8]) -> u64 {
 async fn two_hundred_certificates_rotate_under_three_hundred_sessions() {
     let directory = TempDir::new().unwrap();
     write_certificates(directory.path(), 1000);
-    let harness = Harness::start_with_tls(1, |_, tls| {
+    let harness = Harness::start_with_tls(1, |config, tls| {
         tls.others = Some(directory.path().to_owned());
+        // Everything is in this process, and more than the cores of the machine: patience is not what is tested.
+        config.relay.authorize_timeout = PATIENCE;
+        config.relay.open_timeout = PATIENCE;
+        config.relay.start_timeout = PATIENCE;
+        config.relay.stall_timeout = PATIENCE;
     })
     .await;
     let config = Arc::new(trusting_everyone());
@@ -88,7 +96,7 @@ async fn two_hundred_certificates_rotate_under_three_hundred_sessions() {
         let name = format!("session-{number}");
         let mut encoder = Encoder::speaking(tls.unwrap(), "live", &format!("good-{name}"));
         assert_eq!(in_time("start", encoder.said()).await, Said::Started);
-        sessions.push(Neighbour::with(encoder, &name));
+        sessions.push(Neighbour::with(encoder, &name, FRAME_PERIOD));
     }
     assert_eq!(serial(&harness, &host(7), &config).await, 1007);
     let exact = "headwater_tls_handshakes_total{version=\"1.3\",cipher=\"TLS13_AES_256_GCM_SHA384\",\

@@ -22,6 +22,8 @@ pub enum Port {
     Playback,
     /// Of an origin: for edges.
     Relay,
+    /// Of an edge: for encoders, on RTMP's own number; the same as the other one.
+    Rtmp,
     /// Of an edge: for encoders.
     Rtmps,
 }
@@ -31,7 +33,7 @@ impl Port {
     pub fn of(component: Component) -> &'static [Self] {
         match component {
             Component::Control => &[Self::Api, Self::Internal, Self::Admin],
-            Component::Edge => &[Self::Rtmps, Self::Admin],
+            Component::Edge => &[Self::Rtmps, Self::Rtmp, Self::Admin],
             Component::Origin => &[Self::Relay, Self::Playback, Self::HttpFlv, Self::Admin],
         }
     }
@@ -45,6 +47,7 @@ impl Port {
             Self::Internal => "internal",
             Self::Playback => "playback",
             Self::Relay => "relay",
+            Self::Rtmp => "rtmp",
             Self::Rtmps => "rtmps",
         }
     }
@@ -58,6 +61,7 @@ impl Port {
             Self::Internal => 7445,
             Self::Playback => 7446,
             Self::Relay => 7444,
+            Self::Rtmp => 1935,
             Self::Rtmps => 8443,
         }
     }

@@ -456,8 +456,10 @@ fn pairs_in(directory: &Path) -> std::io::Result<BTreeMap<String, CertificateFil
             pairs.insert(name.to_owned(), files);
         }
     }
-    // A pair of the default's name would hide it in metrics.
-    pairs.remove(DEFAULT);
+    // It would hide the default in metrics.
+    if let Some(namesake) = pairs.remove(DEFAULT) {
+        pairs.insert(format!("{DEFAULT}/other"), namesake);
+    }
     Ok(pairs)
 }
 

@@ -318,8 +318,8 @@ async fn a_client_certificate_is_verified_and_read() {
     );
     assert_ne!(read.sha256, [0; 32]);
     let optional = fixture.tls(ClientCertificates::Optional);
-    let anonymous = greet(&optional, &fixture.nobody(), "localhost");
-    let anonymous = anonymous.await.unwrap();
+    let nobody = fixture.nobody();
+    let anonymous = greet(&optional, &nobody, "localhost").await.unwrap();
     assert!(anonymous.get_ref().1.peer_certificates().is_none());
 
     let theirs = Authority::new("theirs");
