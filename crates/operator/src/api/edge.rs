@@ -127,8 +127,6 @@ impl Default for Drain {
     .message("edge.service.proxyProtocol needs trustedCidrs: anybody could claim any address"))]
 #[x_kube(validation = Rule::new("self.proxyProtocol || self.terminatedTls == 'Refuse'")
     .message("edge.service.terminatedTls needs proxyProtocol"))]
-#[x_kube(validation = Rule::new("self.rtmpPort != self.port")
-    .message("edge.service.rtmpPort is port"))]
 #[x_kube(validation = Rule::new("!has(self.nodePort) || self.type != 'ClusterIP'")
     .message("edge.service.nodePort needs type NodePort or LoadBalancer"))]
 #[x_kube(validation = Rule::new("self.type == 'LoadBalancer' || (!has(self.loadBalancerClass) && !has(self.loadBalancerSourceRanges))")
@@ -142,7 +140,8 @@ pub struct EdgeService {
     #[serde(default = "EdgeService::port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
-    /// A second port of the Service for the same: encoders that know no other than RTMP's own. 0: none.
+    /// A second port of the Service for the same: encoders that know no other than RTMP's own. 0, or the same as `port`:
+    /// none.
     #[serde(default = "EdgeService::rtmp_port")]
     #[schemars(range(min = 0, max = 65535))]
     pub rtmp_port: i32,

@@ -36,7 +36,7 @@ fn edge(cluster: &ValidatedCluster) -> Service {
         node_port: wanted.node_port,
         ..Port::Rtmps.of_service()
     }];
-    if wanted.rtmp_port != 0 {
+    if wanted.rtmp_port != 0 && wanted.rtmp_port != wanted.port {
         ports.push(ServicePort {
             port: wanted.rtmp_port,
             ..Port::Rtmp.of_service()

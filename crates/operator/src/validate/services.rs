@@ -91,9 +91,6 @@ fn check_rtmp(service: &EdgeService, problems: &mut Problems) {
     if service.rtmp_port != 0 {
         problems.port(&format!("{PATH}.rtmpPort"), service.rtmp_port);
     }
-    if service.rtmp_port == service.port {
-        problems.add(format!("{PATH}.rtmpPort"), "is port");
-    }
     if !service.proxy_protocol && service.terminated_tls != TerminatedTls::Refuse {
         problems.add(
             format!("{PATH}.terminatedTls"),
