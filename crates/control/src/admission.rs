@@ -111,7 +111,7 @@ impl Admission {
             return Err(invalid("session_id", "1 to 128 bytes of [A-Za-z0-9._:-]"));
         }
         let now_ms = now_ms();
-        let decision = match self.check(&credential, &request.app, now_ms).await? {
+        let decision = match self.check(&credential, &request, now_ms).await? {
             Ok(record) => Decision::SignedGrant(self.grant(&request, record, now_ms)),
             Err((refusal, source)) => {
                 self.shared.metrics.key_check(refusal.outcome(), source);
@@ -126,6 +126,7 @@ impl Admission {
                     client_address = request.client_address,
                     server_name = &*redacted(&request.server_name),
                     encoder = &*redacted(&request.encoder),
+                    client_certificate = subject(&request),
                     trace_id = telemetry::trace_id(&Span::current()),
                     "publish refused"
                 );
@@ -141,10 +142,10 @@ impl Admission {
     async fn check(
         &self,
         credential: &str,
-        app: &str,
+        request: &AuthorizeRequest,
         now_ms: i64,
     ) -> Result<Result<KeyRecord, (Refusal, &'static str)>, Status> {
-        if !self.shared.live.has_application(app) {
+        if !self.shared.live.has_application(&request.app) {
             return Ok(Err((Refusal::AppNotFound, "request")));
         }
         let stream_key = match StreamKey::parse(credential) {
@@ -178,7 +179,7 @@ impl Admission {
         Ok(match record {
             None => Err(Refusal::Unknown),
             Some(_) if !authentic => Err(Refusal::WrongSecret),
-            Some(record) => admissible(record, app, now_ms),
+            Some(record) => admissible(record, request, now_ms),
         }
         .map_err(|refusal| (refusal, "database")))
     }
@@ -194,6 +195,7 @@ impl Admission {
             stream_id = %stream_id,
             session_id = request.session_id,
             client_address = request.client_address,
+            client_certificate = subject(request),
             trace_id = telemetry::trace_id(&Span::current()),
             "publish authorized"
         );
@@ -220,9 +222,19 @@ impl Admission {
     }
 }
 
-/// Whether an authentic key may publish to this app now.
-fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Refusal> {
-    if record.app != app {
+/// The common name of the client's certificate, for the log.
+fn subject(request: &AuthorizeRequest) -> Option<&str> {
+    let certificate = request.client_certificate.as_ref();
+    certificate.map(|certificate| certificate.subject.as_str())
+}
+
+/// Whether an authentic key may publish to this app, from this client, now.
+fn admissible(
+    record: KeyRecord,
+    request: &AuthorizeRequest,
+    now_ms: i64,
+) -> Result<KeyRecord, Refusal> {
+    if record.app != request.app {
         Err(Refusal::WrongApp)
     } else if record.revoke_ms.is_some() {
         Err(Refusal::Revoked)
@@ -234,7 +246,11 @@ fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Re
     } else if record.held_off_until_ms > now_ms {
         Err(Refusal::HeldOff)
     } else {
-        Ok(record)
+        match (&record.client_certificate, &request.client_certificate) {
+            (Some(_), None) => Err(Refusal::CertificateMissing),
+            (Some(binding), Some(shown)) if !binding.is_of(shown) => Err(Refusal::CertificateWrong),
+            (Some(_), Some(_)) | (None, _) => Ok(record),
+        }
     }
 }
 
@@ -242,6 +258,8 @@ fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Re
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     AppNotFound,
+    CertificateMissing,
+    CertificateWrong,
     Expired,
     HeldOff,
     Malformed,
@@ -256,6 +274,8 @@ impl Refusal {
     fn outcome(self) -> &'static str {
         match self {
             Self::AppNotFound => "app_not_found",
+            Self::CertificateMissing => "client_certificate_missing",
+            Self::CertificateWrong => "client_certificate_wrong",
             Self::Expired => "expired",
             Self::HeldOff => "held_off",
             Self::Malformed => "malformed",
@@ -267,10 +287,21 @@ impl Refusal {
         }
     }
 
-    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys.
+    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys. Who has the
+    /// whole key may know what else it needs.
     fn denial(self) -> Denial {
         let (reason, description, retryable) = match self {
             Self::AppNotFound => (DenialReason::AppNotFound, "Application not found", false),
+            Self::CertificateMissing => (
+                DenialReason::ClientCertificateMissing,
+                "This stream key needs its client certificate",
+                false,
+            ),
+            Self::CertificateWrong => (
+                DenialReason::ClientCertificateWrong,
+                "This stream key belongs to another client certificate",
+                false,
+            ),
             Self::HeldOff => (
                 DenialReason::HeldOff,
                 "Session was ended; try again later",

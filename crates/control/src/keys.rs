@@ -15,6 +15,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::{
     Shared,
     caller::{address, tenant},
+    client_certificate::CertificateBinding,
     database::{CreateOutcome, KeyFilter, KeyRecord},
     field::{self, Violations, now_ms, timestamp},
     page_token::{Cursor, Page},
@@ -85,6 +86,9 @@ impl StreamKeys {
             .transpose();
         let expire_ms = violations.check("expire_time", expire_ms).flatten();
         let policy = violations.check("takeover_policy", takeover_policy(request.takeover_policy));
+        let binding = &request.client_certificate;
+        let binding = (!binding.is_empty()).then(|| CertificateBinding::parse(binding));
+        let binding = violations.check("client_certificate", binding.transpose());
         let own = request.tenant.is_empty() || *request.tenant == *tenant;
         violations.check(
             "tenant",
@@ -120,6 +124,7 @@ impl StreamKeys {
             expire_ms,
             revoke_ms: None,
             held_off_until_ms: 0,
+            client_certificate: binding.flatten(),
         };
         match self.0.database.create_key(&record).await? {
             CreateOutcome::Created => {}
@@ -251,5 +256,9 @@ fn message(record: KeyRecord) -> StreamKeyMessage {
         expire_time: record.expire_ms.map(timestamp),
         revoke_time: record.revoke_ms.map(timestamp),
         takeover_policy: record.takeover_policy,
+        client_certificate: record
+            .client_certificate
+            .map(|binding| binding.as_str().to_owned())
+            .unwrap_or_default(),
     }
 }

@@ -8,6 +8,7 @@
 
 mod admission;
 mod caller;
+mod client_certificate;
 mod cluster;
 mod config;
 mod database;

@@ -153,6 +153,8 @@ impl Admission {
 fn refusal(denial: Denial) -> Refusal {
     let reason = match denial.reason() {
         DenialReason::AppNotFound => "app_not_found",
+        DenialReason::ClientCertificateMissing => "client_certificate_missing",
+        DenialReason::ClientCertificateWrong => "client_certificate_wrong",
         DenialReason::HeldOff => "held_off",
         DenialReason::KeyNotAccepted => "key_not_accepted",
         DenialReason::Unspecified => "denied",

@@ -13,7 +13,7 @@ use std::{
 use proto::internal::v1::{AuthorizeRequest, authorize_request::Credential};
 use registry::{LeaseStats, SessionId};
 use rtmp::PublishRequest;
-use runtime::{error::chain, telemetry};
+use runtime::{error::chain, telemetry, tls::ClientCertificate};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
@@ -201,6 +201,18 @@ impl Publication {
             server_name: self.client.server_name.clone(),
             encoder: request.encoder,
             session_id: self.session.to_string(),
+            client_certificate: self.client.certificate.clone().map(|shown| {
+                let ClientCertificate {
+                    subject,
+                    sans,
+                    sha256,
+                } = shown;
+                proto::internal::v1::ClientCertificate {
+                    subject,
+                    sans,
+                    sha256: sha256.to_vec(),
+                }
+            }),
         };
         let left = authorize_timeout.saturating_sub(self.asked.elapsed());
         self.context

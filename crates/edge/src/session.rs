@@ -9,10 +9,12 @@ use bytes::BytesMut;
 use media::{FrameKind, TrackId, flv, timestamp::Unwrapper};
 use rtmp::{
     MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent, ServerSession,
+    limits::Limits,
 };
+use runtime::tls::ClientCertificate;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep_until, timeout},
 };
 use tracing::{debug, info};
 
@@ -33,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// TLS server name; empty where none was sent.
     pub(crate) server_name: String,
+    /// What it proved in the TLS handshake.
+    pub(crate) certificate: Option<ClientCertificate>,
 }
 
 /// One connection whose bytes are RTMP.
@@ -50,6 +54,8 @@ struct Session<S> {
     discontinuities: u64,
     /// Wakes at `rtmp`'s next deadline or before; deadlines move with every read, this does not.
     timer: Pin<Box<Sleep>>,
+    /// When to ping a publisher.
+    pings: Interval,
     /// Ends when the process stops: waited for once, not once per read.
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -73,6 +79,7 @@ enum State {
 enum Wake {
     Decided(Result<Arc<LiveSession>, Refusal>),
     Ended(End),
+    Ping,
     Read(io::Result<usize>),
     Room,
     Timeout,
@@ -83,19 +90,58 @@ const READ_BYTES: usize = 32 * 1024;
 /// What an encoder may send while its publish is decided on, in bytes.
 const UNDECIDED_INPUT_BYTES: usize = 64 * 1024;
 
+/// Refusing RTMP without TLS: for each of handshake and `connect`.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+/// What a person who forgot the S reads.
+const PLAIN_REFUSED: &str = "This server takes RTMPS only: use rtmps:// instead of rtmp://";
+
 /// Drives one connection to its end.
 pub(crate) async fn run<S>(socket: S, client: Client, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let limits = context.config.rtmp.clone();
+    drive(socket, client, context, limits, None).await;
+}
+
+/// Lets the encoder come as far as `connect`, so that it can be told what to do instead.
+pub(crate) async fn refuse_plain<S>(socket: S, client: Client, context: Arc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut limits = context.config.rtmp.clone();
+    limits.handshake_deadline = limits.handshake_deadline.min(REFUSAL_DEADLINE);
+    limits.connect_deadline = limits.connect_deadline.min(REFUSAL_DEADLINE);
+    let refusal = Rejection {
+        description: PLAIN_REFUSED.to_owned(),
+    };
+    drive(socket, client, context, limits, Some(refusal)).await;
+}
+
+async fn drive<S>(
+    socket: S,
+    client: Client,
+    context: Arc<Context>,
+    limits: Limits,
+    refusal: Option<Rejection>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut random = [0; 1528];
     // Nobody checks that these bytes are random (RTMP 1.0 §5.2.3).
     rand::fill(&mut random).ok();
+    let connections = &context.config.connections;
     let config = ServerConfig {
-        chunk_bytes_out: context.config.connections.chunk_bytes_out,
-        window_bytes: context.config.connections.window_bytes,
-        limits: context.config.rtmp.clone(),
+        chunk_bytes_out: connections.chunk_bytes_out,
+        window_bytes: connections.window_bytes,
+        limits,
+        refusal,
     };
+    let mut pings = interval_at(
+        Instant::now() + connections.ping_period,
+        connections.ping_period,
+    );
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let shutdown = context.shutdown.clone();
     let mut session = Session {
         rtmp: ServerSession::new(config, &random, std_now()),
@@ -109,6 +155,7 @@ where
         timestamps: Unwrapper::new(),
         discontinuities: 0,
         timer: Box::pin(sleep_until(far_future())),
+        pings,
         stopping: Box::pin(async move { shutdown.stopping().await }),
     };
     let end = session.drive().await.unwrap_or_else(|end| end);
@@ -142,6 +189,7 @@ where
             match self.wait().await {
                 Wake::Decided(decision) => self.handle_decision(decision),
                 Wake::Ended(end) => return Ok(end),
+                Wake::Ping => self.rtmp.ping(std_now()),
                 Wake::Read(Ok(0) | Err(_)) => return Ok(End::Disconnected),
                 Wake::Read(Ok(bytes)) => {
                     self.fresh = true;
@@ -172,6 +220,7 @@ where
             input,
             state,
             timer,
+            pings,
             stopping,
             ..
         } = self;
@@ -182,6 +231,7 @@ where
             State::Publishing { paused: true, .. } | State::Refused => false,
         };
         let idle = matches!(state, State::Await);
+        let live = matches!(state, State::Publishing { .. });
         if let Some(wake_at) = rtmp.poll_timeout().map(Instant::from_std)
             && wake_at < timer.deadline()
         {
@@ -194,6 +244,7 @@ where
             read = socket.read_buf(input), if read => Wake::Read(read),
             wake = state_wake(state) => wake,
             () = timer.as_mut() => Wake::Timeout,
+            _ = pings.tick(), if live => Wake::Ping,
             () = context.shutdown.draining(), if idle => Wake::Ended(End::Drain),
             () = stopping.as_mut() => Wake::Ended(End::Drain),
         }
@@ -233,6 +284,10 @@ where
                     if let Some(end) = self.handle_media(message) {
                         return Some(end);
                     }
+                }
+                ServerEvent::Ponged(round_trip) => {
+                    let metrics = &self.context.metrics;
+                    metrics.round_trip_seconds.observe(round_trip.as_secs_f64());
                 }
                 ServerEvent::PublishEnded(cause) => {
                     debug!(client_address = %self.client.address, ?cause, "the encoder ended its publish");

@@ -39,6 +39,7 @@ pub(crate) async fn run_at(
             description,
             expires_in,
             takeover,
+            client_certificate,
             secret_file,
         } => {
             let request = CreateStreamKeyRequest {
@@ -48,6 +49,7 @@ pub(crate) async fn run_at(
                 expire_time: expires_in.map(expire_time),
                 takeover_policy: policy(takeover).into(),
                 tenant: String::new(),
+                client_certificate: client_certificate.unwrap_or_default(),
             };
             create(&mut client, request, secret_file.as_deref(), json).await
         }
@@ -197,6 +199,7 @@ fn to_json(stream_key: &StreamKey) -> Value {
         "expire_time": time(stream_key.expire_time.as_ref()),
         "revoke_time": time(stream_key.revoke_time.as_ref()),
         "takeover_policy": takeover,
+        "client_certificate": stream_key.client_certificate,
     })
 }
 

@@ -15,7 +15,7 @@ pub(crate) mod play;
 mod replies;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -37,6 +37,8 @@ pub struct ServerConfig {
     pub window_bytes: u32,
     /// Deadlines and limits.
     pub limits: crate::limits::Limits,
+    /// Given, every `connect` is refused with it.
+    pub refusal: Option<Rejection>,
 }
 
 /// One publishing connection.
@@ -61,6 +63,8 @@ pub struct ServerSession {
 pub enum ServerEvent {
     /// Media of the accepted publish.
     Media(MediaMessage),
+    /// The answer to a [`ping`](ServerSession::ping) came after this long.
+    Ponged(Duration),
     /// The publish is over, in band: FCUnpublish, deleteStream or closeStream.
     PublishEnded(EndCause),
     /// An encoder wants to publish. Answer with [`ServerSession::accept_publish`] or
@@ -299,6 +303,13 @@ impl ServerSession {
         }
     }
 
+    /// Asks a live publisher for a sign of life (RTMP 1.0 §7.1.7). Nothing depends on the answer: some never give it.
+    pub fn ping(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Publishing(_)) && !self.is_closing() {
+            self.link.ping(now);
+        }
+    }
+
     /// Bytes received so far, for statistics.
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes
@@ -313,7 +324,11 @@ impl ServerSession {
                 self.phase = Phase::Unconnected;
                 self.deadlines.handshake_done(now);
             }
-            let Some(message) = self.link.read(input, now)? else {
+            let message = self.link.read(input, now)?;
+            if let Some(round_trip) = self.link.take_round_trip() {
+                self.events.push_back(ServerEvent::Ponged(round_trip));
+            }
+            let Some(message) = message else {
                 return Ok(());
             };
             self.handle_message(message, now)?;
@@ -434,6 +449,7 @@ impl Default for ServerConfig {
             chunk_bytes_out: 4096,
             window_bytes: crate::limits::WINDOW_BYTES,
             limits: crate::limits::Limits::default(),
+            refusal: None,
         }
     }
 }

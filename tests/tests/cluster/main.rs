@@ -14,6 +14,7 @@
 mod bad_input;
 mod bad_peers;
 mod certificates;
+mod client_certificates;
 mod command_line;
 mod controls;
 mod discovery;

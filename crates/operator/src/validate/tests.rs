@@ -121,6 +121,31 @@ fn what_the_schema_and_its_rules_refuse_is_refused_again() {
             "spec.edge.service.trustedCidrs",
         ),
         (
+            "edge.service.terminatedTls",
+            json!("Assumed"),
+            "spec.edge.service.terminatedTls",
+        ),
+        (
+            "edge.service.rtmpPort",
+            json!(70_000),
+            "spec.edge.service.rtmpPort",
+        ),
+        (
+            "tls.additionalSecrets",
+            json!(["a", "Upper"]),
+            "spec.tls.additionalSecrets[1]",
+        ),
+        (
+            "tls.additionalSecrets",
+            json!(["a", "a"]),
+            "spec.tls.additionalSecrets",
+        ),
+        (
+            "tls.clientCertificates",
+            json!({"caSecretRef": {"name": "Upper", "key": "ca.crt"}}),
+            "spec.tls.clientCertificates.caSecretRef.name",
+        ),
+        (
             "edge.service.trustedCidrs",
             json!(["10.0.0.0/33"]),
             "spec.edge.service.trustedCidrs[0]",

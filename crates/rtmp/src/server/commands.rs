@@ -86,6 +86,10 @@ impl ServerSession {
     }
 
     fn connect(&mut self, command: &Command<'_>, now: Instant) {
+        if let Some(refusal) = self.config.refusal.take() {
+            self.refuse_connect(command.transaction, &refusal.description);
+            return;
+        }
         let Some(connect) = ConnectRequest::read(command) else {
             self.refuse_connect(command.transaction, URL_TOO_LONG);
             return;

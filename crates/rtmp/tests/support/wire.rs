@@ -174,7 +174,9 @@ impl Server {
     pub fn media(&self) -> Vec<rtmp::MediaMessage> {
         let media = |event: &ServerEvent| match event {
             ServerEvent::Media(message) => Some(message.clone()),
-            ServerEvent::PublishEnded(_) | ServerEvent::PublishRequested(_) => None,
+            ServerEvent::Ponged(_)
+            | ServerEvent::PublishEnded(_)
+            | ServerEvent::PublishRequested(_) => None,
         };
         self.events.iter().filter_map(media).collect()
     }
