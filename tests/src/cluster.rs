@@ -265,6 +265,7 @@ impl Setup<'_> {
             "ORIGIN__RELAY__LISTEN",
             "ORIGIN__PLAYBACK__LISTEN",
             "ORIGIN__HTTP__LISTEN",
+            "ORIGIN__RTMP__LISTEN",
         ] {
             settings.push((field, "127.0.0.1:0".to_owned()));
         }
@@ -272,6 +273,7 @@ impl Setup<'_> {
         node.keep("ORIGIN__RELAY__LISTEN", "relay");
         node.keep("ORIGIN__PLAYBACK__LISTEN", "playback");
         node.keep("ORIGIN__HTTP__LISTEN", "http");
+        node.keep("ORIGIN__RTMP__LISTEN", "rtmp");
         node
     }
 
@@ -440,6 +442,10 @@ fn deployment(
             token: secret(base, "playback-token"),
         },
         http: urls("http", "http"),
+        rtmp: origins
+            .iter()
+            .map(|origin| origin.text("rtmp").parse().unwrap())
+            .collect(),
         admin: processes.map(|node| node.text("admin_url")).collect(),
         ca_file,
         logs: logs.to_owned(),
