@@ -9,8 +9,7 @@ use super::{
 use crate::amf0::Value;
 use crate::command::{self, Command};
 use crate::limits::{
-    AMF_NODES, APP_BYTES, ENCODER_CHARACTERS, MESSAGE_STREAMS, NAME_BYTES, TC_URL_BYTES,
-    UNPUBLISHED_AMF_NODES,
+    AMF_NODES, APP_BYTES, ENCODER_CHARACTERS, NAME_BYTES, TC_URL_BYTES, UNPUBLISHED_AMF_NODES,
 };
 use crate::{Message, ProtocolError, PublishPath};
 
@@ -44,7 +43,10 @@ impl ServerSession {
             b"connect" => {
                 self.refuse_connect(command.transaction, "This connection is already connected.");
             }
-            b"createStream" => self.create_stream(&command)?,
+            b"createStream" => {
+                self.message_streams
+                    .create(command.transaction, &mut self.link)?;
+            }
             b"publish" => self.publish(&command, message_stream_id),
             b"play" => self.refuse_play(
                 self.message_streams.only().unwrap_or(message_stream_id),
@@ -100,21 +102,8 @@ impl ServerSession {
         self.link.send_connected(command.transaction, &self.config);
     }
 
-    fn create_stream(&mut self, command: &Command<'_>) -> Result<(), ProtocolError> {
-        let id = self
-            .message_streams
-            .create()
-            .ok_or(ProtocolError::TooManyMessageStreams {
-                limit: MESSAGE_STREAMS,
-            })?;
-        self.link
-            .send_result(command.transaction, Value::Number(f64::from(id)));
-        Ok(())
-    }
-
     fn publish(&mut self, command: &Command<'_>, message_stream_id: u32) {
-        let known = Some(message_stream_id).filter(|id| self.message_streams.contains(*id));
-        let Some(id) = known.or_else(|| self.message_streams.only()) else {
+        let Some(id) = self.message_streams.meant(message_stream_id) else {
             let description = "The publish names a stream that createStream did not return.";
             self.refuse_publish(message_stream_id, refusal(description));
             return;
