@@ -37,7 +37,10 @@ impl Encoders {
         let directory = directory.join(name);
         fs::create_dir(&directory).unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
+        // The same for all: FFmpeg shows no certificate whose issuer the server does not name.
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "encoders");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
