@@ -3,8 +3,10 @@
 //! A status for a publish carries the message stream id that createStream gave; an error always has a description
 //! (OBS 29 crashes without one); `onBWDone` is never sent, clients would answer it with `_checkbw`.
 
+use super::connect::every_four_cc;
 use super::{Rejection, ServerSession};
 use crate::amf0::{Value, encode};
+use crate::capabilities::CAPS_EX;
 use crate::chunk::MessageHeader;
 use crate::limits::DESCRIPTION_BYTES;
 use crate::message::message_type;
@@ -25,6 +27,19 @@ impl ServerSession {
         self.link.send_chunk_size(self.config.chunk_bytes_out);
         // E-RTMP: 4 = can forward. Bodies pass untouched, whatever the codec.
         let forward_all = || Value::object([("*", Value::Number(4.0))]);
+        // Commands and statuses are always AMF0, so that is what is answered to a client that would speak AMF3 too.
+        let mut information = vec![
+            ("level", Value::text("status")),
+            ("code", Value::text("NetConnection.Connect.Success")),
+            ("description", Value::text("Connection succeeded.")),
+            ("objectEncoding", Value::Number(0.0)),
+            ("capsEx", Value::Number(CAPS_EX.into())),
+            ("videoFourCcInfoMap", forward_all()),
+            ("audioFourCcInfoMap", forward_all()),
+        ];
+        if !self.connect.capabilities.four_cc_list.is_empty() {
+            information.push(("fourCcList", every_four_cc()));
+        }
         self.send_command(&[
             Value::text("_result"),
             Value::Number(transaction),
@@ -32,28 +47,25 @@ impl ServerSession {
                 ("fmsVer", Value::text("FMS/3,0,1,123")),
                 ("capabilities", Value::Number(31.0)),
             ]),
-            Value::object([
-                ("level", Value::text("status")),
-                ("code", Value::text("NetConnection.Connect.Success")),
-                ("description", Value::text("Connection succeeded.")),
-                ("objectEncoding", Value::Number(0.0)),
-                ("videoFourCcInfoMap", forward_all()),
-                ("audioFourCcInfoMap", forward_all()),
-            ]),
+            object(information),
         ]);
     }
 
     /// Refuses `connect`; the driver then closes. Some clients wait for that, OBS among them.
     pub(super) fn refuse_connect(&mut self, transaction: f64, description: &str) {
+        self.send_connect_error(transaction, description);
+        self.closing = Some(Rejection {
+            description: description.to_owned(),
+        });
+    }
+
+    pub(super) fn send_connect_error(&mut self, transaction: f64, description: &str) {
         self.send_command(&[
             Value::text("_error"),
             Value::Number(transaction),
             Value::Null,
             status("error", "NetConnection.Connect.Rejected", description),
         ]);
-        self.closing = Some(Rejection {
-            description: description.to_owned(),
-        });
     }
 
     pub(super) fn send_result(&mut self, transaction: f64, result: Value<'_>) {
@@ -159,4 +171,13 @@ fn status<'a>(level: &'a str, code: &'a str, description: &'a str) -> Value<'a> 
         ("code", Value::text(code)),
         ("description", Value::text(description)),
     ])
+}
+
+fn object<'a>(properties: Vec<(&'a str, Value<'a>)>) -> Value<'a> {
+    let properties = properties.into_iter();
+    Value::Object(
+        properties
+            .map(|(key, value)| (key.as_bytes(), value))
+            .collect(),
+    )
 }
