@@ -98,7 +98,11 @@ impl Counts {
                 return None;
             }
         }
-        Some(self.addresses.entry(address).or_insert(Count::new(now)))
+        Some(
+            self.addresses
+                .entry(address)
+                .or_insert_with(|| Count::new(now)),
+        )
     }
 }
 

@@ -24,6 +24,7 @@ use crate::stream_key::StreamKey;
 on_both!(
     a_password_is_checked_by_another_replica_than_made_the_challenge,
     every_fault_of_a_password_is_one_denial_outside_and_its_own_inside,
+    a_right_password_publishes_its_own_stream_alone,
     a_password_survives_a_new_pepper,
     what_is_stored_is_encrypted,
 );
@@ -129,57 +130,53 @@ async fn a_password_is_checked_by_another_replica_than_made_the_challenge(fixtur
     assert!(super::admission_service::is_granted(&answer));
 }
 
-async fn every_fault_of_a_password_is_one_denial_outside_and_its_own_inside(fixture: Fixture) {
-    let control = fixture.replica().await;
-    let user = User::create(&control, "main").await;
-    let revoked = User::create(&control, "revoked").await;
+/// What is wrong, as control counts it; who says so, from where, and what.
+type Fault = (&'static str, String, &'static str, AdobeResponse);
+
+async fn faults(control: &Replica, user: &User) -> Vec<Fault> {
+    let revoked = User::create(control, "revoked").await;
     control.revoke(&revoked.key.id).await;
     let (plain, plain_secret) = control.create("plain").await;
     let plain_password = plain_secret.rsplit_once('_').unwrap().1;
     let stranger = StreamKey::generate().unwrap().id().to_string();
-    let of = |user: &str| user.to_owned();
+    let id = &user.key.id;
 
-    let mut faults = Vec::new();
-    let for_user = challenge(&control, &user.key.id).await;
-    let wrong = answer(&user.key.id, "wrong", &for_user, "main");
-    faults.push(("wrong_password", of(&user.key.id), NEXT_ADDRESS, wrong));
+    let mut faults: Vec<Fault> = Vec::new();
+    let mut fault = |outcome, user: &str, address, response| {
+        faults.push((outcome, user.to_owned(), address, response));
+    };
+    let challenged = challenge(control, id).await;
+    let wrong = answer(id, "wrong", &challenged, "main");
+    fault("wrong_password", id, NEXT_ADDRESS, wrong);
     // Each challenge is one guess.
-    faults.push((
-        "challenge_replayed",
-        of(&user.key.id),
-        NEXT_ADDRESS,
-        user.answer(&for_user),
-    ));
-    let elsewhere = user.answer(&challenge(&control, &user.key.id).await);
-    faults.push((
-        "challenge_forged",
-        of(&user.key.id),
-        "192.0.2.2:4001",
-        elsewhere,
-    ));
-    for (outcome, id) in [("unknown_user", stranger.as_str()), ("unknown_user", "bob")] {
-        let challenge = challenge(&control, id).await;
-        assert_eq!(challenge.salt.len(), for_user.salt.len());
-        faults.push((
-            outcome,
-            of(id),
-            NEXT_ADDRESS,
-            answer(id, "x", &challenge, "main"),
-        ));
+    let late = user.answer(&challenged);
+    fault("challenge_replayed", id, NEXT_ADDRESS, late);
+    let elsewhere = user.answer(&challenge(control, id).await);
+    fault("challenge_forged", id, "192.0.2.2:4001", elsewhere);
+    for unknown in [stranger.as_str(), "bob"] {
+        let for_unknown = challenge(control, unknown).await;
+        assert_eq!(for_unknown.salt.len(), challenged.salt.len());
+        let response = answer(unknown, "x", &for_unknown, "main");
+        fault("unknown_user", unknown, NEXT_ADDRESS, response);
     }
-    let challenged = challenge(&control, &plain.id).await;
+    let challenged = challenge(control, &plain.id).await;
     let right = answer(&plain.id, plain_password, &challenged, "plain");
-    faults.push(("no_password", of(&plain.id), NEXT_ADDRESS, right));
-    let right = revoked.answer(&challenge(&control, &revoked.key.id).await);
-    faults.push((
+    fault("no_password", &plain.id, NEXT_ADDRESS, right);
+    let right = revoked.answer(&challenge(control, &revoked.key.id).await);
+    fault(
         "password_of_lapsed_key",
-        of(&revoked.key.id),
+        &revoked.key.id,
         NEXT_ADDRESS,
         right,
-    ));
+    );
+    faults
+}
 
+async fn every_fault_of_a_password_is_one_denial_outside_and_its_own_inside(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let user = User::create(&control, "main").await;
     let mut counts = std::collections::BTreeMap::new();
-    for (outcome, user, address, response) in faults {
+    for (outcome, user, address, response) in faults(&control, &user).await {
         let decision = ask(&control, (&user, address), Some(response)).await;
         let Decision::Denial(denial) = decision else {
             panic!("{outcome}: {decision:?}");
@@ -195,28 +192,27 @@ async fn every_fault_of_a_password_is_one_denial_outside_and_its_own_inside(fixt
     }
     let encoded = control.metrics.encode();
     for (outcome, count) in counts {
+        let labels = format!("headwater_key_checks_total{{outcome=\"{outcome}\",");
         let counted = encoded.lines().filter_map(|line| {
-            let labels = format!("headwater_key_checks_total{{outcome=\"{outcome}\",");
-            line.strip_prefix(&labels)?
-                .rsplit(' ')
-                .next()?
-                .parse::<u32>()
-                .ok()
+            let sample = line.strip_prefix(&labels)?.rsplit(' ').next()?;
+            sample.parse::<u32>().ok()
         });
         assert_eq!(counted.sum::<u32>(), count, "{outcome} in {encoded}");
     }
-    // And with everything right.
-    let response = user.answer(&challenge(&control, &user.key.id).await);
-    let wrong_name = AdobeResponse {
+}
+
+async fn a_right_password_publishes_its_own_stream_alone(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let user = User::create(&control, "main").await;
+    let right = user.answer(&challenge(&control, &user.key.id).await);
+    let other = AdobeResponse {
         name: "other".to_owned(),
         ..user.answer(&challenge(&control, &user.key.id).await)
     };
     let id = (user.key.id.as_str(), NEXT_ADDRESS);
-    assert!(matches!(
-        ask(&control, id, Some(response)).await,
-        Decision::SignedGrant(_)
-    ));
-    let Decision::Denial(denial) = ask(&control, id, Some(wrong_name)).await else {
+    let decision = ask(&control, id, Some(right)).await;
+    assert!(matches!(decision, Decision::SignedGrant(_)), "{decision:?}");
+    let Decision::Denial(denial) = ask(&control, id, Some(other)).await else {
         panic!("another name was granted");
     };
     assert_eq!(denial.reason(), DenialReason::NameNotAccepted);

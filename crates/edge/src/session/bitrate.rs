@@ -76,7 +76,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_too_fast_is_slowed_and_then_ended() {
-        assert_eq!(send(900_000).await.1, false);
+        assert!(!send(900_000).await.1);
         let (came, is_exceeded) = send(20_000_000).await;
         assert!(is_exceeded && came < 1_200_000, "{came} bytes per second");
     }
