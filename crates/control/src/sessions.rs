@@ -10,12 +10,13 @@ use proto::{
     },
 };
 use registry::{Lease, RegistryError};
+use runtime::error::chain;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Shared,
     caller::{address, tenant},
-    database::{Termination, error_chain},
+    database::Termination,
     field::{self, Violations, now_ms, timestamp},
     page_token::{Cursor, Page},
 };
@@ -118,7 +119,7 @@ impl Sessions {
             .kick(lease.stream, lease.slot, Some(&lease.session))
             .await
         {
-            tracing::warn!(session_id = %lease.session, reason = error_chain(&error), "the lease goes with its session");
+            tracing::warn!(session_id = %lease.session, reason = chain(&error), "the lease goes with its session");
         }
         self.0.metrics.admin_action("terminate_session");
         tracing::info!(
@@ -169,7 +170,7 @@ fn cursor(lease: &Lease) -> Cursor {
 }
 
 fn unavailable(error: &RegistryError) -> Status {
-    tracing::warn!(reason = error_chain(error), "the registry does not answer");
+    tracing::warn!(reason = chain(error), "the registry does not answer");
     status(
         Code::Unavailable,
         "REGISTRY_UNAVAILABLE",

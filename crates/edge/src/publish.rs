@@ -15,7 +15,7 @@ use proto::internal::v1::{
 };
 use registry::{LeaseStats, SessionId};
 use rtmp::PublishRequest;
-use runtime::telemetry;
+use runtime::{error::chain, telemetry};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
@@ -27,7 +27,6 @@ use crate::{
     admission::{Granted, NOT_AVAILABLE, Refusal, new_session_id},
     live::{End, Ending, LiveSession, Registration},
     metrics::{App, PublishAttempt, Reason},
-    origins::chain,
     relay::{Feed, Relay, Rpc, Terms},
     replay_ring::{ReplayRing, RingLimits},
     session::Client,

@@ -10,7 +10,7 @@
 //! | RTMP 1.0 §7.1.6 aggregate messages | `aggregate` |
 //! | AMF0 | [`amf0`] |
 //! | AMF3, reading | [`amf3`] |
-//! | RTMP 1.0 §7 commands, server side | [`server`] |
+//! | RTMP 1.0 §7 commands, server side | [`server`]; of players, [`PlaySession`] |
 //! | RTMP 1.0 §7 commands, client side | [`client`] |
 //! | E-RTMP v2, what `connect` announces | [`Capabilities`] |
 //! | Adobe authentication (`authmod=adobe`) | [`AdobeResponse`] |
@@ -41,10 +41,11 @@ pub mod server;
 
 pub use adobe::{ADOBE_SEGMENT, AdobeChallenge, AdobeResponse};
 pub use capabilities::{Capabilities, caps_ex};
-pub use client::{ClientConfig, ClientEvent, ClientSession};
+pub use client::{Awaits, ClientConfig, ClientEvent, ClientSession, Purpose};
 pub use error::{AmfError, ProtocolError};
 pub use message::{MediaKind, MediaMessage, Message, message_type};
 pub use publish_path::{PublishPath, PublishPathError};
+pub use server::play::{PlayEvent, PlayRefusal, PlayRequest, PlaySession};
 pub use server::{
     ConnectRequest, EndCause, PublishRequest, Rejection, ServerConfig, ServerEvent, ServerSession,
     StreamKeyText,

@@ -12,6 +12,7 @@
 mod commands;
 mod connect;
 mod deadlines;
+pub(crate) mod play;
 mod replies;
 
 use std::collections::VecDeque;

@@ -24,6 +24,7 @@ mod media;
 mod metrics;
 mod outage;
 mod passwords;
+mod pull;
 mod restore;
 mod revocation;
 mod secrecy;

@@ -48,7 +48,10 @@ impl ServerSession {
             b"FCUnpublish" => self.fc_unpublish(&command, now),
             b"closeStream" => self.close_stream(message_stream_id, now),
             b"deleteStream" => self.delete_stream(&command, now),
-            b"getStreamLength" => self.send_result(command.transaction, Value::Number(0.0)),
+            b"getStreamLength" => {
+                self.link
+                    .send_result(command.transaction, Value::Number(0.0));
+            }
             b"releaseStream" => self.answer(&command, Value::Undefined),
             b"onStatus" | b"_result" | b"_error" => {}
             // An `_error` would make FFmpeg give up.
@@ -83,7 +86,8 @@ impl ServerSession {
             .ok_or(ProtocolError::TooManyMessageStreams {
                 limit: MESSAGE_STREAMS,
             })?;
-        self.send_result(command.transaction, Value::Number(f64::from(id)));
+        self.link
+            .send_result(command.transaction, Value::Number(f64::from(id)));
         Ok(())
     }
 
@@ -125,14 +129,16 @@ impl ServerSession {
     fn fc_publish(&mut self, command: &Command<'_>) {
         self.answer(command, Value::Undefined);
         let name = name_argument(command);
-        self.send_fc("onFCPublish", "NetStream.Publish.Start", name);
+        self.link
+            .send_fc("onFCPublish", "NetStream.Publish.Start", name);
     }
 
     /// Ends our own publish only, whatever it names.
     fn fc_unpublish(&mut self, command: &Command<'_>, now: Instant) {
         self.answer(command, Value::Undefined);
         let name = name_argument(command);
-        self.send_fc("onFCUnpublish", "NetStream.Unpublish.Success", name);
+        self.link
+            .send_fc("onFCUnpublish", "NetStream.Unpublish.Success", name);
         let is_ours = |published: &Published| name.is_empty() || published.name.is(name);
         self.end_publish(EndCause::FcUnpublish, now, is_ours);
     }
@@ -181,7 +187,7 @@ impl ServerSession {
 
     fn answer(&mut self, command: &Command<'_>, result: Value<'_>) {
         if command.wants_answer() {
-            self.send_result(command.transaction, result);
+            self.link.send_result(command.transaction, result);
         }
     }
 }
@@ -202,7 +208,7 @@ fn without_query(name: &[u8]) -> &[u8] {
 }
 
 /// What FCPublish and FCUnpublish name, for the answer that repeats it.
-fn name_argument<'a>(command: &Command<'a>) -> &'a [u8] {
+pub(super) fn name_argument<'a>(command: &Command<'a>) -> &'a [u8] {
     let name = command.argument(0).and_then(Value::as_bytes);
     let name = name.unwrap_or_default();
     name.get(..NAME_BYTES).unwrap_or(name)

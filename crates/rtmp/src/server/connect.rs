@@ -11,34 +11,11 @@ use crate::limits::{ADOBE_QUERY_BYTES, APP_BYTES, ENCODER_CHARACTERS, TC_URL_BYT
 
 impl ServerSession {
     pub(super) fn connect(&mut self, command: &Command<'_>, now: Instant) {
-        let text = |keys: &[&str]| {
-            keys.iter()
-                .find_map(|key| command.object.property(key)?.as_bytes())
-                .unwrap_or_default()
-        };
-        let app = text(&["app"]);
-        // Both spellings are seen, and quotes around it.
-        let tc_url = text(&["tcUrl", "tcurl"]);
-        let too_long = "The server URL is too long.";
-        if app.len() > APP_BYTES + ADOBE_QUERY_BYTES || tc_url.len() > TC_URL_BYTES {
-            self.refuse_connect(command.transaction, too_long);
+        let Some((connect, login)) = ConnectRequest::read(command) else {
+            self.refuse_connect(command.transaction, URL_TOO_LONG);
             return;
-        }
-        let mut app = String::from_utf8_lossy(app).into_owned();
-        let tc_url = String::from_utf8_lossy(tc_url);
-        let mut tc_url = tc_url.trim_matches(['"', '\'']).to_owned();
-        let login = Login::take(&mut app, &mut tc_url);
-        if app.len() > APP_BYTES {
-            self.refuse_connect(command.transaction, too_long);
-            return;
-        }
-        self.connect = ConnectRequest {
-            app,
-            tc_url,
-            flash_ver: printable(text(&["flashVer"])),
-            capabilities: Capabilities::read(&command.object),
-            adobe: None,
         };
+        self.connect = connect;
         self.log_in(login, command.transaction, now);
     }
 
@@ -86,15 +63,52 @@ impl ServerSession {
     fn connected(&mut self, transaction: f64, now: Instant) {
         self.phase = Phase::Connected;
         self.deadlines.connected(now);
-        self.send_connected(transaction);
+        let announced = &self.connect.capabilities;
+        self.link
+            .send_connected(transaction, &self.config, announced);
     }
 
     /// A refusal that is an invitation: `meaning` is for our log.
     fn demand(&mut self, transaction: f64, description: &str, meaning: &str) {
-        self.send_connect_error(transaction, description);
+        self.link.send_connect_error(transaction, description);
         self.closing = Some(Rejection {
             description: meaning.to_owned(),
         });
+    }
+}
+
+/// Why a `connect` is refused that [`ConnectRequest::read`] does not take.
+pub(super) const URL_TOO_LONG: &str = "The server URL is too long.";
+
+impl ConnectRequest {
+    /// What it says, and whether it wants to log in; `None`: its URL is too long.
+    pub(super) fn read(command: &Command<'_>) -> Option<(Self, Login)> {
+        let text = |keys: &[&str]| {
+            keys.iter()
+                .find_map(|key| command.object.property(key)?.as_bytes())
+                .unwrap_or_default()
+        };
+        let app = text(&["app"]);
+        // Both spellings are seen, and quotes around it.
+        let tc_url = text(&["tcUrl", "tcurl"]);
+        if app.len() > APP_BYTES + ADOBE_QUERY_BYTES || tc_url.len() > TC_URL_BYTES {
+            return None;
+        }
+        let mut app = String::from_utf8_lossy(app).into_owned();
+        let tc_url = String::from_utf8_lossy(tc_url);
+        let mut tc_url = tc_url.trim_matches(['"', '\'']).to_owned();
+        let login = Login::take(&mut app, &mut tc_url);
+        if app.len() > APP_BYTES {
+            return None;
+        }
+        let connect = Self {
+            app,
+            tc_url,
+            flash_ver: printable(text(&["flashVer"])),
+            capabilities: Capabilities::read(&command.object),
+            adobe: None,
+        };
+        Some((connect, login))
     }
 }
 

@@ -87,7 +87,7 @@ fn hostile_26_counts_that_lie() {
         let send = |s: &mut Script| s.message(3, message_type::COMMAND_AMF0, 0, 0, &body);
         assert_eq!(fate(Script::connected, send), Lives);
         let body = data_with(&array);
-        assert_eq!(passed_on(&[body.clone()]), [body]);
+        assert_eq!(passed_on(std::slice::from_ref(&body)), [body]);
     }
 }
 
@@ -153,7 +153,7 @@ fn hostile_30_an_object_without_an_end() {
     let object = [0x03, 0, 1, b'k', 5];
     check_command(&command_with(&object));
     let body = data_with(&object);
-    assert_eq!(passed_on(&[body.clone()]), [body]);
+    assert_eq!(passed_on(std::slice::from_ref(&body)), [body]);
 }
 
 #[test]
