@@ -21,6 +21,8 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("control", &["proto", "registry", "runtime"]),
     ("edge", &["media", "proto", "registry", "rtmp", "runtime"]),
+    // Feeds what parses to a fuzzer.
+    ("fuzz", &["media", "rtmp"]),
     (
         "headwater",
         &[

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use proto::{
     error::status,
     v1::{
-        GetSessionRequest, ListSessionsRequest, ListSessionsResponse, Session,
-        TerminateSessionRequest, TerminateSessionResponse, session_service_server::SessionService,
+        FrameKind, GetSessionRequest, ListSessionsRequest, ListSessionsResponse, Session,
+        TerminateSessionRequest, TerminateSessionResponse, Track,
+        session_service_server::SessionService,
     },
 };
-use registry::{Lease, RegistryError};
+use registry::{Lease, LeaseTrack, RegistryError};
 use runtime::error::chain;
 use tonic::{Code, Request, Response, Status};
 
@@ -198,5 +199,31 @@ fn message(lease: Lease) -> Session {
         received_bytes: lease.stats.received_bytes,
         video_codec: lease.stats.video_codec,
         audio_codec: lease.stats.audio_codec,
+        tracks: lease.stats.tracks.into_iter().map(track).collect(),
+    }
+}
+
+fn track(track: LeaseTrack) -> Track {
+    let (frame_rate_numerator, frame_rate_denominator) = track.frame_rate;
+    let kind = if track.video {
+        FrameKind::Video
+    } else {
+        FrameKind::Audio
+    };
+    Track {
+        kind: kind.into(),
+        id: track.id.into(),
+        codec: track.codec,
+        codec_string: track.codec_string,
+        profile: track.profile,
+        level: track.level,
+        width: track.width,
+        height: track.height,
+        frame_rate_numerator,
+        frame_rate_denominator,
+        bit_depth: track.bit_depth,
+        transfer_characteristics: track.transfer_characteristics,
+        sample_rate: track.sample_rate,
+        channels: track.channels,
     }
 }

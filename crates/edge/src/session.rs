@@ -1,13 +1,14 @@
 //! Hop 2 of a frame's life: socket ⇄ [`rtmp::ServerSession`]. Nothing else here knows both a socket and the protocol.
 
 mod bitrate;
+mod farewell;
+mod intake;
 
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 use bytes::BytesMut;
-use media::{Frame, FrameKind, flv, timestamp::Unwrapper};
-use registry::LeaseStats;
+use media::{FrameKind, TrackId, flv, timestamp::Unwrapper};
 use rtmp::{
     AdobeChallenge, MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent,
     ServerSession,
@@ -19,11 +20,14 @@ use tokio::{
 use tracing::{debug, info};
 
 use self::bitrate::Bitrate;
+pub(crate) use self::intake::MediaFault;
+use self::intake::{Intake, Refused};
 use crate::{
     Context,
     admission::Refusal,
     challenge::{self, Challenging},
     live::{End, LiveSession},
+    metrics::Reason,
     publish::{self, Publishing},
 };
 
@@ -48,6 +52,7 @@ struct Session<S> {
     /// Whether `input` holds something that `rtmp` has not been offered.
     fresh: bool,
     state: State,
+    intake: Intake,
     timestamps: Unwrapper,
     discontinuities: u64,
     bitrate: Bitrate,
@@ -117,6 +122,7 @@ where
         input: BytesMut::new(),
         fresh: false,
         state: State::Await,
+        intake: Intake::default(),
         timestamps: Unwrapper::new(),
         discontinuities: 0,
         bitrate,
@@ -251,7 +257,11 @@ where
                     let challenging = challenge::begin(&self.context, user, self.client.clone());
                     self.state = State::Challenging(challenging);
                 }
-                ServerEvent::Media(message) => self.handle_media(message),
+                ServerEvent::Media(message) => {
+                    if let Some(end) = self.handle_media(message) {
+                        return Some(end);
+                    }
+                }
                 ServerEvent::PublishEnded(cause) => {
                     debug!(client_address = %self.client.address, ?cause, "the encoder ended its publish");
                     return Some(End::ClientClose);
@@ -265,12 +275,12 @@ where
         None
     }
 
-    fn handle_media(&mut self, message: MediaMessage) {
+    fn handle_media(&mut self, message: MediaMessage) -> Option<End> {
         let State::Publishing {
             publishing, live, ..
         } = &self.state
         else {
-            return;
+            return None;
         };
         let kind = match message.kind {
             MediaKind::Audio => FrameKind::Audio,
@@ -278,7 +288,19 @@ where
             MediaKind::Video => FrameKind::Video,
         };
         let bytes = message.body.len();
-        let mut frame = flv::parse_or_opaque(kind, 0, message.body);
+        let taken = flv::parse(kind, 0, message.body)
+            .map_err(|error| Refused::Dropped(error.reason()))
+            .and_then(|frame| {
+                let changed = self.intake.take(&frame, Instant::now())?;
+                Ok((frame, changed))
+            });
+        let (mut frame, changed) = match taken {
+            Ok(taken) => taken,
+            Err(refused) => {
+                live.media(bytes, |_stats| {});
+                return self.refuse(refused);
+            }
+        };
         self.timestamps.stamp(&mut frame, message.timestamp);
         let discontinuities = self.timestamps.discontinuities();
         self.context
@@ -286,8 +308,67 @@ where
             .timestamp_discontinuities
             .inc_by(discontinuities - self.discontinuities);
         self.discontinuities = discontinuities;
-        live.media(bytes, |stats| note_codec(stats, &frame));
+        live.media(bytes, |stats| {
+            if !changed.is_empty() {
+                self.intake.note(stats);
+            }
+        });
         publishing.feed.push(frame);
+        for id in changed {
+            self.log_track(id);
+        }
+        None
+    }
+
+    /// A frame that does not go on. The end of the session, where that is no accident.
+    fn refuse(&mut self, refused: Refused) -> Option<End> {
+        let reason = match refused {
+            Refused::Dropped(reason) => reason,
+            Refused::Fault(fault) => fault.reason(),
+        };
+        let dropped = &self.context.metrics.frames_dropped;
+        dropped.get_or_create(&Reason { reason }).inc();
+        let told = match refused {
+            Refused::Dropped(reason) => {
+                if self.intake.drops_first(reason) {
+                    let (session_id, client_address) = (self.session_id(), self.client.address);
+                    info!(%session_id, %client_address, reason, "dropped a frame; more of its kind are counted alone");
+                }
+                return None;
+            }
+            Refused::Fault(fault) => fault,
+        };
+        let (session_id, client_address) = (self.session_id(), self.client.address);
+        info!(%session_id, %client_address, reason, told = told.description(), "closing the connection");
+        Some(End::Media(told))
+    }
+
+    fn session_id(&self) -> &str {
+        match &self.state {
+            State::Publishing { live, .. } => live.session.as_str(),
+            State::Await | State::Challenging(_) | State::Deciding(_) | State::Refused => "",
+        }
+    }
+
+    /// A track began, changed or ended.
+    fn log_track(&self, (kind, track): TrackId) {
+        let (session_id, client_address) = (self.session_id(), self.client.address);
+        let Some(known) = self.intake.tracks().get((kind, track)) else {
+            info!(%session_id, %client_address, ?kind, track, "a track ended");
+            return;
+        };
+        let codec = known.codec;
+        match (&known.configuration, known.malformed) {
+            (Some(configuration), _) => {
+                info!(%session_id, %client_address, ?kind, track, %codec, %configuration, "a track's configuration");
+            }
+            (None, Some(error)) => {
+                info!(%session_id, %client_address, ?kind, track, %codec, %error, "a sequence header that cannot be read goes on as it is");
+            }
+            (None, None) => {
+                info!(%session_id, %client_address, ?kind, track, %codec, "a track without a configuration");
+            }
+        }
     }
 
     /// Either way the connection ends; the encoder comes back with an answer, if it has one.
@@ -357,63 +438,6 @@ where
         info!(client_address = %self.client.address, reason = error.reason(), %error, "closing the connection");
         End::Protocol(error.reason())
     }
-
-    /// Our last words, and the time that they need to arrive.
-    async fn close(mut self, end: End) {
-        let was_live = match std::mem::replace(&mut self.state, State::Refused) {
-            State::Publishing { publishing, .. } => {
-                publishing.feed.finish(end);
-                true
-            }
-            State::Deciding(publishing) => {
-                publishing.feed.finish(end);
-                self.tell(end, |rtmp, rejection| rtmp.reject(rejection));
-                false
-            }
-            State::Await | State::Challenging(_) | State::Refused => false,
-        };
-        if end == End::Disconnected {
-            return;
-        }
-        if was_live {
-            self.tell(end, |rtmp, rejection| rtmp.close(rejection));
-        }
-        if self.transmit().await.is_err() {
-            return;
-        }
-        if end == End::ClientClose {
-            // The encoder has more to say (deleteStream behind FCUnpublish) and takes a close before that for an error.
-            self.linger().await;
-        }
-        let linger = self.context.config.connections.linger;
-        if !matches!(timeout(linger, self.socket.shutdown()).await, Ok(Ok(()))) {
-            return;
-        }
-        // Unread bytes would turn our close into a reset, and that may overtake what we said.
-        self.linger().await;
-    }
-
-    /// Reads and discards until the encoder closes, for a bounded time.
-    async fn linger(&mut self) {
-        let deadline = Instant::now() + self.context.config.connections.linger;
-        loop {
-            self.input.clear();
-            self.input.reserve(READ_BYTES);
-            let read = tokio::time::timeout_at(deadline, self.socket.read_buf(&mut self.input));
-            if !matches!(read.await, Ok(Ok(1..))) {
-                return;
-            }
-        }
-    }
-
-    fn tell(&mut self, end: End, how: impl FnOnce(&mut ServerSession, Rejection)) {
-        if let Some(description) = end.description() {
-            let rejection = Rejection {
-                description: description.to_owned(),
-            };
-            how(&mut self.rtmp, rejection);
-        }
-    }
 }
 
 /// What a state waits for beside the socket.
@@ -439,20 +463,6 @@ async fn state_wake(state: &mut State) -> Wake {
                 () = publishing.feed.room(), if *paused => Wake::Room,
             }
         }
-    }
-}
-
-/// What `sessions list` says of the codecs: those of track 0.
-fn note_codec(stats: &mut LeaseStats, frame: &Frame) {
-    let codec = match frame.kind {
-        FrameKind::Audio => &mut stats.audio_codec,
-        FrameKind::Video => &mut stats.video_codec,
-        FrameKind::Script => return,
-    };
-    if codec.is_empty()
-        && let Some(part) = frame.parts.iter().find(|part| part.track == 0)
-    {
-        *codec = part.codec.to_string();
     }
 }
 

@@ -11,6 +11,7 @@ mod players;
 mod publishing;
 mod subscribing;
 mod tracing;
+mod tracks;
 
 use std::{
     net::SocketAddr,

@@ -8,6 +8,7 @@ mod encode;
 
 pub use decode::Decoder;
 pub use encode::encode;
+pub(crate) use encode::encoded_bytes;
 
 /// A property: key and value.
 pub type Property<'a> = (&'a [u8], Value<'a>);

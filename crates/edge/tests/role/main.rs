@@ -17,4 +17,5 @@ mod fake_control;
 mod fake_origin;
 mod harness;
 mod hostile;
+mod hostile_media;
 mod publish;

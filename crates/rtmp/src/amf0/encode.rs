@@ -12,6 +12,33 @@ pub fn encode(values: &[Value<'_>]) -> Vec<u8> {
     output
 }
 
+/// What [`encode`] makes of a value at most, in bytes: AMF3 says a thing once and refers to it from then on.
+pub(crate) fn encoded_bytes(value: &Value<'_>) -> usize {
+    /// Marker and a long length; or an end marker behind.
+    const FRAME: usize = 5;
+    let sum = |values: &[Value<'_>]| values.iter().map(encoded_bytes).sum::<usize>();
+    let properties = |properties: &[Property<'_>]| {
+        let each = |(key, value): &Property<'_>| 2 + key.len() + encoded_bytes(value);
+        properties.iter().map(each).sum::<usize>() + 3
+    };
+    match value {
+        Value::Boolean(_) | Value::Null | Value::Reference(_) | Value::Undefined => 3,
+        Value::ByteArray(_) | Value::Dictionary(_) | Value::Unsupported => 1,
+        Value::Date { .. } | Value::Number(_) => 11,
+        Value::EcmaArray(list) | Value::Object(list) => FRAME + properties(list),
+        // An index is a key of at most six digits.
+        Value::MixedArray { keyed, values } => {
+            FRAME + properties(keyed) + sum(values) + 8 * values.len()
+        }
+        Value::StrictArray(values) => FRAME + sum(values),
+        Value::String(bytes) | Value::Xml(bytes) => FRAME + bytes.len(),
+        Value::TypedObject {
+            class,
+            properties: list,
+        } => FRAME + class.len() + properties(list),
+    }
+}
+
 fn put_value(value: &Value<'_>, output: &mut Vec<u8>) {
     match value {
         Value::Boolean(boolean) => output.extend_from_slice(&[marker::BOOLEAN, (*boolean).into()]),
