@@ -45,6 +45,8 @@ struct Publication {
     context: Arc<Context>,
     client: Client,
     encoder: String,
+    /// As the encoder announced them.
+    capabilities: rtmp::Capabilities,
     session: SessionId,
     feed: Feed,
     ending: Ending,
@@ -83,6 +85,7 @@ pub(crate) fn begin(context: &Arc<Context>, request: PublishRequest, client: Cli
         context: context.clone(),
         client,
         encoder: request.encoder.clone(),
+        capabilities: request.capabilities.clone(),
         session: new_session_id(),
         feed: feed.clone(),
         ending: ending.clone(),
@@ -253,7 +256,7 @@ impl Publication {
             session_until_ms,
         } = ready;
         info!(client_address = %self.client.address, encoder = ?self.encoder, app, edge = %self.context.edge,
-            "session started");
+            caps_ex = self.capabilities.caps_ex, four_ccs = ?self.capabilities.four_cc_list, "session started");
         let publishers = self
             .context
             .metrics
