@@ -14,6 +14,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Shared,
+    adobe::password_equivalent,
     caller::{address, tenant},
     client_certificate::CertificateBinding,
     database::{CreateOutcome, KeyFilter, KeyRecord},
@@ -111,6 +112,10 @@ impl StreamKeys {
         // One version of the file for both: a reload may come between.
         let peppers = self.0.peppers.load_full();
         let stream_key = StreamKey::generate().map_err(|_no_random| unavailable())?;
+        let adobe = request.adobe.then(|| {
+            let equivalent = password_equivalent(&stream_key);
+            peppers.seal(stream_key.id(), &equivalent)
+        });
         let record = KeyRecord {
             id: stream_key.id(),
             tenant: tenant.as_ref().into(),
@@ -125,6 +130,7 @@ impl StreamKeys {
             revoke_ms: None,
             held_off_until_ms: 0,
             client_certificate: binding.flatten(),
+            adobe: adobe.transpose().map_err(|_no_random| unavailable())?,
         };
         match self.0.database.create_key(&record).await? {
             CreateOutcome::Created => {}
@@ -225,6 +231,7 @@ impl StreamKeys {
             stream_key_id = %record.id,
             app = record.app,
             stream = record.stream,
+            adobe = record.adobe.is_some(),
             client_address,
             reason,
             "stream key changed"
@@ -260,5 +267,6 @@ fn message(record: KeyRecord) -> StreamKeyMessage {
             .client_certificate
             .map(|binding| binding.as_str().to_owned())
             .unwrap_or_default(),
+        adobe: record.adobe.is_some(),
     }
 }

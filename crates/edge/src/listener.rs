@@ -16,6 +16,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 pub use self::permits::ConnectionPermits;
+pub(crate) use self::permits::counted_as;
 use self::{front::Front, proxy::Announced};
 use crate::{
     ConnectionLimits, Context, ProxyProtocol,
@@ -122,6 +123,7 @@ async fn answer(front: Front, announced: Announced, address: SocketAddr, context
                 server_name: announced.server_name.unwrap_or_default(),
                 // Whatever the header says: nothing was proved to us.
                 certificate: None,
+                encrypted: announced.tls.is_some(),
             };
             session::run(stream, client, context.clone()).await;
         }
@@ -133,6 +135,7 @@ async fn answer(front: Front, announced: Announced, address: SocketAddr, context
                 address,
                 server_name: String::new(),
                 certificate: None,
+                encrypted: false,
             };
             session::refuse_plain(stream, client, context.clone()).await;
         }
@@ -143,6 +146,7 @@ async fn answer(front: Front, announced: Announced, address: SocketAddr, context
                 address,
                 server_name: connection.server_name().unwrap_or_default().to_owned(),
                 certificate: certificates.first().map(ClientCertificate::read),
+                encrypted: true,
             };
             session::run(*stream, client, context.clone()).await;
         }

@@ -255,6 +255,9 @@ pub(crate) enum KeysCommand {
         /// SHA-256 fingerprint
         #[arg(long, value_name = "NAME")]
         client_certificate: Option<String>,
+        /// The encoder insists on user and password (Adobe authentication, over TLS alone)
+        #[arg(long)]
+        adobe: bool,
         /// Write the secret to this file (mode 0600) instead of showing it
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,

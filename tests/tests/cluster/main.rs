@@ -24,6 +24,7 @@ mod load;
 mod media;
 mod metrics;
 mod outage;
+mod passwords;
 mod probe;
 mod pull;
 mod restore;

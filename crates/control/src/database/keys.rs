@@ -26,6 +26,8 @@ pub(crate) struct KeyRecord {
     pub(crate) revoke_ms: Option<i64>,
     pub(crate) held_off_until_ms: i64,
     pub(crate) client_certificate: Option<CertificateBinding>,
+    /// Encrypted with the pepper of the same version; `None`: the key has no password.
+    pub(crate) adobe: Option<Vec<u8>>,
 }
 
 /// What became of a new key.
@@ -67,8 +69,8 @@ impl Database {
             }
             sqlx::query(
                 "INSERT INTO stream_keys (id, tenant, app, stream, description, takeover_policy, secret_mac, \
-                 pepper_version, create_ms, expire_ms, client_certificate) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                 pepper_version, create_ms, expire_ms, client_certificate, adobe_sealed) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             )
             .bind(key.id.to_string())
             .bind(&key.tenant)
@@ -81,6 +83,7 @@ impl Database {
             .bind(key.create_ms)
             .bind(key.expire_ms)
             .bind(key.client_certificate.as_ref().map(CertificateBinding::as_str))
+            .bind(key.adobe.as_ref().map(|sealed| HEXLOWER.encode(sealed)))
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await?;
@@ -182,6 +185,8 @@ impl KeyRecord {
             .decode(mac.as_bytes())
             .ok()
             .and_then(|mac| mac.try_into().ok());
+        let adobe: Option<String> = row.try_get("adobe_sealed")?;
+        let adobe = adobe.map(|sealed| HEXLOWER.decode(sealed.as_bytes()));
         Ok(Self {
             id: StreamKeyId::parse(&id).map_err(|_other| malformed("stream key id"))?,
             tenant: row.try_get("tenant")?,
@@ -198,6 +203,9 @@ impl KeyRecord {
             client_certificate: row
                 .try_get::<Option<String>, _>("client_certificate")?
                 .map(CertificateBinding::stored),
+            adobe: adobe
+                .transpose()
+                .map_err(|_other| malformed("Adobe credential"))?,
         })
     }
 }

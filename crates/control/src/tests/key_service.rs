@@ -218,6 +218,7 @@ async fn everything_wrong_with_a_request_is_told_at_once(fixture: Fixture) {
         takeover_policy: 99,
         tenant: "other".to_owned(),
         client_certificate: "a b".to_owned(),
+        adobe: false,
     };
     let status = control
         .keys

@@ -108,8 +108,13 @@ impl Encoder {
 
     /// Bytes that no session would send.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
-        self.socket.write_all(bytes).await.unwrap();
-        self.socket.flush().await.unwrap();
+        self.try_send_raw(bytes).await.unwrap();
+    }
+
+    /// The same to a server that may have closed.
+    pub(crate) async fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.socket.write_all(bytes).await?;
+        self.socket.flush().await
     }
 
     /// The same to a server that may have closed.

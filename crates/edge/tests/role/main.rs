@@ -9,14 +9,16 @@
     reason = "helpers of tests"
 )]
 
+mod adobe;
 mod connections;
 mod encoder;
 mod failover;
 mod fake_control;
 mod fake_origin;
 mod harness;
-mod hostile;
 mod hostile_media;
+mod hostile_rtmp;
+mod hostile_tls;
 mod liveness;
 mod neighbour;
 mod publish;
