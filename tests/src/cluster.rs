@@ -46,6 +46,25 @@ pub struct Layout {
     pub edge: Vec<(&'static str, String)>,
     /// Whether the edge knows every control, or the last one alone.
     pub edge_knows_all_controls: bool,
+    pub programs: Programs,
+}
+
+/// Which programs run: an edge of one version may stand before control and origins of another.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    pub edge: PathBuf,
+    pub others: PathBuf,
+}
+
+impl Default for Programs {
+    /// The program under test.
+    fn default() -> Self {
+        let program = binary::headwater().to_owned();
+        Self {
+            edge: program.clone(),
+            others: program,
+        }
+    }
 }
 
 impl Default for Layout {
@@ -59,6 +78,7 @@ impl Default for Layout {
             common: Vec::new(),
             edge: Vec::new(),
             edge_knows_all_controls: false,
+            programs: Programs::default(),
         }
     }
 }
@@ -97,7 +117,7 @@ impl Cluster {
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("cluster");
-        bootstrap(&base);
+        bootstrap(&layout.programs, &base);
         let redis = Redis::start(&base, directory.path()).await;
         let postgres = match layout.database {
             Database::Postgres => Some(Postgres::start(directory.path()).await),
@@ -114,6 +134,7 @@ impl Cluster {
         let setup = Setup {
             base: &base,
             logs: directory.path(),
+            programs: &layout.programs,
             common,
         };
 
@@ -187,9 +208,18 @@ impl Cluster {
     }
 }
 
-/// Certificates, secrets and configuration for all roles.
-pub fn bootstrap(base: &Path) {
-    let output = Command::new(binary::headwater())
+/// Certificates, secrets and configuration for all roles; the edge's configuration as its own version writes it.
+fn bootstrap(programs: &Programs, base: &Path) {
+    bootstrap_with(&programs.others, base);
+    if programs.edge != programs.others {
+        let of_edge = base.with_extension("edge");
+        bootstrap_with(&programs.edge, &of_edge);
+        fs::copy(of_edge.join("edge.yaml"), base.join("edge.yaml")).unwrap();
+    }
+}
+
+fn bootstrap_with(program: &Path, base: &Path) {
+    let output = Command::new(program)
         .arg("bootstrap")
         .arg(base)
         .output()
@@ -205,6 +235,7 @@ pub fn bootstrap(base: &Path) {
 struct Setup<'a> {
     base: &'a Path,
     logs: &'a Path,
+    programs: &'a Programs,
     common: Vec<(&'static str, String)>,
 }
 
@@ -234,6 +265,7 @@ impl Setup<'_> {
             "ORIGIN__RELAY__LISTEN",
             "ORIGIN__PLAYBACK__LISTEN",
             "ORIGIN__HTTP__LISTEN",
+            "ORIGIN__RTMP__LISTEN",
         ] {
             settings.push((field, "127.0.0.1:0".to_owned()));
         }
@@ -241,6 +273,7 @@ impl Setup<'_> {
         node.keep("ORIGIN__RELAY__LISTEN", "relay");
         node.keep("ORIGIN__PLAYBACK__LISTEN", "playback");
         node.keep("ORIGIN__HTTP__LISTEN", "http");
+        node.keep("ORIGIN__RTMP__LISTEN", "rtmp");
         node
     }
 
@@ -263,6 +296,10 @@ impl Setup<'_> {
     ) -> Node {
         let mut node = Node {
             role,
+            program: match role {
+                "edge" => self.programs.edge.clone(),
+                _ => self.programs.others.clone(),
+            },
             name,
             config: self.base.join(match role {
                 // The two differ in what is overridden here anyway.
@@ -282,6 +319,7 @@ impl Setup<'_> {
 /// One process of a role, which can be ended and started again at the same addresses.
 pub struct Node {
     role: &'static str,
+    program: PathBuf,
     name: String,
     config: PathBuf,
     directory: PathBuf,
@@ -329,7 +367,7 @@ impl Node {
 
     fn spawn(&self, ready_file: &Path) -> Process {
         fs::remove_file(ready_file).ok();
-        let mut command = process::command(binary::headwater());
+        let mut command = process::command(&self.program);
         command
             .arg(self.role)
             .arg("--config")
@@ -404,6 +442,10 @@ fn deployment(
             token: secret(base, "playback-token"),
         },
         http: urls("http", "http"),
+        rtmp: origins
+            .iter()
+            .map(|origin| origin.text("rtmp").parse().unwrap())
+            .collect(),
         admin: processes.map(|node| node.text("admin_url")).collect(),
         ca_file,
         logs: logs.to_owned(),

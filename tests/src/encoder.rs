@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     amf::{self, Value},
-    chunks::{AUDIO, COMMAND, DATA, Message, Reader, VIDEO},
+    chunks::{COMMAND, DATA, Message, Reader},
     flv::{Kind, Tag},
     tls::Connection,
 };
@@ -28,6 +28,8 @@ const ANSWER: Duration = Duration::from_secs(15);
 const MESSAGE_STREAM: u32 = 1;
 
 const SET_CHUNK_SIZE: u8 = 1;
+
+pub use crate::chunks::{AUDIO, VIDEO};
 
 /// A connection to an RTMP server.
 pub struct Encoder {
@@ -69,6 +71,18 @@ impl Encoder {
                 .collect::<Vec<_>>(),
         )
         .await?;
+        self.status().await
+    }
+
+    /// Handshake, connect, createStream, play; what the server says to the last of them.
+    pub async fn play(&mut self, app: &str, name: &str) -> io::Result<RtmpStatus> {
+        self.handshake().await?;
+        if let Err(refused) = self.connect(app).await? {
+            return Ok(refused);
+        }
+        self.create_stream().await?;
+        let play = ["play".into(), Value::Number(5.0), Value::Null, name.into()];
+        self.command(MESSAGE_STREAM, &play).await?;
         self.status().await
     }
 

@@ -9,6 +9,7 @@
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`clients`]: real encoders, at pinned versions. [`recorder`]: what they send, byte by byte; [`chunks`] reads it.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
+//! - [`scenario`]: what more than one test does.
 //! - [`witness`]: a session that must not notice what happens beside it.
 //! - [`metrics`]: what docs/metrics.md promises.
 //! - [`mounted`]: files that change as those of a pod do.
@@ -46,6 +47,7 @@ pub mod postgres;
 pub mod process;
 pub mod recorder;
 pub mod redis;
+pub mod scenario;
 pub mod secrets;
 pub mod standalone;
 pub mod subscriber;

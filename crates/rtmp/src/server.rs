@@ -11,6 +11,7 @@
 
 mod commands;
 mod deadlines;
+pub(crate) mod play;
 mod replies;
 
 use std::collections::VecDeque;

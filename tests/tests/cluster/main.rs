@@ -23,6 +23,7 @@ mod load;
 mod media;
 mod metrics;
 mod outage;
+mod pull;
 mod restore;
 mod revocation;
 mod secrecy;

@@ -43,6 +43,7 @@ impl Encoder {
         let connector = TlsConnector::from(trusting_everyone());
         let socket = connector.connect(name, socket).await.unwrap();
         let config = ClientConfig {
+            purpose: rtmp::Purpose::Publish,
             app: app.to_owned(),
             tc_url: format!("rtmps://localhost/{app}"),
             name: StreamKeyText::new(stream_key.to_owned()),
@@ -71,6 +72,9 @@ impl Encoder {
                 return match event {
                     ClientEvent::PublishStarted => Said::Started,
                     ClientEvent::Rejected { description, .. } => Said::Rejected(description),
+                    event @ (ClientEvent::Media(_)
+                    | ClientEvent::PlayEnded
+                    | ClientEvent::PlayStarted) => panic!("{event:?} to a publisher"),
                 };
             }
             match self.socket.read_buf(&mut self.input).await {

@@ -15,4 +15,5 @@ mod failover;
 mod fake_control;
 mod fake_origin;
 mod harness;
+mod hostile_media;
 mod publish;

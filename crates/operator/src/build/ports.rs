@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use crate::names::Component;
+use crate::{names::Component, validate::ValidatedCluster};
 
 /// A port of a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,18 +22,30 @@ pub enum Port {
     Playback,
     /// Of an origin: for edges.
     Relay,
+    /// Of an origin: RTMP for players.
+    RtmpPull,
     /// Of an edge: for encoders.
     Rtmps,
 }
 
 impl Port {
     /// Those of a tier.
-    pub fn of(component: Component) -> &'static [Self] {
-        match component {
-            Component::Control => &[Self::Api, Self::Internal, Self::Admin],
-            Component::Edge => &[Self::Rtmps, Self::Admin],
-            Component::Origin => &[Self::Relay, Self::Playback, Self::HttpFlv, Self::Admin],
-        }
+    pub(super) fn of(cluster: &ValidatedCluster, component: Component) -> Vec<Self> {
+        let own = match component {
+            Component::Control => vec![Self::Api, Self::Internal],
+            Component::Edge => vec![Self::Rtmps],
+            Component::Origin => [vec![Self::Relay], Self::of_players(cluster)].concat(),
+        };
+        [own, vec![Self::Admin]].concat()
+    }
+
+    /// Those by which players and backends read.
+    pub(super) fn of_players(cluster: &ValidatedCluster) -> Vec<Self> {
+        let rtmp = cluster.spec.origin.rtmp.enabled.then_some(Self::RtmpPull);
+        [Self::Playback, Self::HttpFlv]
+            .into_iter()
+            .chain(rtmp)
+            .collect()
     }
 
     /// In pods and Services.
@@ -45,6 +57,7 @@ impl Port {
             Self::Internal => "internal",
             Self::Playback => "playback",
             Self::Relay => "relay",
+            Self::RtmpPull => "rtmp-pull",
             Self::Rtmps => "rtmps",
         }
     }
@@ -58,6 +71,7 @@ impl Port {
             Self::Internal => 7445,
             Self::Playback => 7446,
             Self::Relay => 7444,
+            Self::RtmpPull => 1936,
             Self::Rtmps => 8443,
         }
     }

@@ -8,7 +8,7 @@ use tokio::{
 use super::*;
 
 /// A whole response: status line and headers, and the body with its chunks joined.
-async fn get(address: SocketAddr, path: &str) -> (String, Vec<u8>) {
+pub(super) async fn get(address: SocketAddr, path: &str) -> (String, Vec<u8>) {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: origin\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -41,7 +41,7 @@ async fn get(address: SocketAddr, path: &str) -> (String, Vec<u8>) {
 }
 
 /// The file that a recording makes.
-fn file(frames: &[Frame]) -> Vec<u8> {
+pub(super) fn file(frames: &[Frame]) -> Vec<u8> {
     let mut file = flv::file_header(true, true).to_vec();
     for frame in frames {
         let body = flv::player_body(frame);
