@@ -14,6 +14,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Shared,
+    adobe::password_equivalent,
     caller::{address, tenant},
     database::{CreateOutcome, KeyFilter, KeyRecord},
     field::{self, Violations, now_ms, timestamp},
@@ -107,6 +108,10 @@ impl StreamKeys {
         // One version of the file for both: a reload may come between.
         let peppers = self.0.peppers.load_full();
         let stream_key = StreamKey::generate().map_err(|_no_random| unavailable())?;
+        let adobe = request.adobe.then(|| {
+            let equivalent = password_equivalent(&stream_key);
+            peppers.seal(stream_key.id(), &equivalent)
+        });
         let record = KeyRecord {
             id: stream_key.id(),
             tenant: tenant.as_ref().into(),
@@ -120,6 +125,7 @@ impl StreamKeys {
             expire_ms,
             revoke_ms: None,
             held_off_until_ms: 0,
+            adobe: adobe.transpose().map_err(|_no_random| unavailable())?,
         };
         match self.0.database.create_key(&record).await? {
             CreateOutcome::Created => {}
@@ -220,6 +226,7 @@ impl StreamKeys {
             stream_key_id = %record.id,
             app = record.app,
             stream = record.stream,
+            adobe = record.adobe.is_some(),
             client_address,
             reason,
             "stream key changed"
@@ -251,5 +258,6 @@ fn message(record: KeyRecord) -> StreamKeyMessage {
         expire_time: record.expire_ms.map(timestamp),
         revoke_time: record.revoke_ms.map(timestamp),
         takeover_policy: record.takeover_policy,
+        adobe: record.adobe.is_some(),
     }
 }

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod admission;
+mod adobe;
 mod caller;
 mod cluster;
 mod config;

@@ -86,6 +86,10 @@ pub struct ConnectionLimits {
     pub chunk_bytes_out: u32,
     /// Window acknowledgement size that is announced, in bytes.
     pub window_bytes: u32,
+    /// A publisher that sends more than this is read more slowly.
+    pub bytes_per_second_max: u32,
+    /// One that goes on for this long is disconnected.
+    pub bitrate_patience: Duration,
 }
 
 /// Limits of a publish and of its way to the origin.
@@ -138,6 +142,9 @@ impl Default for ConnectionLimits {
             tcp_user_timeout: Duration::from_secs(20),
             chunk_bytes_out: 65_536,
             window_bytes: 2_500_000,
+            // 400 Mbit/s: more than any encoder sends, less than what fills a link.
+            bytes_per_second_max: 50_000_000,
+            bitrate_patience: Duration::from_secs(10),
         }
     }
 }

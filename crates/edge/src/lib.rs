@@ -11,13 +11,17 @@
 //! | [`publish`] | one publish from authorization to the released lease |
 //! | [`relay`], [`replay_ring`] | hop 4: replay ring ─▶ Publish RPC, reopened where an origin is lost |
 //! | [`admission`], [`revocations`] | what control says |
+//! | [`challenge`] | a user and a password instead of a stream key |
+//! | [`guesses`] | who is refused too often |
 //! | [`placement`], [`origins`] | which origin, and the connections to it |
 //! | [`live`], [`leases`] | the sessions that publish now, and their leases |
 
 #![deny(missing_docs)]
 
 mod admission;
+mod challenge;
 mod config;
+mod guesses;
 mod leases;
 mod listener;
 mod live;
@@ -104,6 +108,7 @@ pub(crate) struct Context {
     certificate: ReloadingCertificate,
     config: Config,
     edge: EdgeName,
+    guesses: guesses::Guesses,
     live: live::LiveSessions,
     metrics: metrics::EdgeMetrics,
     origins: origins::Origins,
@@ -210,6 +215,7 @@ impl Context {
             budget,
             certificate,
             edge: new_edge_name(),
+            guesses: guesses::Guesses::new(),
             live: live::LiveSessions::default(),
             origins: origins::Origins::new(
                 origins,

@@ -15,6 +15,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 pub use self::permits::ConnectionPermits;
+pub(crate) use self::permits::counted_as;
 use crate::{
     Context, ProxyProtocol,
     session::{self, Client},
@@ -100,6 +101,7 @@ async fn serve(
     let client = Client {
         address,
         server_name,
+        encrypted: true,
     };
     session::run(stream, client, context.clone()).await;
 }

@@ -1,5 +1,7 @@
 //! Hop 2 of a frame's life: socket ⇄ [`rtmp::ServerSession`]. Nothing else here knows both a socket and the protocol.
 
+mod bitrate;
+mod farewell;
 mod intake;
 
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -8,7 +10,8 @@ use aws_lc_rs::rand;
 use bytes::BytesMut;
 use media::{FrameKind, TrackId, flv, timestamp::Unwrapper};
 use rtmp::{
-    MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent, ServerSession,
+    AdobeChallenge, MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent,
+    ServerSession,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -16,11 +19,13 @@ use tokio::{
 };
 use tracing::{debug, info};
 
+use self::bitrate::Bitrate;
 pub(crate) use self::intake::MediaFault;
 use self::intake::{Intake, Refused};
 use crate::{
     Context,
     admission::Refusal,
+    challenge::{self, Challenging},
     live::{End, LiveSession},
     metrics::Reason,
     publish::{self, Publishing},
@@ -33,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// TLS server name; empty where none was sent.
     pub(crate) server_name: String,
+    /// Whether it came over TLS.
+    pub(crate) encrypted: bool,
 }
 
 /// One connection whose bytes are RTMP.
@@ -48,6 +55,7 @@ struct Session<S> {
     intake: Intake,
     timestamps: Unwrapper,
     discontinuities: u64,
+    bitrate: Bitrate,
     /// Wakes at `rtmp`'s next deadline or before; deadlines move with every read, this does not.
     timer: Pin<Box<Sleep>>,
     /// Ends when the process stops: waited for once, not once per read.
@@ -57,6 +65,8 @@ struct Session<S> {
 enum State {
     /// No publish yet.
     Await,
+    /// It wants to be asked for a password.
+    Challenging(Challenging),
     /// A publish is being decided on.
     Deciding(Publishing),
     Publishing {
@@ -71,6 +81,7 @@ enum State {
 
 /// What the driver waits for.
 enum Wake {
+    Challenged(Result<AdobeChallenge, Refusal>),
     Decided(Result<Arc<LiveSession>, Refusal>),
     Ended(End),
     Read(io::Result<usize>),
@@ -94,8 +105,14 @@ where
     let config = ServerConfig {
         chunk_bytes_out: context.config.connections.chunk_bytes_out,
         window_bytes: context.config.connections.window_bytes,
+        offers_adobe: client.encrypted,
         limits: context.config.rtmp.clone(),
     };
+    let connections = &context.config.connections;
+    let bitrate = Bitrate::new(
+        connections.bytes_per_second_max,
+        connections.bitrate_patience,
+    );
     let shutdown = context.shutdown.clone();
     let mut session = Session {
         rtmp: ServerSession::new(config, &random, std_now()),
@@ -108,6 +125,7 @@ where
         intake: Intake::default(),
         timestamps: Unwrapper::new(),
         discontinuities: 0,
+        bitrate,
         timer: Box::pin(sleep_until(far_future())),
         stopping: Box::pin(async move { shutdown.stopping().await }),
     };
@@ -140,6 +158,7 @@ where
             }
             self.apply_backpressure();
             match self.wait().await {
+                Wake::Challenged(challenge) => self.handle_challenge(challenge),
                 Wake::Decided(decision) => self.handle_decision(decision),
                 Wake::Ended(end) => return Ok(end),
                 Wake::Read(Ok(0) | Err(_)) => return Ok(End::Disconnected),
@@ -147,6 +166,7 @@ where
                     self.fresh = true;
                     let bytes = u64::try_from(bytes).unwrap_or_default();
                     self.context.metrics.received_bytes.inc_by(bytes);
+                    self.apply_ceiling(bytes);
                 }
                 Wake::Room => {}
                 Wake::Timeout => {
@@ -173,25 +193,29 @@ where
             state,
             timer,
             stopping,
+            bitrate,
             ..
         } = self;
         // A publish that is decided on is read beside, so that an encoder that leaves is noticed.
         let read = match state {
             State::Await | State::Publishing { paused: false, .. } => rtmp.wants_input(),
-            State::Deciding(_) => input.len() < UNDECIDED_INPUT_BYTES,
+            State::Challenging(_) | State::Deciding(_) => input.len() < UNDECIDED_INPUT_BYTES,
             State::Publishing { paused: true, .. } | State::Refused => false,
         };
         let idle = matches!(state, State::Await);
+        let read_at = bitrate.read_at();
+        let held = read && read_at > Instant::now();
         if let Some(wake_at) = rtmp.poll_timeout().map(Instant::from_std)
             && wake_at < timer.deadline()
         {
             timer.as_mut().reset(wake_at);
         }
-        if read {
+        if read && !held {
             input.reserve(READ_BYTES);
         }
         tokio::select! {
-            read = socket.read_buf(input), if read => Wake::Read(read),
+            read = socket.read_buf(input), if read && !held => Wake::Read(read),
+            () = sleep_until(read_at), if held => Wake::Room,
             wake = state_wake(state) => wake,
             () = timer.as_mut() => Wake::Timeout,
             () = context.shutdown.draining(), if idle => Wake::Ended(End::Drain),
@@ -229,6 +253,10 @@ where
     fn handle_events(&mut self) -> Option<End> {
         while let Some(event) = self.rtmp.poll_event() {
             match event {
+                ServerEvent::AdobeChallengeRequested { user } => {
+                    let challenging = challenge::begin(&self.context, user, self.client.clone());
+                    self.state = State::Challenging(challenging);
+                }
                 ServerEvent::Media(message) => {
                     if let Some(end) = self.handle_media(message) {
                         return Some(end);
@@ -239,7 +267,7 @@ where
                     return Some(End::ClientClose);
                 }
                 ServerEvent::PublishRequested(request) => {
-                    let publishing = publish::begin(&self.context, request, self.client.clone());
+                    let publishing = publish::begin(&self.context, *request, self.client.clone());
                     self.state = State::Deciding(publishing);
                 }
             }
@@ -318,7 +346,7 @@ where
     fn session_id(&self) -> &str {
         match &self.state {
             State::Publishing { live, .. } => live.session.as_str(),
-            State::Await | State::Deciding(_) | State::Refused => "",
+            State::Await | State::Challenging(_) | State::Deciding(_) | State::Refused => "",
         }
     }
 
@@ -343,6 +371,15 @@ where
         }
     }
 
+    /// Either way the connection ends; the encoder comes back with an answer, if it has one.
+    fn handle_challenge(&mut self, challenge: Result<AdobeChallenge, Refusal>) {
+        self.state = State::Refused;
+        match challenge {
+            Ok(challenge) => self.rtmp.challenge(&challenge),
+            Err(Refusal { description, .. }) => self.rtmp.reject(Rejection { description }),
+        }
+    }
+
     fn handle_decision(&mut self, decision: Result<Arc<LiveSession>, Refusal>) {
         let deciding = std::mem::replace(&mut self.state, State::Refused);
         match (deciding, decision) {
@@ -357,7 +394,10 @@ where
                 };
             }
             (_, Err(Refusal { description, .. })) => self.rtmp.reject(Rejection { description }),
-            (State::Await | State::Publishing { .. } | State::Refused, Ok(_)) => {}
+            (
+                State::Await | State::Challenging(_) | State::Publishing { .. } | State::Refused,
+                Ok(_),
+            ) => {}
         }
     }
 
@@ -384,66 +424,19 @@ where
         }
     }
 
+    /// Ends a publisher that sends too fast for too long.
+    fn apply_ceiling(&mut self, bytes: u64) {
+        self.bitrate.received(bytes);
+        if self.bitrate.is_exceeded() {
+            self.rtmp.close(Rejection {
+                description: "The stream's bitrate is above what is allowed here".to_owned(),
+            });
+        }
+    }
+
     fn misbehaved(&self, error: &ProtocolError) -> End {
         info!(client_address = %self.client.address, reason = error.reason(), %error, "closing the connection");
         End::Protocol(error.reason())
-    }
-
-    /// Our last words, and the time that they need to arrive.
-    async fn close(mut self, end: End) {
-        let was_live = match std::mem::replace(&mut self.state, State::Refused) {
-            State::Publishing { publishing, .. } => {
-                publishing.feed.finish(end);
-                true
-            }
-            State::Deciding(publishing) => {
-                publishing.feed.finish(end);
-                self.tell(end, |rtmp, rejection| rtmp.reject(rejection));
-                false
-            }
-            State::Await | State::Refused => false,
-        };
-        if end == End::Disconnected {
-            return;
-        }
-        if was_live {
-            self.tell(end, |rtmp, rejection| rtmp.close(rejection));
-        }
-        if self.transmit().await.is_err() {
-            return;
-        }
-        if end == End::ClientClose {
-            // The encoder has more to say (deleteStream behind FCUnpublish) and takes a close before that for an error.
-            self.linger().await;
-        }
-        let linger = self.context.config.connections.linger;
-        if !matches!(timeout(linger, self.socket.shutdown()).await, Ok(Ok(()))) {
-            return;
-        }
-        // Unread bytes would turn our close into a reset, and that may overtake what we said.
-        self.linger().await;
-    }
-
-    /// Reads and discards until the encoder closes, for a bounded time.
-    async fn linger(&mut self) {
-        let deadline = Instant::now() + self.context.config.connections.linger;
-        loop {
-            self.input.clear();
-            self.input.reserve(READ_BYTES);
-            let read = tokio::time::timeout_at(deadline, self.socket.read_buf(&mut self.input));
-            if !matches!(read.await, Ok(Ok(1..))) {
-                return;
-            }
-        }
-    }
-
-    fn tell(&mut self, end: End, how: impl FnOnce(&mut ServerSession, Rejection)) {
-        if let Some(description) = end.description() {
-            let rejection = Rejection {
-                description: description.to_owned(),
-            };
-            how(&mut self.rtmp, rejection);
-        }
     }
 }
 
@@ -452,6 +445,11 @@ async fn state_wake(state: &mut State) -> Wake {
     match state {
         State::Await | State::Refused => std::future::pending().await,
         // A lost decision is a failure of ours.
+        State::Challenging(challenging) => Wake::Challenged(
+            (&mut challenging.decided)
+                .await
+                .unwrap_or_else(|_lost| Err(Refusal::not_available("internal"))),
+        ),
         State::Deciding(publishing) => Wake::Decided(
             (&mut publishing.decided)
                 .await

@@ -251,6 +251,9 @@ pub(crate) enum KeysCommand {
         /// What a second publisher with the key gets while the first is live
         #[arg(long, default_value = "if-stale")]
         takeover: Takeover,
+        /// The encoder insists on user and password (Adobe authentication, over TLS alone)
+        #[arg(long)]
+        adobe: bool,
         /// Write the secret to this file (mode 0600) instead of showing it
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,

@@ -179,6 +179,11 @@ impl Link {
         &mut self.output
     }
 
+    /// Bytes of memory in unfinished messages and in what waits to be sent.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.reader.held_bytes() + self.output.len()
+    }
+
     /// Everything that waits to be sent.
     pub(crate) fn take_output(&mut self) -> Option<Bytes> {
         if self.output.is_empty() {

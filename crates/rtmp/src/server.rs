@@ -10,6 +10,7 @@
 //! sends what `poll_transmit` still has, shuts its writing half down, reads and discards for a moment, and closes.
 
 mod commands;
+mod connect;
 mod deadlines;
 pub(crate) mod play;
 mod replies;
@@ -26,7 +27,9 @@ use crate::handshake::ServerHandshake;
 use crate::limits::{UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES};
 use crate::link::Link;
 use crate::message::message_type;
-use crate::{MediaKind, MediaMessage, Message, ProtocolError, aggregate};
+use crate::{
+    AdobeResponse, Capabilities, MediaKind, MediaMessage, Message, ProtocolError, aggregate,
+};
 
 /// What the server announces and allows.
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ pub struct ServerConfig {
     pub chunk_bytes_out: u32,
     /// Window acknowledgement size that is announced, in bytes.
     pub window_bytes: u32,
+    /// Whether user and password may be asked for (Adobe authentication): only where TLS is beneath.
+    pub offers_adobe: bool,
     /// Deadlines and limits.
     pub limits: crate::limits::Limits,
 }
@@ -59,13 +64,19 @@ pub struct ServerSession {
 /// What happened.
 #[derive(Debug, PartialEq)]
 pub enum ServerEvent {
+    /// An encoder wants to log in with a password. Answer with [`ServerSession::challenge`] or
+    /// [`ServerSession::reject`]; until then no input is taken.
+    AdobeChallengeRequested {
+        /// As it calls itself: letters, digits, and some of `+/=_-.@`.
+        user: String,
+    },
     /// Media of the accepted publish.
     Media(MediaMessage),
     /// The publish is over, in band: FCUnpublish, deleteStream or closeStream.
     PublishEnded(EndCause),
     /// An encoder wants to publish. Answer with [`ServerSession::accept_publish`] or
     /// [`ServerSession::reject`]; until then no input is taken.
-    PublishRequested(PublishRequest),
+    PublishRequested(Box<PublishRequest>),
 }
 
 /// How a publish ended in band.
@@ -82,14 +93,17 @@ pub enum EndCause {
 /// What `connect` said.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ConnectRequest {
-    /// As sent, lossily decoded; may hold a query. A secret may be in it: for splitting, not for logs.
+    /// Lossily decoded, without what belongs to Adobe authentication; may hold a query. A secret may be in it: for
+    /// splitting, not for logs.
     pub app: String,
-    /// As sent. A secret may be in it.
+    /// The same, without quotes. A secret may be in it.
     pub tc_url: String,
     /// What the encoder calls itself: printable ASCII.
     pub flash_ver: String,
-    /// E-RTMP `capsEx` bits; 0 where absent.
-    pub caps_ex: u32,
+    /// What it can do, as it says.
+    pub capabilities: Capabilities,
+    /// User and password, if it has them.
+    pub adobe: Option<AdobeResponse>,
 }
 
 /// An encoder's wish, app and name already taken apart (rtmp facts: joined with "/", then the query cut).
@@ -98,14 +112,16 @@ pub struct ConnectRequest {
 pub struct PublishRequest {
     /// Application path: everything before the last segment. No secret.
     pub app: String,
-    /// The last segment: a stream key. A secret.
+    /// The last segment: a stream key, which is a secret; with [`adobe`](Self::adobe), perhaps the stream's name.
     pub stream_key: StreamKeyText,
     /// Query parameters in order, last one of a name wins; values may be secrets.
     pub query: Vec<(String, StreamKeyText)>,
     /// What the encoder calls itself (connect's flashVer): printable ASCII, at most 128 characters.
     pub encoder: String,
-    /// E-RTMP `capsEx` bits of connect.
-    pub caps_ex: u32,
+    /// What connect announced.
+    pub capabilities: Capabilities,
+    /// Who publishes, and how that can be checked, where user and password were asked for.
+    pub adobe: Option<AdobeResponse>,
 }
 
 /// Text that may hold a secret: prints as `[redacted]`.
@@ -124,6 +140,12 @@ enum Phase {
     Handshake(ServerHandshake),
     /// Until `connect`.
     Unconnected,
+    /// The driver makes a challenge; then the connection ends.
+    Challenging {
+        /// Of `connect`.
+        transaction: f64,
+        user: String,
+    },
     /// Until `publish`; again after a publish ended.
     Connected,
     /// The driver decides.
@@ -223,10 +245,11 @@ impl ServerSession {
         self.deadlines.next()
     }
 
-    /// Whether the driver should read the socket: no while a publish is undecided (beyond a small buffer), no when
+    /// Whether the driver should read the socket: no while a publish or a challenge is undecided (beyond a small buffer), no when
     /// closing.
     pub fn wants_input(&self) -> bool {
-        !self.is_closing() && !matches!(self.phase, Phase::Requested(_))
+        let is_undecided = matches!(self.phase, Phase::Requested(_) | Phase::Challenging { .. });
+        !self.is_closing() && !is_undecided
     }
 
     /// Whether the driver should send what is left, shut down and close.
@@ -266,18 +289,16 @@ impl ServerSession {
             }
             phase @ (Phase::Handshake(_)
             | Phase::Unconnected
+            | Phase::Challenging { .. }
             | Phase::Connected
             | Phase::Publishing(_)) => phase,
         };
     }
 
-    /// Refuses the requested publish (NetStream.Publish.BadName with a description); the driver then flushes and closes.
+    /// Refuses the requested publish (NetStream.Publish.BadName with a description) or challenge; the driver then
+    /// flushes and closes.
     pub fn reject(&mut self, rejection: Rejection) {
-        if let Phase::Requested(published) = &self.phase {
-            self.refuse_publish(published.message_stream_id, rejection);
-        } else {
-            self.close(rejection);
-        }
+        self.close(rejection);
     }
 
     /// Ends a live publish from our side with a status that FFmpeg shows; the driver then flushes and closes.
@@ -293,10 +314,25 @@ impl ServerSession {
                 self.send_failure(published.message_stream_id, &rejection.description);
                 self.closing = Some(rejection);
             }
+            Phase::Challenging { transaction, .. } => {
+                self.refuse_connect(transaction, &rejection.description);
+            }
             Phase::Handshake(_) | Phase::Unconnected | Phase::Connected => {
                 self.closing = Some(rejection);
             }
         }
+    }
+
+    /// Bytes of memory that the peer makes the session hold: unfinished messages, messages that
+    /// [`poll_event`](Self::poll_event) has not given out, and what waits to be sent. The driver's buffer is not in it.
+    pub fn held_bytes(&self) -> usize {
+        let events = self.events.iter().map(|event| match event {
+            ServerEvent::Media(media) => media.body.len(),
+            ServerEvent::AdobeChallengeRequested { .. }
+            | ServerEvent::PublishEnded(_)
+            | ServerEvent::PublishRequested(_) => 0,
+        });
+        self.link.held_bytes() + events.sum::<usize>()
     }
 
     /// Bytes received so far, for statistics.
@@ -350,7 +386,7 @@ impl ServerSession {
                 self.events.push_back(ServerEvent::Media(media));
                 Ok(())
             }
-            Phase::Handshake(_) | Phase::Unconnected => {
+            Phase::Handshake(_) | Phase::Unconnected | Phase::Challenging { .. } => {
                 Err(ProtocolError::Unconnected { what: "media" })
             }
             Phase::Connected | Phase::Requested(_) => {
@@ -423,7 +459,7 @@ impl std::fmt::Debug for ConnectRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConnectRequest")
             .field("flash_ver", &self.flash_ver)
-            .field("caps_ex", &self.caps_ex)
+            .field("capabilities", &self.capabilities)
             .finish_non_exhaustive()
     }
 }
@@ -433,6 +469,7 @@ impl Default for ServerConfig {
         Self {
             chunk_bytes_out: 4096,
             window_bytes: crate::limits::WINDOW_BYTES,
+            offers_adobe: false,
             limits: crate::limits::Limits::default(),
         }
     }

@@ -8,6 +8,7 @@ use rtmp::{
     amf0::{Value, encode},
     chunk::{ChunkWriter, MessageHeader},
     handshake::{self, PACKET_BYTES},
+    limits::COMMAND_BYTES,
     message_type,
 };
 
@@ -285,12 +286,14 @@ impl Driver {
         let (from, to) = match event {
             ServerEvent::PublishRequested(_) => (State::Idle, State::Requested),
             ServerEvent::PublishEnded(_) => (State::Publishing, State::Idle),
+            // Nothing offers it.
+            ServerEvent::AdobeChallengeRequested { .. } => panic!("a challenge without TLS"),
             ServerEvent::Media(media) => {
-                self.media_bytes += media.body.len();
-                assert!(matches!(
-                    media.kind,
-                    MediaKind::Audio | MediaKind::Script | MediaKind::Video
-                ));
+                match media.kind {
+                    MediaKind::Audio | MediaKind::Video => self.media_bytes += media.body.len(),
+                    // A translation of AMF3 may be larger than what came.
+                    MediaKind::Script => assert!(media.body.len() <= COMMAND_BYTES),
+                }
                 (State::Publishing, State::Publishing)
             }
         };

@@ -23,6 +23,7 @@ mod load;
 mod media;
 mod metrics;
 mod outage;
+mod passwords;
 mod pull;
 mod restore;
 mod revocation;

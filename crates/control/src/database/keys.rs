@@ -22,6 +22,8 @@ pub(crate) struct KeyRecord {
     pub(crate) expire_ms: Option<i64>,
     pub(crate) revoke_ms: Option<i64>,
     pub(crate) held_off_until_ms: i64,
+    /// Encrypted with the pepper of the same version; `None`: the key has no password.
+    pub(crate) adobe: Option<Vec<u8>>,
 }
 
 /// What became of a new key.
@@ -63,7 +65,7 @@ impl Database {
             }
             sqlx::query(
                 "INSERT INTO stream_keys (id, tenant, app, stream, description, takeover_policy, secret_mac, \
-                 pepper_version, create_ms, expire_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                 pepper_version, create_ms, expire_ms, adobe_sealed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             )
             .bind(key.id.to_string())
             .bind(&key.tenant)
@@ -75,6 +77,7 @@ impl Database {
             .bind(i64::from(key.pepper_version))
             .bind(key.create_ms)
             .bind(key.expire_ms)
+            .bind(key.adobe.as_ref().map(|sealed| HEXLOWER.encode(sealed)))
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await?;
@@ -176,6 +179,8 @@ impl KeyRecord {
             .decode(mac.as_bytes())
             .ok()
             .and_then(|mac| mac.try_into().ok());
+        let adobe: Option<String> = row.try_get("adobe_sealed")?;
+        let adobe = adobe.map(|sealed| HEXLOWER.decode(sealed.as_bytes()));
         Ok(Self {
             id: StreamKeyId::parse(&id).map_err(|_other| malformed("stream key id"))?,
             tenant: row.try_get("tenant")?,
@@ -189,6 +194,9 @@ impl KeyRecord {
             expire_ms: row.try_get("expire_ms")?,
             revoke_ms: row.try_get("revoke_ms")?,
             held_off_until_ms: row.try_get("held_off_until_ms")?,
+            adobe: adobe
+                .transpose()
+                .map_err(|_other| malformed("Adobe credential"))?,
         })
     }
 }

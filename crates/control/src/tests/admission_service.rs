@@ -31,7 +31,7 @@ on_both!(
 fn denial(answer: AuthorizeResponse) -> Denial {
     match answer.decision {
         Some(Decision::Denial(denial)) => denial,
-        Some(Decision::SignedGrant(_)) | None => panic!("no denial"),
+        Some(Decision::AdobeChallenge(_) | Decision::SignedGrant(_)) | None => panic!("no denial"),
     }
 }
 

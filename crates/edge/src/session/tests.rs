@@ -45,6 +45,7 @@ impl Fixture {
         let client = Client {
             address: "192.0.2.1:1234".parse().unwrap(),
             server_name: String::new(),
+            encrypted: true,
         };
         let (_control, control_target) = grpc::in_process(Role::Edge);
         let control = Endpoints::new(vec![grpc::Target::InProcess(control_target)]);

@@ -100,8 +100,13 @@ impl Encoder {
 
     /// Bytes that no session would send.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
-        self.socket.write_all(bytes).await.unwrap();
-        self.socket.flush().await.unwrap();
+        self.try_send_raw(bytes).await.unwrap();
+    }
+
+    /// The same to a server that may have closed.
+    pub(crate) async fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.socket.write_all(bytes).await?;
+        self.socket.flush().await
     }
 
     /// The first half of a farewell.
@@ -176,7 +181,7 @@ fn message(kind: MediaKind, timestamp: u32, start: &[u8], padding: usize) -> Med
     }
 }
 
-fn trusting_everyone() -> Arc<TlsConfig> {
+pub(crate) fn trusting_everyone() -> Arc<TlsConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = TlsConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -9,11 +9,13 @@
     reason = "helpers of tests"
 )]
 
+mod adobe;
 mod connections;
 mod encoder;
 mod failover;
 mod fake_control;
 mod fake_origin;
 mod harness;
+mod hostile;
 mod hostile_media;
 mod publish;

@@ -78,6 +78,8 @@ defaulted_section! {
         tcp_user_timeout: Time,
         chunk_bytes_out: Bytes<u32>,
         window_bytes: Bytes<u32>,
+        bytes_per_second_max: Bytes<u32>,
+        bitrate_patience: Time,
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::commands::{URL_TOO_LONG, name_argument};
+use super::commands::name_argument;
+use super::connect::URL_TOO_LONG;
 use super::replies::status;
 use super::{ConnectRequest, MessageStreams, Rejection, ServerConfig, StreamKeyText};
 use crate::amf0::{Value, encode};
@@ -313,7 +314,8 @@ impl PlaySession {
     }
 
     fn connect(&mut self, command: &Command<'_>, now: Instant) {
-        let Some(connect) = ConnectRequest::read(command) else {
+        // Players have tokens, not passwords.
+        let Some((connect, _login)) = ConnectRequest::read(command) else {
             self.link
                 .send_connect_error(command.transaction, URL_TOO_LONG);
             self.close(URL_TOO_LONG);
@@ -322,7 +324,9 @@ impl PlaySession {
         self.connect = connect;
         self.phase = Phase::Connected;
         self.await_step("play", now + self.config.limits.publish_deadline);
-        self.link.send_connected(command.transaction, &self.config);
+        let announced = &self.connect.capabilities;
+        self.link
+            .send_connected(command.transaction, &self.config, announced);
     }
 
     fn create_stream(&mut self, command: &Command<'_>) -> Result<(), ProtocolError> {
