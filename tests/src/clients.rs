@@ -80,11 +80,22 @@ impl Client {
     /// Publishes 160×90 AVC with a keyframe each second, and AAC, in real time, for so many seconds; OBS until it is
     /// told to end. What it prints is kept in `logs`.
     pub fn publish(self, address: &Address, seconds: u32, logs: &Path) -> Publisher {
+        self.publish_with(&[], address, seconds, logs)
+    }
+
+    /// As [`publish`](Self::publish), with output options of FFmpeg, which others have not.
+    pub fn publish_with(
+        self,
+        options: &[&str],
+        address: &Address,
+        seconds: u32,
+        logs: &Path,
+    ) -> Publisher {
         let work = work_directory(self, address, logs);
         let display = (self == Self::Obs).then(|| obs::display(&work));
         let mut command = match self {
-            Self::Ffmpeg5 => commands::ffmpeg5(address, seconds, &work),
-            Self::Ffmpeg9 => commands::ffmpeg9(address, seconds),
+            Self::Ffmpeg5 => commands::ffmpeg5(options, address, seconds, &work),
+            Self::Ffmpeg9 => commands::ffmpeg9(options, address, seconds),
             Self::Librtmp => commands::librtmp(address, seconds, &work),
             Self::Obs => obs::command(address, &work),
             Self::PyAv => commands::pyav(address, seconds),
@@ -186,5 +197,7 @@ pub fn in_root(work: &Path, program: &str) -> Command {
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("HOME", "/mnt");
     command.env("LC_ALL", "C.UTF-8");
+    // GLib's own reads settings of a desktop that is not there.
+    command.env("GIO_USE_PROXY_RESOLVER", "dummy");
     command
 }

@@ -10,24 +10,24 @@ const RATE: u32 = 15;
 /// GStreamer counts sound in buffers of this many samples, 44 100 a second.
 const SAMPLES: u32 = 1024;
 
-pub(super) fn ffmpeg5(address: &Address, seconds: u32, work: &Path) -> Command {
+pub(super) fn ffmpeg5(options: &[&str], address: &Address, seconds: u32, work: &Path) -> Command {
     let mut command = in_root(work, "ffmpeg");
     ffmpeg(&mut command, seconds);
     if address.server.starts_with("rtmps:") {
         // Off by default.
         command.args(["-tls_verify", "1", "-ca_file", "/mnt/certs/ca.pem"]);
     }
-    command.arg(address.url());
+    command.args(options).arg(address.url());
     command
 }
 
-pub(super) fn ffmpeg9(address: &Address, seconds: u32) -> Command {
+pub(super) fn ffmpeg9(options: &[&str], address: &Address, seconds: u32) -> Command {
     let mut command = process::command(ffmpeg9_program());
     ffmpeg(&mut command, seconds);
     if address.server.starts_with("rtmps:") {
         command.arg("-ca_file").arg(&address.ca_file);
     }
-    command.arg(address.url());
+    command.args(options).arg(address.url());
     command
 }
 

@@ -27,12 +27,32 @@ pub(super) fn display(work: &Path) -> Process {
     Process::spawn("xvfb", &mut command, work)
 }
 
+/// A scene without anything in it: black, and silence. Without it the first start only writes files.
+fn scenes() -> serde_json::Value {
+    json!({
+        "name": "Untitled",
+        "current_program_scene": "Scene",
+        "current_scene": "Scene",
+        "scene_order": [{ "name": "Scene" }],
+        "sources": [{
+            "id": "scene",
+            "name": "Scene",
+            "versioned_id": "scene",
+            "prev_ver": 486_539_266,
+            "settings": { "custom_size": false, "id_counter": 0, "items": [] },
+        }],
+    })
+}
+
 pub(super) fn command(address: &Address, work: &Path) -> Command {
     let home = work.join(CONFIGURATION);
     let profile = home.join("basic/profiles/Untitled");
     fs::create_dir_all(&profile).unwrap();
     fs::write(home.join("global.ini"), GLOBAL).unwrap();
     fs::write(profile.join("basic.ini"), PROFILE).unwrap();
+    let collections = home.join("basic/scenes");
+    fs::create_dir_all(&collections).unwrap();
+    fs::write(collections.join("Untitled.json"), scenes().to_string()).unwrap();
     let service = json!({
         "type": "rtmp_custom",
         "settings": {
