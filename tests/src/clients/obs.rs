@@ -10,7 +10,7 @@ use crate::process::Process;
 /// Where OBS looks below its home directory.
 const CONFIGURATION: &str = ".config/obs-studio";
 
-const GLOBAL: &str = "[General]\nFirstRun=true\nLastVersion=486539266\n\
+const GLOBAL: &str = "[General]\nFirstRun=true\nLastVersion=486539266\nConfirmOnExit=false\n\
     [Basic]\nProfile=Untitled\nProfileDir=Untitled\nSceneCollection=Untitled\nSceneCollectionFile=Untitled\n";
 
 const PROFILE: &str = "[General]\nName=Untitled\n\
