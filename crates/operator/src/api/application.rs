@@ -19,7 +19,7 @@ use super::Condition;
     status = "ApplicationStatus",
     derive = "PartialEq",
     selectable = ".spec.clusterRef.name",
-    annotation("headwater.dev/crd-revision", "1"),
+    annotation("headwater.dev/crd-revision", "2"),
     printcolumn(
         name = "Cluster",
         type_ = "string",
