@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg (Debian
-# packages), promtool and a Python environment with grpcio under the target directory, and a Kubernetes control plane.
+# packages), promtool, rtmpdump and a Python environment with grpcio under the target directory, and a Kubernetes control plane.
 # Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
 # skipped proves nothing.
 #
 # Usage: tests/setup.sh TARGET_DIRECTORY
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tests/debian.sh
 target="$1"
 
 main() {
   check_build_tools
   install_debian_packages
   install_promtool
+  install_rtmpdump
   install_python
   install_kubernetes
   report
@@ -45,35 +47,14 @@ install_debian_packages() {
   { has postgres && has initdb && has psql && has pg_dump; } || packages+=(postgresql)
   { has ffmpeg && has ffprobe; } || packages+=(ffmpeg)
   has setpriv || packages+=(util-linux)
+  compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
   # What old devices publish with; the tests load it.
   compgen -G "/usr/lib/*/librtmp.so.1" >/dev/null || packages+=(librtmp1)
   # The image is made from the programs and libraries of this system.
   has strip || packages+=(binutils)
   [[ -s /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates)
   python_with_venv || packages+=(python3 python3-venv)
-  ((${#packages[@]})) || return 0
-
-  local as_root=()
-  if ((EUID != 0)); then
-    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-      as_root=(sudo -n)
-    else
-      missing+=("Debian packages: ${packages[*]} (not root and no password-free sudo to install them)")
-      return 0
-    fi
-  fi
-  if ! command -v apt-get >/dev/null; then
-    missing+=("the programs of the Debian packages: ${packages[*]} (no apt-get here; install them your system's way)")
-    return 0
-  fi
-  echo "tests: installing ${packages[*]}"
-  # The packaged servers are not to start by themselves: the tests start their own on free ports.
-  # shellcheck disable=SC2016
-  if ! { "${as_root[@]}" apt-get update -q &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-      apt-get install -q -y --no-install-recommends "${packages[@]}"; }; then
-    missing+=("Debian packages: ${packages[*]} (apt-get could not install them: see above)")
-  fi
+  install_packages "${packages[@]}"
 }
 
 # Checks alerts and dashboards. One program of a package whose server, user and web pages nobody needs here: it is
@@ -94,6 +75,25 @@ install_promtool() {
     missing+=("promtool (apt-get could not download the Debian package prometheus: see above)")
   fi
   rm -rf "$directory"/prometheus_*.deb "$directory/unpacked"
+}
+
+# An old player, and its library, which so many devices have. Unpacked, as promtool.
+install_rtmpdump() {
+  local directory="$target/rtmpdump"
+  if has rtmpdump || [[ -x $directory/rtmpdump ]]; then
+    return 0
+  fi
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+    missing+=("rtmpdump (no apt-get here; install it your system's way)")
+    return 0
+  fi
+  echo "tests: unpacking rtmpdump"
+  mkdir -p "$directory"
+  if ! (cd "$directory" && apt-get download -q rtmpdump librtmp1 && dpkg-deb -x librtmp1_*.deb unpacked &&
+    dpkg-deb -x rtmpdump_*.deb unpacked && mv unpacked/usr/bin/rtmpdump unpacked/usr/lib/*/librtmp.so.* .); then
+    missing+=("rtmpdump (apt-get could not download the Debian packages rtmpdump and librtmp1: see above)")
+  fi
+  rm -rf "$directory"/*.deb "$directory/unpacked"
 }
 
 # grpcio is the client that most product backends use; its limits (4 MiB a message) are part of the contract.

@@ -20,8 +20,9 @@ class Failure(Exception):
 
 
 class Cluster:
-    def __init__(self, work, namespace):
+    def __init__(self, work, namespace, helm="helm"):
         self.work = Path(work).resolve()
+        self.helm_program = helm
         self.namespace = namespace
 
     def up(self):
@@ -42,7 +43,7 @@ class Cluster:
         return self.inside("kubectl", "--namespace", self.namespace, *arguments, **options)
 
     def helm(self, *arguments, **options):
-        return self.inside("helm", "--namespace", self.namespace, *arguments, **options)
+        return self.inside(self.helm_program, "--namespace", self.namespace, *arguments, **options)
 
     def get(self, *arguments):
         return json.loads(self.kubectl("get", *arguments, "--output=json"))
@@ -86,19 +87,25 @@ class Cluster:
                 raise Failure(f"waited {seconds} s in vain: {what}" + (f" ({last})" if last else ""))
             time.sleep(LOOK_AGAIN_SECONDS)
 
-    def client(self, *command):
-        """A command that runs in node1's network with the cluster's names, and is signalled like any child."""
-        node, _ = (self.work / "run/node1").read_text().split()
-        resolver = self.work / "client-resolv.conf"
-        resolver.write_text("nameserver 10.96.0.10\nsearch svc.cluster.local cluster.local\noptions ndots:5\n")
-        names = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+    def nodes(self):
+        return sorted(node.name for node in (self.work / "run").iterdir())
+
+    def in_network(self, node, *command):
+        """A command of this machine in a node's network, which is signalled like any child."""
+        process, _ = (self.work / "run" / node).read_text().split()
         # Each of these becomes the next: the child's number is the command's own, and it ends with this program.
         return [
             *("setpriv", "--pdeathsig", "KILL", "--"),
-            *("nsenter", f"--target={node}", "--net", "--"),
-            *("unshare", "--mount", "--", "sh", "-c", names, str(resolver)),
+            *("nsenter", f"--target={process}", "--net", "--"),
             *map(str, command),
         ]
+
+    def client(self, *command):
+        """In node1's network, with the cluster's names."""
+        resolver = self.work / "client-resolv.conf"
+        resolver.write_text("nameserver 10.96.0.10\nsearch svc.cluster.local cluster.local\noptions ndots:5\n")
+        names = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        return self.in_network("node1", "unshare", "--mount", "--", "sh", "-c", names, resolver, *command)
 
     def diagnose(self):
         """What somebody would look at first."""

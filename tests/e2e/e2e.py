@@ -7,6 +7,7 @@ reported and no error.
 """
 
 import argparse
+import copy
 import os
 import subprocess
 import sys
@@ -16,14 +17,30 @@ from pathlib import Path
 import scenarios
 from audit import Audit
 from cluster import REPOSITORY, Cluster, Failure, image, redis_image
+from flows import Flows
 from media import Access, Witnesses
+from production import production
 from report import Report
 from scenarios import INGEST, OPERATOR, RELEASE
 
 NAMESPACE = "headwater"
 REPOSITORY_NAME = "registry.local/headwater"
 REDIS = "registry.local/redis"
+VALUES = ("charts/headwater/values-quickstart.yaml", "tests/e2e/values.yaml")
 STREAMS = ("camera", "bench-0", "bench-1")
+# A pod that no policy allows to reach the port that edges and the operator ask.
+FORBIDDEN = """
+apiVersion: v1
+kind: Pod
+metadata: {name: stranger, namespace: default}
+spec:
+  restartPolicy: Never
+  containers:
+    - name: probe
+      image: registry.local/probe:1
+      imagePullPolicy: IfNotPresent
+      args: [get, "http://TARGET/"]
+"""
 # From `helm install` to a cluster that takes publishers.
 READY_SECONDS = 240
 # For an operation under live publishers to be over.
@@ -34,11 +51,18 @@ class Run:
     """What the scenarios share."""
 
     def __init__(self, cluster, program):
-        self.cluster, self.program = cluster, program
+        self.cluster, self.program, self.repository = cluster, program, REPOSITORY_NAME
+        self.release, self.ingest, self.values = RELEASE, INGEST, VALUES
         self.report = Report(cluster.work)
-        self.access = None
+        self.access = self.flows = None
         self.keys = {}
         self.failures = []
+
+    def beside(self, cluster, release, ingest, values):
+        """Another ingest cluster of the same run."""
+        there = copy.copy(self)
+        there.cluster, there.release, there.ingest, there.values = cluster, release, ingest, values
+        return there
 
     def step(self, what, action):
         """Something that has to work, and how long it took."""
@@ -46,7 +70,13 @@ class Run:
         began = time.monotonic()
         result = action()
         self.report.step(what, time.monotonic() - began)
+        self.judge_flows(what)
         return result
+
+    def judge_flows(self, what):
+        """Every connection meanwhile is one that the NetworkPolicies allow."""
+        if self.flows:
+            self.failures += [f"{what}: not allowed: {flow}" for flow in self.flows.refused()]
 
     def witnessed(self, what, action, undisturbed=False):
         """An operation beside live publishers and readers, and what these saw of it."""
@@ -64,6 +94,7 @@ class Run:
             witnesses.kill()
             raise
         self.report.scenario(what, seconds, seen)
+        self.judge_flows(what)
         faults = seen.lived() + (seen.disturbed() if undisturbed else [])
         if faults:
             self.failures.append(f"{what}: {'; '.join(faults)}")
@@ -78,7 +109,7 @@ class Run:
         self.cluster.wait("every session to end", 90, lambda: not self.access.live_streams())
 
     def ready(self):
-        self.cluster.wait("IngestCluster to be Ready", READY_SECONDS, lambda: is_ready(self.cluster.get("igc", INGEST)))
+        self.cluster.wait("IngestCluster to be Ready", READY_SECONDS, lambda: is_ready(self.cluster.get("igc", self.ingest)))
 
     def settled(self):
         """Ready, and every pod that was to go has gone."""
@@ -86,17 +117,17 @@ class Run:
         self.cluster.wait("pods to settle", OPERATION_SECONDS, lambda: all(map(is_running, self.pods())))
 
     def pods(self, component=None):
-        label = f"headwater.dev/cluster={INGEST}"
+        label = f"headwater.dev/cluster={self.ingest}"
         if component:
             label += f",app.kubernetes.io/component={component}"
         return self.cluster.items("pods", f"--selector={label}")
 
     def install(self, *values):
-        """The chart with the quick start's values, and what a cluster without a registry and a load balancer needs."""
+        """The chart with values of its own, and what a cluster without a registry and a load balancer needs."""
         self.cluster.helm(
-            *("upgrade", "--install", RELEASE, REPOSITORY / "charts/headwater"),
-            *("--values", REPOSITORY / "charts/headwater/values-quickstart.yaml"),
-            *("--values", REPOSITORY / "tests/e2e/values.yaml", *values),
+            *("upgrade", "--install", self.release, REPOSITORY / "charts/headwater"),
+            *(word for file in self.values for word in ("--values", REPOSITORY / file)),
+            *values,
             *("--wait", "--timeout", f"{READY_SECONDS}s"),
             timeout=READY_SECONDS + 30,
         )
@@ -116,6 +147,7 @@ def is_running(pod):
 def bring_up(run, clusters_work):
     cluster = run.cluster
     run.step("a Kubernetes of two nodes", cluster.up)
+    run.flows = Flows(cluster)
     # The same program; another time of making is another image, with another digest.
     for tag, moment in (("e2e", 1_700_000_000), ("e2e-changed", 1_700_000_001)):
         archive = clusters_work / f"{tag}.tar"
@@ -146,6 +178,18 @@ def install(run):
     run.keys = run.step("stream keys over gRPC", lambda: {stream: run.access.create_key(stream) for stream in STREAMS})
     run.report.step("from helm install to a stream key", time.monotonic() - began)
     run.step("helm test", lambda: cluster.helm("test", RELEASE, "--timeout", "240s"))
+    run.step("a forbidden connection is found", lambda: forbidden(run))
+
+
+def forbidden(run):
+    """The measure of the measure: what no policy allows works here, and is found."""
+    run.judge_flows("before")
+    target = f"{INGEST}-control-internal.{NAMESPACE}.svc:7445"
+    run.cluster.inside("kubectl", "apply", "--filename=-", input=FORBIDDEN.replace("TARGET", target))
+    found = run.cluster.wait("the forbidden connection to be found", 60, run.flows.refused)
+    run.cluster.inside("kubectl", "delete", "pod", "stranger", "--namespace=default", "--grace-period=0", "--force")
+    if not all(line.startswith("default/stranger -> headwater/ingest-headwater/control TCP/7445: ") for line in found):
+        raise Failure(f"one forbidden connection was made, and this was found: {found}")
 
 
 def everything_of(run, parts):
@@ -157,6 +201,7 @@ def everything_of(run, parts):
         ("delete and create: the same keys", scenarios.recreate),
         ("audit: what the operator asked for", audited),
         ("uninstall leaves nothing", scenarios.uninstall),
+        ("production's values by Helm 3", production),
     )
     for what, scenario in last:
         if not parts or any(part in what for part in parts):
@@ -183,6 +228,7 @@ def main():
     run = Run(cluster, arguments.program.resolve())
     try:
         if arguments.reuse:
+            run.flows = Flows(cluster)
             run.access = Access(cluster, INGEST, run.program)
             run.keys = {stream: run.access.create_key(stream) for stream in STREAMS}
         else:
@@ -193,6 +239,9 @@ def main():
         run.failures.append(str(failure) or "interrupted")
         print(cluster.diagnose(), file=sys.stderr)
     finally:
+        if run.flows:
+            run.failures += run.flows.stop()
+            run.report.flows = dict(sorted(run.flows.met.items()))
         run.report.write()
         if not arguments.keep:
             cluster.down()

@@ -6,7 +6,7 @@ import json
 class Report:
     def __init__(self, work):
         self.work = work
-        self.steps, self.scenarios, self.operator = [], [], {}
+        self.steps, self.scenarios, self.operator, self.flows = [], [], {}, {}
 
     def step(self, what, seconds):
         self.steps.append({"step": what, "seconds": round(seconds, 1)})
@@ -22,6 +22,7 @@ class Report:
     def write(self):
         self.work.mkdir(parents=True, exist_ok=True)
         content = {"steps": self.steps, "scenarios": self.scenarios, "operator": self.operator}
+        content["connections"] = self.flows
         for directory in (self.work / "logs", self.work.parent):
             if directory.is_dir():
                 (directory / "e2e-report.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
@@ -49,4 +50,7 @@ class Report:
         if self.operator:
             lines += ["", f"Operator: refused {self.operator['refused'] or 'nothing'}."]
             lines += ["Granted and never used: " + (", ".join(self.operator["granted_but_unused"]) or "nothing") + "."]
+        if self.flows:
+            lines += ["", "| connections, all allowed by the NetworkPolicies | seen |", "|---|---|"]
+            lines += [f"| {flow} | {count} |" for flow, count in self.flows.items()]
         return "\n".join(lines) + "\n"

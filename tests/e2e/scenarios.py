@@ -23,7 +23,7 @@ def nothing(run):
 
 def edges(run, count):
     def done():
-        status = run.cluster.get("igc", INGEST)
+        status = run.cluster.get("igc", run.ingest)
         return status["spec"]["edge"]["replicas"] == count and len(running(run, "edge")) == count
 
     run.ready()
@@ -149,16 +149,17 @@ def uninstall(run):
     cluster.wait("the cluster resource to go", 180, lambda: not cluster.items("igc"))
     cluster.wait("every pod of it to go", 180, lambda: not run.pods())
     cluster.helm("uninstall", OPERATOR, "--wait", "--timeout", "120s", timeout=140)
-    cluster.wait("nothing but what is retained", 90, lambda: not leftovers(cluster))
+    cluster.wait("nothing but what is retained", 90, lambda: not leftovers(run))
 
 
-def leftovers(cluster):
+def leftovers(run):
     """Every object of the namespace that is neither Kubernetes's own nor documented to stay."""
+    cluster = run.cluster
     kinds = cluster.kubectl("api-resources", "--namespaced", "--verbs=list,delete", "--output=name").split()
     kinds = [kind for kind in kinds if not kind.startswith("events")]
     found = json.loads(cluster.kubectl("get", ",".join(kinds), "--output=json"))["items"]
     names = [f"{item['kind']}/{item['metadata']['name']}" for item in found]
-    ours = ("ConfigMap/kube-root-ca.crt", "ServiceAccount/default", f"Pod/{INGEST}-test-publish", f"Lease/{OPERATOR}")
+    ours = ("ConfigMap/kube-root-ca.crt", "ServiceAccount/default", f"Pod/{run.ingest}-test-publish", f"Lease/{OPERATOR}")
     return sorted(
         name for name in names
         if name not in ours and not name.startswith(RETAINED)

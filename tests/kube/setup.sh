@@ -4,11 +4,14 @@
 # directory. Says exactly what is missing where it can't, and then fails.
 #
 # Usage: tests/kube/setup.sh control-plane|cluster [TARGET_DIRECTORY]
-#   control-plane  etcd, kube-apiserver, kube-controller-manager, kubectl, helm 4 and 3
-#   cluster        these, and what a node runs (needs root)
+#   control-plane  etcd, kube-apiserver, kube-controller-manager, kubectl, helm 4 and 3; cert-manager's controllers, and
+#                  what it and the Prometheus operator define
+#   cluster        the former five, and what a node runs (needs root)
 # The last line of its output is the directory with the programs: TARGET_DIRECTORY/kube/bin.
+# shellcheck source-path=SCRIPTDIR
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/../debian.sh"
 profile="${1:-}"
 target="${2:-${CARGO_TARGET_DIR:-$here/../../target}}"
 tools="$here/tools"
@@ -16,12 +19,13 @@ tools="$here/tools"
 recipe=2
 
 control_plane=(kube-apiserver kube-controller-manager kubectl helm helm3)
+others=(cert-manager definitions.yaml)
 node=(kube-scheduler kubelet kube-proxy coredns pause probe)
 
 main() {
   local programs=("${control_plane[@]}")
   case "$profile" in
-  control-plane) ;;
+  control-plane) programs+=("${others[@]}") ;;
   cluster) programs+=("${node[@]}") ;;
   *)
     echo "usage: tests/kube/setup.sh control-plane|cluster [TARGET_DIRECTORY]" >&2
@@ -80,7 +84,7 @@ brought() {
 complete() {
   local program
   for program; do
-    brought "$program" || [[ -x $built/$program ]] || return 1
+    brought "$program" || [[ -e $built/$program ]] || return 1
   done
 }
 
@@ -106,28 +110,7 @@ install_debian_packages() {
     has socat || packages+=(socat)
     has python3 || packages+=(python3)
   fi
-  ((${#packages[@]})) || return 0
-
-  local as_root=()
-  if ((EUID != 0)); then
-    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-      as_root=(sudo -n)
-    else
-      missing+=("Debian packages: ${packages[*]} (not root and no password-free sudo to install them)")
-      return 0
-    fi
-  fi
-  if ! command -v apt-get >/dev/null; then
-    missing+=("the programs of the Debian packages: ${packages[*]} (no apt-get here; install them your system's way)")
-    return 0
-  fi
-  say "installing ${packages[*]}"
-  # The packaged servers are not to start by themselves.
-  if ! { "${as_root[@]}" apt-get update -q &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-      apt-get install -q -y --no-install-recommends "${packages[@]}"; } >&2; then
-    missing+=("Debian packages: ${packages[*]} (apt-get could not install them: see above)")
-  fi
+  install_packages "${packages[@]}"
 }
 
 # Builds what is not there, one module after the other.
@@ -135,7 +118,7 @@ build() {
   local program
   local -A wanted=()
   for program; do
-    brought "$program" || [[ -x $built/$program ]] || wanted[$program]=yes
+    brought "$program" || [[ -e $built/$program ]] || wanted[$program]=yes
   done
   ((${#wanted[@]})) || return 0
   if ! find_go; then
@@ -159,6 +142,25 @@ build() {
     [[ -z ${wanted[$program]:-} ]] || packages+=("./$program")
   done
   go_build images '' "${packages[@]}"
+  [[ -z ${wanted[cert-manager]:-} ]] || go_build cert-manager '' .
+  [[ -z ${wanted[definitions.yaml]:-} ]] || definitions
+}
+
+# Definitions of other operators' kinds, from the sources of their releases.
+definitions() {
+  local issuers monitors
+  if issuers="$(sources cert-manager github.com/cert-manager/cert-manager)/deploy/crds" &&
+    monitors="$(sources prometheus-operator github.com/prometheus-operator/prometheus-operator)/example/prometheus-operator-crd" &&
+    cat "$issuers"/cert-manager.io_*.yaml "$monitors/monitoring.coreos.com_podmonitors.yaml" >"$built/.definitions"; then
+    mv "$built/.definitions" "$built/definitions.yaml"
+  else
+    missing+=("definitions.yaml (the modules of tests/kube/tools/{cert-manager,prometheus-operator} are not to be had: see above)")
+  fi
+}
+
+# Where the source of a package of a module is: MODULE PACKAGE.
+sources() {
+  (cd "$tools/$1" && go mod download "$2" >&2 && go list -m -f '{{.Dir}}' "$2")
 }
 
 find_go() {
@@ -223,7 +225,7 @@ link() {
   for program; do
     if brought "$program"; then
       ln -sfn "$KUBEBUILDER_ASSETS/$program" "$bin/$program"
-    elif [[ -x $built/$program ]]; then
+    elif [[ -e $built/$program ]]; then
       ln -sfn "$built/$program" "$bin/$program"
     fi
   done

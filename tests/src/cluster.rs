@@ -25,6 +25,14 @@ use crate::{
 
 /// For every process to be ready to serve.
 const READY: Duration = Duration::from_secs(30);
+const ORIGIN_CONFIG: &str = "origin-a.yaml";
+/// Where an origin listens: the field, and its section of the configuration and name in the ready file.
+const ORIGIN_LISTENERS: [(&str, &str); 4] = [
+    ("ORIGIN__RELAY__LISTEN", "relay"),
+    ("ORIGIN__PLAYBACK__LISTEN", "playback"),
+    ("ORIGIN__HTTP__LISTEN", "http"),
+    ("ORIGIN__RTMP__LISTEN", "rtmp"),
+];
 
 /// Where control keeps its stream keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +54,25 @@ pub struct Layout {
     pub edge: Vec<(&'static str, String)>,
     /// Whether the edge knows every control, or the last one alone.
     pub edge_knows_all_controls: bool,
+    pub programs: Programs,
+}
+
+/// Which programs run: an edge of one version may stand before control and origins of another.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    pub edge: PathBuf,
+    pub others: PathBuf,
+}
+
+impl Default for Programs {
+    /// The program under test.
+    fn default() -> Self {
+        let program = binary::headwater().to_owned();
+        Self {
+            edge: program.clone(),
+            others: program,
+        }
+    }
 }
 
 impl Default for Layout {
@@ -59,6 +86,7 @@ impl Default for Layout {
             common: Vec::new(),
             edge: Vec::new(),
             edge_knows_all_controls: false,
+            programs: Programs::default(),
         }
     }
 }
@@ -97,7 +125,7 @@ impl Cluster {
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("cluster");
-        bootstrap(&base);
+        bootstrap(&layout.programs, &base);
         let redis = Redis::start(&base, directory.path()).await;
         let postgres = match layout.database {
             Database::Postgres => Some(Postgres::start(directory.path()).await),
@@ -114,6 +142,7 @@ impl Cluster {
         let setup = Setup {
             base: &base,
             logs: directory.path(),
+            programs: &layout.programs,
             common,
         };
 
@@ -187,9 +216,18 @@ impl Cluster {
     }
 }
 
-/// Certificates, secrets and configuration for all roles.
-pub fn bootstrap(base: &Path) {
-    let output = Command::new(binary::headwater())
+/// Certificates, secrets and configuration for all roles; the edge's configuration as its own version writes it.
+fn bootstrap(programs: &Programs, base: &Path) {
+    bootstrap_with(&programs.others, base);
+    if programs.edge != programs.others {
+        let of_edge = base.with_extension("edge");
+        bootstrap_with(&programs.edge, &of_edge);
+        fs::copy(of_edge.join("edge.yaml"), base.join("edge.yaml")).unwrap();
+    }
+}
+
+fn bootstrap_with(program: &Path, base: &Path) {
+    let output = Command::new(program)
         .arg("bootstrap")
         .arg(base)
         .output()
@@ -205,6 +243,7 @@ pub fn bootstrap(base: &Path) {
 struct Setup<'a> {
     base: &'a Path,
     logs: &'a Path,
+    programs: &'a Programs,
     common: Vec<(&'static str, String)>,
 }
 
@@ -230,17 +269,17 @@ impl Setup<'_> {
         let name = format!("origin-{index}");
         let mut settings = self.common.clone();
         settings.push(("ORIGIN__NAME", name.clone()));
-        for field in [
-            "ORIGIN__RELAY__LISTEN",
-            "ORIGIN__PLAYBACK__LISTEN",
-            "ORIGIN__HTTP__LISTEN",
-        ] {
+        let config = fs::read_to_string(self.base.join(ORIGIN_CONFIG)).unwrap();
+        let mut listeners = ORIGIN_LISTENERS.to_vec();
+        // Another version may not have them all.
+        listeners.retain(|(_, section)| config.contains(&format!("\n  {section}:\n")));
+        for (field, _) in &listeners {
             settings.push((field, "127.0.0.1:0".to_owned()));
         }
         let mut node = self.node("origin", name, settings).await;
-        node.keep("ORIGIN__RELAY__LISTEN", "relay");
-        node.keep("ORIGIN__PLAYBACK__LISTEN", "playback");
-        node.keep("ORIGIN__HTTP__LISTEN", "http");
+        for (field, section) in listeners {
+            node.keep(field, section);
+        }
         node
     }
 
@@ -263,10 +302,14 @@ impl Setup<'_> {
     ) -> Node {
         let mut node = Node {
             role,
+            program: match role {
+                "edge" => self.programs.edge.clone(),
+                _ => self.programs.others.clone(),
+            },
             name,
             config: self.base.join(match role {
                 // The two differ in what is overridden here anyway.
-                "origin" => "origin-a.yaml".to_owned(),
+                "origin" => ORIGIN_CONFIG.to_owned(),
                 role => format!("{role}.yaml"),
             }),
             directory: self.logs.to_owned(),
@@ -282,6 +325,7 @@ impl Setup<'_> {
 /// One process of a role, which can be ended and started again at the same addresses.
 pub struct Node {
     role: &'static str,
+    program: PathBuf,
     name: String,
     config: PathBuf,
     directory: PathBuf,
@@ -329,7 +373,7 @@ impl Node {
 
     fn spawn(&self, ready_file: &Path) -> Process {
         fs::remove_file(ready_file).ok();
-        let mut command = process::command(binary::headwater());
+        let mut command = process::command(&self.program);
         command
             .arg(self.role)
             .arg("--config")
@@ -404,6 +448,10 @@ fn deployment(
             token: secret(base, "playback-token"),
         },
         http: urls("http", "http"),
+        rtmp: origins
+            .iter()
+            .filter_map(|origin| Some(origin.ready["rtmp"].as_str()?.parse().unwrap()))
+            .collect(),
         admin: processes.map(|node| node.text("admin_url")).collect(),
         ca_file,
         logs: logs.to_owned(),

@@ -31,6 +31,8 @@ pub struct Deployment {
     pub playback: Playback,
     /// `http://host:port` of each origin.
     pub http: Vec<String>,
+    /// `host:port` of each origin, for players over RTMP.
+    pub rtmp: Vec<SocketAddr>,
     /// `http://host:port` of each process's metrics.
     pub admin: Vec<String>,
     /// Where publishers and readers of this test write their logs.
@@ -96,6 +98,16 @@ impl Deployment {
                     key.app, key.stream
                 )
             })
+            .collect()
+    }
+
+    /// A stream's RTMP URL at every origin; a player who comes early waits for the stream.
+    pub fn pull_urls(&self, key: &IssuedKey) -> Vec<String> {
+        let IssuedKey { app, stream, .. } = key;
+        let token = &self.playback.token;
+        self.rtmp
+            .iter()
+            .map(|origin| format!("rtmp://{origin}/{app}/{stream}?token={token}&wait=60"))
             .collect()
     }
 

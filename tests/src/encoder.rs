@@ -28,8 +28,8 @@ const ANSWER: Duration = Duration::from_secs(15);
 const MESSAGE_STREAM: u32 = 1;
 
 const SET_CHUNK_SIZE: u8 = 1;
-const AUDIO: u8 = 8;
-const VIDEO: u8 = 9;
+pub const AUDIO: u8 = 8;
+pub const VIDEO: u8 = 9;
 const DATA: u8 = 18;
 const COMMAND: u8 = 20;
 
@@ -92,6 +92,18 @@ impl Encoder {
                 .collect::<Vec<_>>(),
         )
         .await?;
+        self.status().await
+    }
+
+    /// Handshake, connect, createStream, play; what the server says to the last of them.
+    pub async fn play(&mut self, app: &str, name: &str) -> io::Result<RtmpStatus> {
+        self.handshake().await?;
+        if let Err(refused) = self.connect(app).await? {
+            return Ok(refused);
+        }
+        self.create_stream().await?;
+        let play = ["play".into(), Value::Number(5.0), Value::Null, name.into()];
+        self.command(MESSAGE_STREAM, &play).await?;
         self.status().await
     }
 

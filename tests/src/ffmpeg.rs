@@ -46,6 +46,24 @@ pub fn publish_named(
     Process::spawn(name, &mut command, logs)
 }
 
+/// Plays a stream into an FLV file, packets as they are.
+pub fn pull(name: &str, url: &str, file: &Path, logs: &Path) -> Process {
+    let mut command = process::command("ffmpeg");
+    command.args([
+        "-hide_banner",
+        "-loglevel",
+        "info",
+        "-nostats",
+        "-y",
+        "-i",
+        url,
+    ]);
+    command
+        .args(["-map", "0", "-c", "copy", "-f", "flv"])
+        .arg(file);
+    Process::spawn(name, &mut command, logs)
+}
+
 /// What FFmpeg sends when it publishes a file: the same muxer, into a pipe.
 pub fn as_published(file: &Path, directory: &Path) -> Vec<Tag> {
     let output = directory.join("as-published.flv");

@@ -20,14 +20,20 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Status and body of a GET.
 pub async fn get(url: &str) -> io::Result<(StatusCode, String)> {
     let answer = tokio::time::timeout(ANSWER, async {
-        let (status, mut body) = open(url).await?;
-        let mut text = Vec::new();
-        while let Some(data) = next(&mut body).await? {
-            text.extend(data);
-        }
+        let (status, body) = open(url).await?;
+        let text = collect(body).await?;
         Ok((status, String::from_utf8_lossy(&text).into_owned()))
     });
     answer.await.map_err(|_elapsed| io::ErrorKind::TimedOut)?
+}
+
+/// A whole body.
+pub async fn collect(mut body: Incoming) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(data) = next(&mut body).await? {
+        all.extend(data);
+    }
+    Ok(all)
 }
 
 /// A metric's value, summed over its labels; `labels` must all be in the line. 0 where it is not there.

@@ -236,6 +236,26 @@ impl ControlPlane {
         assert!(status.success(), "kubectl apply refused:\n{yaml}");
     }
 
+    /// Serves the kinds of cert-manager and of the Prometheus operator. For owned control planes: every cluster on it is
+    /// built in another way from then on.
+    pub async fn define_others(&self) {
+        let definitions = fs::read_to_string(programs::program("definitions.yaml")).unwrap();
+        self.apply(&definitions).await;
+        let mut command = self.kubectl();
+        let established = [
+            "wait",
+            "--for=condition=Established",
+            "customresourcedefinitions",
+        ];
+        run(command.args(established).args(["--all", "--timeout=60s"])).await;
+    }
+
+    /// Runs cert-manager's controllers in a namespace.
+    pub fn start_cert_manager(&self, namespace: &str) -> Process {
+        let kubeconfig = self.kubeconfig_as("cert-manager");
+        programs::cert_manager(&self.directory, &kubeconfig, namespace)
+    }
+
     /// `kubectl` as the user `admin`.
     pub fn kubectl(&self) -> Command {
         self.tool("kubectl")

@@ -8,6 +8,7 @@
 //! - [`kube`]: a real Kubernetes control plane, and what becomes of pods without nodes. [`charts`]: what Helm installs on it.
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
+//! - [`scenario`]: what more than one test does.
 //! - [`witness`]: a session that must not notice what happens beside it.
 //! - [`metrics`]: what docs/metrics.md promises.
 //! - [`mounted`]: files that change as those of a pod do.
@@ -42,6 +43,7 @@ pub mod mounted;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod scenario;
 pub mod secrets;
 pub mod standalone;
 pub mod subscriber;

@@ -62,7 +62,7 @@ impl Standalone {
             .arg("--ready-file")
             .arg(&ready_file)
             .args(arguments);
-        for port in ["rtmps", "grpc", "playback", "http", "admin"] {
+        for port in ["rtmps", "grpc", "playback", "http", "pull", "admin"] {
             command.args([&format!("--{port}-listen"), "127.0.0.1:0"]);
         }
         let mut process = Process::spawn("standalone", &mut command, directory.path());
@@ -110,6 +110,7 @@ fn deployment(ready: &Value, logs: &Path) -> Deployment {
         },
         admin: vec![text("admin_url")],
         http: vec![base(&text("flv_url"))],
+        rtmp: vec![address(&text("pull_url"))],
         ca_file,
         logs: logs.to_owned(),
     }

@@ -21,6 +21,8 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("control", &["proto", "registry", "runtime"]),
     ("edge", &["media", "proto", "registry", "rtmp", "runtime"]),
+    // Feeds what parses to a fuzzer.
+    ("fuzz", &["media", "rtmp"]),
     (
         "headwater",
         &[
@@ -30,7 +32,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("media", &[]),
     ("operator", &["proto", "runtime"]),
-    ("origin", &["media", "proto", "registry", "runtime"]),
+    // rtmp for players alone: see the_origin_speaks_rtmp_in_one_place.
+    ("origin", &["media", "proto", "registry", "rtmp", "runtime"]),
     ("proto", &["media"]),
     ("registry", &[]),
     ("rtmp", &[]),
@@ -96,6 +99,29 @@ fn one_crate_opens_the_database_and_one_speaks_redis() {
             .collect();
         assert_eq!(users, *owners, "{library}");
     }
+}
+
+/// What an origin holds are frames, whatever they came by and go out by.
+#[test]
+fn the_origin_speaks_rtmp_in_one_place() {
+    let speaks = |lines: &[String]| {
+        let code = lines.iter().map(|line| line.trim_start());
+        code.filter(|line| !line.starts_with("//"))
+            .any(|line| line.starts_with("use rtmp") || line.contains("rtmp::"))
+    };
+    let output = Path::new("crates/origin/src/output/rtmp");
+    let mut there = 0;
+    for (path, lines) in sources() {
+        if path.starts_with(output) {
+            there += usize::from(speaks(&lines));
+        } else if path.starts_with("crates/origin") {
+            // The module of that name, which its role starts.
+            let own = |line: &&String| !line.contains("rtmp::serve(");
+            let lines: Vec<String> = lines.iter().filter(own).cloned().collect();
+            assert!(!speaks(&lines), "{} speaks RTMP", path.display());
+        }
+    }
+    assert!(there > 0, "the search finds what is there");
 }
 
 #[test]

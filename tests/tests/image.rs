@@ -161,7 +161,7 @@ async fn the_program_serves_as_nobody_from_a_root_that_cannot_be_written() {
     for port in ["--rtmps-listen", "--grpc-listen", "--playback-listen"] {
         arguments.extend([port, "127.0.0.1:0"]);
     }
-    for port in ["--http-listen", "--admin-listen"] {
+    for port in ["--http-listen", "--pull-listen", "--admin-listen"] {
         arguments.extend([port, "127.0.0.1:0"]);
     }
     let logs = tempfile::tempdir().unwrap();

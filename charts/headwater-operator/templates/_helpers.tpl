@@ -101,7 +101,11 @@ with server-side apply.
 {{- toYaml $env -}}
 {{- end -}}
 
-{{/* What the operator does in a namespace that it watches: nothing that it does not use. */}}
+{{/*
+What the operator does in a namespace that it watches: nothing that it does not use. Applying what is not there yet is a
+patch that needs create too. What is never deleted by a change of a cluster is by an upgrade: what the older version made
+and the newer one does not.
+*/}}
 {{- define "operator.rules" -}}
 - apiGroups: [headwater.dev]
   resources: [ingestclusters]

@@ -6,14 +6,14 @@ use parking_lot::Mutex;
 use proto::internal::v1::{
     GetStateRequest, GetStateResponse, cluster_service_server::ClusterService,
 };
-use runtime::identity::Role;
+use runtime::{error::chain, identity::Role};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 use tonic::{Request, Response, Status};
 
-use crate::{Shared, caller::require_role, database::error_chain};
+use crate::{Shared, caller::require_role};
 
 /// Serves one control process's state.
 pub(crate) struct ClusterState {
@@ -74,7 +74,7 @@ impl ClusterState {
             Ok(Ok(leases)) => Some(u32::try_from(leases.len()).unwrap_or(u32::MAX)),
             Ok(Err(error)) => {
                 tracing::debug!(
-                    reason = error_chain(&error),
+                    reason = chain(&error),
                     "sessions cannot be counted for the operator"
                 );
                 None

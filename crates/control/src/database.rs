@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use runtime::reload::{FileError, Files, RELOAD_PERIOD};
+use runtime::{
+    error::chain,
+    reload::{FileError, Files, RELOAD_PERIOD},
+};
 use sqlx::{
     AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _,
     any::{AnyConnectOptions, AnyPoolOptions},
@@ -129,10 +132,7 @@ impl Database {
 /// No decision without the database: the one answer to every fault of it. Logs the fault.
 impl From<DatabaseError> for tonic::Status {
     fn from(error: DatabaseError) -> Self {
-        tracing::warn!(
-            reason = error_chain(&error),
-            "the database failed an operation"
-        );
+        tracing::warn!(reason = chain(&error), "the database failed an operation");
         let description = "the database does not answer";
         proto::error::status(
             tonic::Code::Unavailable,
@@ -140,15 +140,6 @@ impl From<DatabaseError> for tonic::Status {
             description,
         )
     }
-}
-
-/// An error and its sources in one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(Some(error), |error| error.source());
-    sources
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 fn postgres_options(url: &str, password: Option<&str>) -> Result<AnyConnectOptions, DatabaseError> {
@@ -175,7 +166,7 @@ async fn follow_password(mut file: Files, url: String, pool: AnyPool) {
                 tracing::info!("the database's password was reloaded");
             }
             Err(error) => tracing::warn!(
-                reason = error_chain(&error),
+                reason = chain(&error),
                 "the last good password stays in effect"
             ),
         }

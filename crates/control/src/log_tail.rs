@@ -2,14 +2,14 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use runtime::admin::Readiness;
+use runtime::{admin::Readiness, error::chain};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval},
 };
 
 use crate::{
-    database::{Database, DatabaseError, LogEntry, error_chain},
+    database::{Database, DatabaseError, LogEntry},
     field::now_ms,
     metrics::ControlMetrics,
 };
@@ -103,7 +103,7 @@ impl LogFollower {
                 if self.answered.elapsed() > STALE_AFTER && self.set_fresh(false) {
                     self.readiness
                         .unmet(READINESS, "the database does not answer");
-                    tracing::warn!(reason = error_chain(&error), "the database does not answer");
+                    tracing::warn!(reason = chain(&error), "the database does not answer");
                 }
             }
         }
@@ -163,7 +163,7 @@ impl LogFollower {
             Ok(0) => {}
             Ok(pruned) => tracing::info!(pruned, "old revocations forgotten"),
             Err(error) => tracing::info!(
-                reason = error_chain(&error),
+                reason = chain(&error),
                 "old revocations are not forgotten yet"
             ),
         }

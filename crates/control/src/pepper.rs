@@ -4,12 +4,15 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use aws_lc_rs::{hmac, rand};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
-use runtime::reload::{Content, FileError, Files, RELOAD_PERIOD, Reloading};
+use runtime::{
+    error::chain,
+    reload::{Content, FileError, Files, RELOAD_PERIOD, Reloading},
+};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
-    database::{Database, DatabaseError, error_chain},
+    database::{Database, DatabaseError},
     stream_key::StreamKey,
 };
 
@@ -116,19 +119,21 @@ impl PepperFile {
     /// last good one in place.
     pub(crate) async fn follow(mut self) {
         loop {
-            let contents = self.files.changed(RELOAD_PERIOD).await;
-            let reloaded = match contents {
-                Ok(contents) => self.reload(&contents).await,
-                Err(error) => Err(error.into()),
-            };
-            match reloaded {
+            match self.advance().await {
                 Ok(version) => info!(version, "pepper file reloaded"),
                 Err(error) => warn!(
-                    reason = error_chain(&error),
+                    reason = chain(&error),
                     "the pepper file cannot be used; the last good one stays in effect"
                 ),
             }
         }
+    }
+
+    /// Waits until the file changes, and takes it into effect where that is possible: the version that new MACs are
+    /// made with from now on.
+    pub(crate) async fn advance(&mut self) -> Result<u32, PepperError> {
+        let contents = self.files.changed(RELOAD_PERIOD).await?;
+        self.reload(&contents).await
     }
 
     /// The version that new MACs are made with from now on.
@@ -139,7 +144,7 @@ impl PepperFile {
                 return Err(error);
             };
             warn!(
-                reason = error_chain(&error),
+                reason = chain(&error),
                 "a new pepper file waits for the database"
             );
             tokio::time::sleep(RELOAD_PERIOD).await;

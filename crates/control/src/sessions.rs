@@ -5,17 +5,19 @@ use std::sync::Arc;
 use proto::{
     error::status,
     v1::{
-        GetSessionRequest, ListSessionsRequest, ListSessionsResponse, Session,
-        TerminateSessionRequest, TerminateSessionResponse, session_service_server::SessionService,
+        FrameKind, GetSessionRequest, ListSessionsRequest, ListSessionsResponse, Session,
+        TerminateSessionRequest, TerminateSessionResponse, Track,
+        session_service_server::SessionService,
     },
 };
-use registry::{Lease, RegistryError};
+use registry::{Lease, LeaseTrack, RegistryError};
+use runtime::error::chain;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Shared,
     caller::{address, tenant},
-    database::{Termination, error_chain},
+    database::Termination,
     field::{self, Violations, now_ms, timestamp},
     page_token::{Cursor, Page},
 };
@@ -118,7 +120,7 @@ impl Sessions {
             .kick(lease.stream, lease.slot, Some(&lease.session))
             .await
         {
-            tracing::warn!(session_id = %lease.session, reason = error_chain(&error), "the lease goes with its session");
+            tracing::warn!(session_id = %lease.session, reason = chain(&error), "the lease goes with its session");
         }
         self.0.metrics.admin_action("terminate_session");
         tracing::info!(
@@ -169,7 +171,7 @@ fn cursor(lease: &Lease) -> Cursor {
 }
 
 fn unavailable(error: &RegistryError) -> Status {
-    tracing::warn!(reason = error_chain(error), "the registry does not answer");
+    tracing::warn!(reason = chain(error), "the registry does not answer");
     status(
         Code::Unavailable,
         "REGISTRY_UNAVAILABLE",
@@ -197,5 +199,31 @@ fn message(lease: Lease) -> Session {
         received_bytes: lease.stats.received_bytes,
         video_codec: lease.stats.video_codec,
         audio_codec: lease.stats.audio_codec,
+        tracks: lease.stats.tracks.into_iter().map(track).collect(),
+    }
+}
+
+fn track(track: LeaseTrack) -> Track {
+    let (frame_rate_numerator, frame_rate_denominator) = track.frame_rate;
+    let kind = if track.video {
+        FrameKind::Video
+    } else {
+        FrameKind::Audio
+    };
+    Track {
+        kind: kind.into(),
+        id: track.id.into(),
+        codec: track.codec,
+        codec_string: track.codec_string,
+        profile: track.profile,
+        level: track.level,
+        width: track.width,
+        height: track.height,
+        frame_rate_numerator,
+        frame_rate_denominator,
+        bit_depth: track.bit_depth,
+        transfer_characteristics: track.transfer_characteristics,
+        sample_rate: track.sample_rate,
+        channels: track.channels,
     }
 }

@@ -10,10 +10,11 @@ use std::{
 
 use futures_util::future::join_all;
 use registry::{Renewal, RenewalOutcome};
+use runtime::error::chain;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, info, warn};
 
-use crate::{Context, live::LiveSession, metrics::Outcome, origins::chain};
+use crate::{Context, live::LiveSession, metrics::Outcome};
 
 /// Parts of a period; each renews its share of the sessions.
 const SLICES: u8 = 10;

@@ -13,6 +13,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::session::MediaFault;
+
 /// All of them. A cheap handle.
 #[derive(Clone, Default)]
 pub(crate) struct LiveSessions {
@@ -88,6 +90,8 @@ pub(crate) enum End {
     Internal,
     /// The grant's time is over.
     Limit,
+    /// The encoder's media is nothing that anybody could play.
+    Media(MediaFault),
     /// No origin took the session for too long.
     OriginLost,
     /// The encoder broke the protocol, a limit or a deadline.
@@ -354,6 +358,7 @@ impl End {
             Self::Fenced => "fenced",
             Self::Internal => "internal",
             Self::Limit => "limit",
+            Self::Media(_) => "media_error",
             Self::OriginLost => "origin_lost",
             Self::Protocol("deadline") => "idle",
             Self::Protocol(_) => "protocol_error",
@@ -371,6 +376,7 @@ impl End {
                 Some("The service is not available right now, please try again")
             }
             Self::Limit => Some("This stream's time is over"),
+            Self::Media(fault) => Some(fault.description()),
             Self::Protocol(_) => {
                 Some("The connection broke the protocol or was silent for too long")
             }
@@ -386,6 +392,7 @@ impl End {
             | Self::Drain
             | Self::Fenced
             | Self::Internal
+            | Self::Media(_)
             | Self::OriginLost
             | Self::Protocol(_) => false,
         }

@@ -32,6 +32,7 @@ pub(crate) struct EdgeMetrics {
     pub(crate) relay_reopens: Family<ReopenLabels, Counter>,
     pub(crate) not_replayable: Counter,
     pub(crate) timestamp_discontinuities: Counter,
+    pub(crate) frames_dropped: Family<Reason, Counter>,
     pub(crate) claims: Family<Outcome, Counter>,
     pub(crate) renewals: Family<Outcome, Counter>,
     pub(crate) fenced: Counter,
@@ -225,6 +226,11 @@ impl EdgeMetrics {
                 self.session_seconds.clone(),
             );
             registry.register(
+                "frames_dropped",
+                "Frames that no decoder could use",
+                self.frames_dropped.clone(),
+            );
+            registry.register(
                 "relay_reopens",
                 "Searches for another origin",
                 self.relay_reopens.clone(),
@@ -264,6 +270,7 @@ impl EdgeMetrics {
             relay_reopens: Family::default(),
             not_replayable: Counter::default(),
             timestamp_discontinuities: Counter::default(),
+            frames_dropped: Family::default(),
             claims: Family::default(),
             renewals: Family::default(),
             fenced: Counter::default(),

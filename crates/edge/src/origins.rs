@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use registry::{Origin, OriginName, Registry, RegistryError, StreamId};
 use runtime::{
+    error::chain,
     grpc::{SESSIONS_PER_CONNECTION, Target, channel},
     identity::Role,
     resolve::keep_resolved,
@@ -300,17 +301,6 @@ pub(crate) async fn resolve(context: Arc<Context>) {
 
 /// The readiness condition: there is an origin to publish to.
 pub(crate) const READY: &str = "edge-origins";
-
-/// An error with its sources, for logs.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
 
 fn unannounced(origin: &StaticOrigin) -> Origin {
     Origin {

@@ -13,7 +13,7 @@ use std::{
 use proto::internal::v1::{AuthorizeRequest, authorize_request::Credential};
 use registry::{LeaseStats, SessionId};
 use rtmp::PublishRequest;
-use runtime::{telemetry, tls::ClientCertificate};
+use runtime::{error::chain, telemetry, tls::ClientCertificate};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
@@ -26,7 +26,6 @@ use crate::{
     admission::{Granted, NOT_AVAILABLE, Refusal},
     live::{End, Ending, LiveSession, Registration},
     metrics::{App, PublishAttempt, Reason},
-    origins::chain,
     relay::{Feed, Relay, Rpc, Terms},
     replay_ring::{ReplayRing, RingLimits},
     session::Client,

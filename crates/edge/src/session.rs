@@ -1,11 +1,12 @@
 //! Hop 2 of a frame's life: socket ⇄ [`rtmp::ServerSession`]. Nothing else here knows both a socket and the protocol.
 
+mod intake;
+
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 use bytes::BytesMut;
-use media::{Frame, FrameKind, flv, timestamp::Unwrapper};
-use registry::LeaseStats;
+use media::{FrameKind, TrackId, flv, timestamp::Unwrapper};
 use rtmp::{
     MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent, ServerSession,
     limits::Limits,
@@ -17,10 +18,13 @@ use tokio::{
 };
 use tracing::{debug, info};
 
+pub(crate) use self::intake::MediaFault;
+use self::intake::{Intake, Refused};
 use crate::{
     Context,
     admission::Refusal,
     live::{End, LiveSession},
+    metrics::Reason,
     publish::{self, Publishing},
 };
 
@@ -45,6 +49,7 @@ struct Session<S> {
     /// Whether `input` holds something that `rtmp` has not been offered.
     fresh: bool,
     state: State,
+    intake: Intake,
     timestamps: Unwrapper,
     discontinuities: u64,
     /// Wakes at `rtmp`'s next deadline or before; deadlines move with every read, this does not.
@@ -146,6 +151,7 @@ async fn drive<S>(
         input: BytesMut::new(),
         fresh: false,
         state: State::Await,
+        intake: Intake::default(),
         timestamps: Unwrapper::new(),
         discontinuities: 0,
         timer: Box::pin(sleep_until(far_future())),
@@ -274,7 +280,11 @@ where
     fn handle_events(&mut self) -> Option<End> {
         while let Some(event) = self.rtmp.poll_event() {
             match event {
-                ServerEvent::Media(message) => self.handle_media(message),
+                ServerEvent::Media(message) => {
+                    if let Some(end) = self.handle_media(message) {
+                        return Some(end);
+                    }
+                }
                 ServerEvent::Ponged(round_trip) => {
                     let metrics = &self.context.metrics;
                     metrics.round_trip_seconds.observe(round_trip.as_secs_f64());
@@ -292,12 +302,12 @@ where
         None
     }
 
-    fn handle_media(&mut self, message: MediaMessage) {
+    fn handle_media(&mut self, message: MediaMessage) -> Option<End> {
         let State::Publishing {
             publishing, live, ..
         } = &self.state
         else {
-            return;
+            return None;
         };
         let kind = match message.kind {
             MediaKind::Audio => FrameKind::Audio,
@@ -305,7 +315,19 @@ where
             MediaKind::Video => FrameKind::Video,
         };
         let bytes = message.body.len();
-        let mut frame = flv::parse_or_opaque(kind, 0, message.body);
+        let taken = flv::parse(kind, 0, message.body)
+            .map_err(|error| Refused::Dropped(error.reason()))
+            .and_then(|frame| {
+                let changed = self.intake.take(&frame, Instant::now())?;
+                Ok((frame, changed))
+            });
+        let (mut frame, changed) = match taken {
+            Ok(taken) => taken,
+            Err(refused) => {
+                live.media(bytes, |_stats| {});
+                return self.refuse(refused);
+            }
+        };
         self.timestamps.stamp(&mut frame, message.timestamp);
         let discontinuities = self.timestamps.discontinuities();
         self.context
@@ -313,8 +335,67 @@ where
             .timestamp_discontinuities
             .inc_by(discontinuities - self.discontinuities);
         self.discontinuities = discontinuities;
-        live.media(bytes, |stats| note_codec(stats, &frame));
+        live.media(bytes, |stats| {
+            if !changed.is_empty() {
+                self.intake.note(stats);
+            }
+        });
         publishing.feed.push(frame);
+        for id in changed {
+            self.log_track(id);
+        }
+        None
+    }
+
+    /// A frame that does not go on. The end of the session, where that is no accident.
+    fn refuse(&mut self, refused: Refused) -> Option<End> {
+        let reason = match refused {
+            Refused::Dropped(reason) => reason,
+            Refused::Fault(fault) => fault.reason(),
+        };
+        let dropped = &self.context.metrics.frames_dropped;
+        dropped.get_or_create(&Reason { reason }).inc();
+        let told = match refused {
+            Refused::Dropped(reason) => {
+                if self.intake.drops_first(reason) {
+                    let (session_id, client_address) = (self.session_id(), self.client.address);
+                    info!(%session_id, %client_address, reason, "dropped a frame; more of its kind are counted alone");
+                }
+                return None;
+            }
+            Refused::Fault(fault) => fault,
+        };
+        let (session_id, client_address) = (self.session_id(), self.client.address);
+        info!(%session_id, %client_address, reason, told = told.description(), "closing the connection");
+        Some(End::Media(told))
+    }
+
+    fn session_id(&self) -> &str {
+        match &self.state {
+            State::Publishing { live, .. } => live.session.as_str(),
+            State::Await | State::Deciding(_) | State::Refused => "",
+        }
+    }
+
+    /// A track began, changed or ended.
+    fn log_track(&self, (kind, track): TrackId) {
+        let (session_id, client_address) = (self.session_id(), self.client.address);
+        let Some(known) = self.intake.tracks().get((kind, track)) else {
+            info!(%session_id, %client_address, ?kind, track, "a track ended");
+            return;
+        };
+        let codec = known.codec;
+        match (&known.configuration, known.malformed) {
+            (Some(configuration), _) => {
+                info!(%session_id, %client_address, ?kind, track, %codec, %configuration, "a track's configuration");
+            }
+            (None, Some(error)) => {
+                info!(%session_id, %client_address, ?kind, track, %codec, %error, "a sequence header that cannot be read goes on as it is");
+            }
+            (None, None) => {
+                info!(%session_id, %client_address, ?kind, track, %codec, "a track without a configuration");
+            }
+        }
     }
 
     fn handle_decision(&mut self, decision: Result<Arc<LiveSession>, Refusal>) {
@@ -439,20 +520,6 @@ async fn state_wake(state: &mut State) -> Wake {
                 () = publishing.feed.room(), if *paused => Wake::Room,
             }
         }
-    }
-}
-
-/// What `sessions list` says of the codecs: those of track 0.
-fn note_codec(stats: &mut LeaseStats, frame: &Frame) {
-    let codec = match frame.kind {
-        FrameKind::Audio => &mut stats.audio_codec,
-        FrameKind::Video => &mut stats.video_codec,
-        FrameKind::Script => return,
-    };
-    if codec.is_empty()
-        && let Some(part) = frame.parts.iter().find(|part| part.track == 0)
-    {
-        *codec = part.codec.to_string();
     }
 }
 

@@ -3,17 +3,17 @@
 //! `bench publish` stamps each frame ([`payload`]), `bench subscribe` keeps the [`ledger`]. Both need nothing of each
 //! other but the stream between them, and both judge themselves: success means that nothing was wrong.
 
-mod connection;
+pub(crate) mod connection;
 mod flv_file;
 mod histogram;
 mod ledger;
 mod payload;
 mod publish;
 mod report;
-mod source;
+pub(crate) mod source;
 mod subscribe;
-mod synthetic;
-mod tls;
+pub(crate) mod synthetic;
+pub(crate) mod tls;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -164,10 +164,10 @@ enum Class {
 pub(crate) struct TrustArguments {
     /// Certificates (PEM) to trust instead of the system's
     #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// Do not check the server's certificate
     #[arg(long, conflicts_with = "ca_file")]
-    insecure: bool,
+    pub(crate) insecure: bool,
 }
 
 #[derive(Args, Debug)]

@@ -4,27 +4,31 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{bench::BenchArguments, roles::operator::OperatorArguments, standalone::DataDir};
+use crate::{
+    bench::BenchArguments, probe::ProbeArguments, roles::operator::OperatorArguments,
+    standalone::DataDir,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   headwater standalone                             a whole cluster in one process
   headwater keys create --app live --stream one    a stream key for it
   headwater sessions list                          who publishes
+  headwater probe rtmps://ingest.example/live      why an encoder does not get through
   headwater bootstrap ./cluster                    all that the roles need to run apart
   headwater edge --config ./cluster/edge.yaml      one role by itself
   headwater doctor --namespace live                what is wrong with an installation on Kubernetes
 
 Exit codes:
   0   all is well
-  1   something failed; the last line on standard error says what
+  1   something failed; the last line on standard error says what (probe has its own: headwater probe --help)
   64  the command line or the configuration is wrong; every mistake is listed";
 
 const ROLE_HELP: &str = "\
 Every field of the file can be overridden by an environment variable: edge.listen by HEADWATER__EDGE__LISTEN, whose
 value is read as YAML. Relative paths are relative to the file. The first SIGTERM drains, the second forces the end.";
 
-/// Horizontally scalable RTMPS ingest: encoders publish with stream keys, consumers read over gRPC or HTTP-FLV.
+/// Horizontally scalable RTMPS ingest: encoders publish with stream keys, consumers read over gRPC, HTTP-FLV or RTMP.
 #[derive(Debug, Parser)]
 #[command(name = "headwater", version, after_help = EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -78,6 +82,8 @@ pub(crate) enum Command {
     },
     /// Publish and subscribe in quantity, and account for every frame
     Bench(BenchArguments),
+    /// Try what an encoder does, step by step, and say what is wrong
+    Probe(Box<ProbeArguments>),
     /// Look for what is wrong with an installation on Kubernetes, or with the place for one, and say what to do
     ///
     /// Exit code 1 where something does not work.
@@ -177,6 +183,9 @@ pub(crate) struct StandaloneArguments {
     /// Playback over HTTP-FLV
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(crate) http_listen: SocketAddr,
+    /// Playback over RTMP. Without TLS on loopback, else with it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:1936")]
+    pub(crate) pull_listen: SocketAddr,
     /// Metrics and health
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     pub(crate) admin_listen: SocketAddr,
@@ -302,7 +311,7 @@ pub(crate) enum SessionsCommand {
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime_serde::re::humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 

@@ -31,7 +31,7 @@ pub(crate) use self::{
     control::ControlConfig,
     edge::EdgeConfig,
     live::{LiveConfig, LiveFile},
-    origin::OriginConfig,
+    origin::{OriginConfig, RtmpConfig},
     shared::{ProcessConfig, Shared},
     telemetry::TelemetryConfig,
 };

@@ -14,6 +14,7 @@ mod keys;
 mod kubectl;
 mod live;
 mod output;
+mod probe;
 mod process;
 mod ready;
 mod roles;
@@ -53,7 +54,12 @@ fn main() -> ExitCode {
         Err(error) => {
             output::error(&error);
             let usage = error.is::<config::ConfigError>() || error.is::<cli::UsageError>();
-            ExitCode::from(if usage { USAGE } else { FAILURE })
+            let step = error.downcast_ref::<probe::Failed>();
+            ExitCode::from(match step {
+                Some(probe::Failed(step)) => step.exit_code(),
+                None if usage => USAGE,
+                None => FAILURE,
+            })
         }
     }
 }
@@ -70,6 +76,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Kubectl { desk, command } => kubectl::run(&desk, command).await,
         Command::Operator(arguments) => roles::operator::run(*arguments).await,
         Command::Origin(arguments) => roles::origin::run(&arguments).await,
+        Command::Probe(arguments) => probe::run(*arguments).await,
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
     }

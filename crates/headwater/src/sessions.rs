@@ -1,8 +1,11 @@
 //! `headwater sessions`: who publishes, over the gRPC API.
 
-use proto::v1::{
-    ListSessionsRequest, Session, TerminateSessionRequest,
-    session_service_client::SessionServiceClient,
+use proto::{
+    tracks::describe,
+    v1::{
+        FrameKind, ListSessionsRequest, Session, TerminateSessionRequest, Track,
+        session_service_client::SessionServiceClient,
+    },
 };
 use serde_json::{Value, json};
 
@@ -82,7 +85,7 @@ async fn list(client: &mut Client, app: String, json: bool) -> anyhow::Result<()
     let rows: Vec<_> = sessions.into_iter().map(row).collect();
     output::table(
         [
-            "ID", "APP", "STREAM", "SINCE", "BITRATE", "CODECS", "ORIGIN", "EDGE", "CLIENT",
+            "ID", "APP", "STREAM", "SINCE", "BITRATE", "TRACKS", "ORIGIN", "EDGE", "CLIENT",
             "ENCODER",
         ],
         &rows,
@@ -92,23 +95,60 @@ async fn list(client: &mut Client, app: String, json: bool) -> anyhow::Result<()
 
 fn row(session: Session) -> [String; 10] {
     let since = api::time(session.start_time.as_ref());
-    let codecs = [session.video_codec, session.audio_codec]
-        .into_iter()
-        .filter(|codec| !codec.is_empty())
-        .collect::<Vec<_>>()
-        .join("+");
+    let tracks = tracks(&session);
     [
         session.id,
         session.app,
         session.stream,
         since,
         format!("{} kb/s", session.bitrate_bps / 1000),
-        codecs,
+        tracks,
         session.origin,
         session.edge,
         session.client_address,
         session.encoder,
     ]
+}
+
+/// Video first. A server that does not know of tracks tells the codecs alone.
+fn tracks(session: &Session) -> String {
+    let of = |kind| {
+        let tracks = session.tracks.iter();
+        tracks
+            .filter(move |track| track.kind() == kind)
+            .map(describe)
+    };
+    let mut told: Vec<_> = of(FrameKind::Video).chain(of(FrameKind::Audio)).collect();
+    if told.is_empty() {
+        told = [&session.video_codec, &session.audio_codec]
+            .map(Clone::clone)
+            .into();
+        told.retain(|codec| !codec.is_empty());
+    }
+    told.join(" + ")
+}
+
+fn track_to_json(track: &Track) -> Value {
+    let kind = match track.kind() {
+        FrameKind::Video => "video",
+        FrameKind::Audio | FrameKind::Script | FrameKind::Unspecified => "audio",
+    };
+    json!({
+        "kind": kind,
+        "id": track.id,
+        "codec": track.codec,
+        "codec_string": track.codec_string,
+        "profile": track.profile,
+        "level": track.level,
+        "width": track.width,
+        "height": track.height,
+        "frame_rate_numerator": track.frame_rate_numerator,
+        "frame_rate_denominator": track.frame_rate_denominator,
+        "bit_depth": track.bit_depth,
+        "transfer_characteristics": track.transfer_characteristics,
+        "sample_rate": track.sample_rate,
+        "channels": track.channels,
+    })
 }
 
 fn to_json(session: &Session) -> Value {
@@ -131,5 +171,6 @@ fn to_json(session: &Session) -> Value {
         "received_bytes": session.received_bytes,
         "video_codec": session.video_codec,
         "audio_codec": session.audio_codec,
+        "tracks": session.tracks.iter().map(track_to_json).collect::<Vec<_>>(),
     })
 }

@@ -106,6 +106,7 @@ struct Ports {
     grpc: TcpListener,
     http: TcpListener,
     playback: TcpListener,
+    pull: TcpListener,
     rtmps: TcpListener,
 }
 
@@ -114,6 +115,7 @@ struct Addresses {
     grpc: SocketAddr,
     http: SocketAddr,
     playback: SocketAddr,
+    pull: SocketAddr,
     rtmps: SocketAddr,
 }
 
@@ -123,6 +125,7 @@ impl Ports {
             grpc: bind(arguments.grpc_listen, "--grpc-listen").await?,
             http: bind(arguments.http_listen, "--http-listen").await?,
             playback: bind(arguments.playback_listen, "--playback-listen").await?,
+            pull: bind(arguments.pull_listen, "--pull-listen").await?,
             rtmps: bind(arguments.rtmps_listen, "--rtmps-listen").await?,
         })
     }
@@ -132,6 +135,7 @@ impl Ports {
             grpc: self.grpc.local_addr()?,
             http: self.http.local_addr()?,
             playback: self.playback.local_addr()?,
+            pull: self.pull.local_addr()?,
             rtmps: self.rtmps.local_addr()?,
         })
     }
@@ -219,6 +223,11 @@ impl Roles {
             relay: self.origin_relay,
             playback: public_listener(ports.playback, &certificate)?,
             http: ports.http,
+            rtmp: Some(origin::RtmpListener {
+                certificate: (!ports.pull.local_addr()?.ip().is_loopback())
+                    .then(|| certificate.clone()),
+                listener: ports.pull,
+            }),
         };
         let edge_listeners = edge::Listeners {
             rtmps: vec![ports.rtmps],

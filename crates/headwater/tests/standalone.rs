@@ -105,7 +105,7 @@ fn standalone(directory: &Path) -> Command {
         .arg(directory.join("data"))
         .arg("--ready-file")
         .arg(directory.join("ready.json"));
-    for port in ["rtmps", "grpc", "playback", "http", "admin"] {
+    for port in ["rtmps", "grpc", "playback", "http", "pull", "admin"] {
         command.arg(format!("--{port}-listen")).arg("127.0.0.1:0");
     }
     command

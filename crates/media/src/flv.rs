@@ -15,17 +15,19 @@ mod reader;
 
 use bytes::Bytes;
 
-use crate::{BODY_BYTES_MAX, Frame, FrameKind, Part};
+use crate::{BODY_BYTES_MAX, FourCc, Frame, FrameKind, Part};
 use reader::Reader;
 
 /// Most ModEx prefixes of one message; a longer chain is an attack.
 pub const MOD_EX_CHAIN_MAX: usize = 8;
+/// Most nanoseconds of a ModEx timestamp offset.
+pub const TIMESTAMP_OFFSET_NS_MAX: u32 = 999_999;
 /// Most tracks in one message.
 pub const TRACKS_PER_MESSAGE_MAX: usize = 32;
 /// Longest script data body that is kept for late joiners, in bytes.
 pub const METADATA_BYTES_MAX: usize = 64 * 1024;
 
-/// The body contradicts itself. What is merely unknown is no error: it passes through as a frame without parts.
+/// The body contradicts itself, or holds what nobody has defined.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FlvError {
     /// Longer than an FLV tag can be.
@@ -49,12 +51,52 @@ pub enum FlvError {
     /// A field or a declared size reaches behind the end of the body.
     #[error("the body ends inside its header")]
     Truncated,
+    /// Not one of Enhanced RTMP's.
+    #[error("the codec {codec} is not known")]
+    UnknownCodec {
+        /// As sent.
+        codec: FourCc,
+    },
+    /// Not one of FLV's.
+    #[error("the codec number {number} is not known")]
+    UnknownCodecNumber {
+        /// As sent.
+        number: u8,
+    },
+    /// Not one of Enhanced RTMP's.
+    #[error("the multitrack type {multitrack_type} is not known")]
+    UnknownMultitrackType {
+        /// As sent.
+        multitrack_type: u8,
+    },
+    /// Not one of the codec's.
+    #[error("the packet type {packet_type} is not known")]
+    UnknownPacketType {
+        /// As sent.
+        packet_type: u8,
+    },
+}
+
+impl FlvError {
+    /// A stable word for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::Nested { .. } => "nested",
+            Self::TooManyModEx => "mod_ex",
+            Self::TooManyTracks => "tracks",
+            Self::Truncated => "truncated",
+            Self::UnknownCodec { .. } | Self::UnknownCodecNumber { .. } => "unknown_codec",
+            Self::UnknownMultitrackType { .. } | Self::UnknownPacketType { .. } => {
+                "unknown_packet_type"
+            }
+        }
+    }
 }
 
 /// Reads a message's body.
 ///
-/// An empty audio body is silence and script data has no parts; packet types and frame types that nobody defined pass
-/// through without parts.
+/// An empty audio body is silence, and has no parts; nor have script data and video commands.
 pub fn parse(kind: FrameKind, timestamp_ms: i64, body: Bytes) -> Result<Frame, FlvError> {
     if body.len() > BODY_BYTES_MAX {
         return Err(FlvError::BodyTooLarge { length: body.len() });
@@ -73,7 +115,7 @@ pub fn parse(kind: FrameKind, timestamp_ms: i64, body: Bytes) -> Result<Frame, F
     })
 }
 
-/// As [`parse`]; a body that contradicts itself passes through without parts too.
+/// As [`parse`]; a body that cannot be read passes through without parts.
 pub fn parse_or_opaque(kind: FrameKind, timestamp_ms: i64, body: Bytes) -> Frame {
     parse(kind, timestamp_ms, body.clone())
         .unwrap_or_else(|_malformed| Frame::opaque(kind, timestamp_ms, body))

@@ -39,10 +39,22 @@ pub struct Part {
     pub keyframe: bool,
     /// Presentation time less decode time, in milliseconds.
     pub composition_offset_ms: i32,
+    /// To be added to the presentation time, in nanoseconds; less than a millisecond.
+    pub timestamp_offset_ns: u32,
     /// The codec payload's place in the body, in bytes.
     pub offset: u32,
     /// The codec payload's length in bytes.
     pub length: u32,
+}
+
+impl Part {
+    /// The codec payload, in the body that the part is of.
+    pub fn payload<'a>(&self, body: &'a [u8]) -> &'a [u8] {
+        let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
+        let length = usize::try_from(self.length).unwrap_or(usize::MAX);
+        let end = start.saturating_add(length);
+        body.get(start..end).unwrap_or_default()
+    }
 }
 
 /// What a part's payload is.
@@ -76,8 +88,8 @@ impl Frame {
         }
     }
 
-    /// Whether a decoder can start here: a coded keyframe of the lowest video track, or any coded audio where the
-    /// stream has no video (the caller knows that).
+    /// Whether any track has a coded keyframe. Where a decoder can start depends on the tracks:
+    /// [`RandomAccess`](crate::RandomAccess) knows.
     pub fn keyframe(&self) -> bool {
         self.parts
             .iter()

@@ -5,11 +5,14 @@
 #![deny(clippy::indexing_slicing)]
 #![deny(missing_docs)]
 
+pub mod codec;
 pub mod flv;
 pub mod frame;
 pub mod log;
 mod random_access;
 pub mod timestamp;
+pub mod tracks;
 
 pub use frame::{BODY_BYTES_MAX, FourCc, Frame, FrameKind, Part, PartType};
 pub use random_access::RandomAccess;
+pub use tracks::{Track, TrackId, Tracks};

@@ -24,6 +24,7 @@ pub use self::{
     application::{ApplicationStatus, ClusterReference, IngestApplication, IngestApplicationSpec},
     cluster::{
         DeletionPolicy, Image, IngestCluster, IngestClusterSpec, KeyReference, Origin, PullPolicy,
+        RtmpPull,
     },
     control::{Control, Database, Postgres, PublicService, Sqlite},
     edge::{

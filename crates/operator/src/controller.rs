@@ -6,7 +6,6 @@ mod finalize;
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
@@ -34,6 +33,7 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
+use runtime::error::chain;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -85,20 +85,6 @@ pub(crate) enum ReconcileError {
     Secret { name: String, source: kube::Error },
     #[error(transparent)]
     Secrets(#[from] SecretsError),
-}
-
-impl ReconcileError {
-    /// With its causes.
-    fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            // Writing to a string cannot fail.
-            write!(text, ": {error}").ok();
-            source = error.source();
-        }
-        text
-    }
 }
 
 impl Context {
@@ -317,7 +303,7 @@ async fn drive<K, Pass, Passed>(
     };
     let failed = |object: Arc<K>, error: &ReconcileError, context: Arc<Context>| {
         let wait = context.back_off(key(&*object));
-        let reason = error.chain();
+        let reason = chain(error);
         warn!(
             object = key(&*object),
             reason,

@@ -47,6 +47,8 @@ pub struct Limits {
     pub subscribers_max: usize,
     /// Connections of the HTTP port.
     pub http_connections_max: usize,
+    /// Connections of the RTMP port.
+    pub rtmp_connections_max: usize,
 }
 
 /// Waits.
@@ -72,6 +74,12 @@ pub struct Timing {
     pub http_request_timeout: Duration,
     /// A player that takes no byte for this long is given up.
     pub http_write_timeout: Duration,
+    /// For a player's TLS handshake, and for its RTMP handshake.
+    pub rtmp_handshake_timeout: Duration,
+    /// From there until a player has said what it wants to play.
+    pub rtmp_play_timeout: Duration,
+    /// A player that takes no byte for this long is given up.
+    pub rtmp_write_timeout: Duration,
 }
 
 impl Config {
@@ -97,6 +105,7 @@ impl Default for Limits {
             streams_max: 10_000,
             subscribers_max: 20_000,
             http_connections_max: 10_000,
+            rtmp_connections_max: 10_000,
         }
     }
 }
@@ -114,6 +123,9 @@ impl Default for Timing {
             wait_for_stream_max: Duration::from_secs(60),
             http_request_timeout: Duration::from_secs(10),
             http_write_timeout: Duration::from_secs(10),
+            rtmp_handshake_timeout: Duration::from_secs(10),
+            rtmp_play_timeout: Duration::from_secs(20),
+            rtmp_write_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The role `origin`: holds live streams, fences stale publishers, fans out to subscribers.
 //!
-//! The only place with fan-out memory. Does not know the RTMP wire: what comes in are frames over gRPC.
+//! The only place with fan-out memory. What comes in are frames over gRPC; `output::rtmp` alone knows the RTMP wire.
 //!
 //! | file | what |
 //! |---|---|
 //! | `publish` | hop 5: Publish RPC ─▶ log; grant, fencing token and sequence are checked here |
 //! | `stream` | hop 6: one log per stream; a subscriber is a cursor |
-//! | `output` | hop 7: cursor ─▶ gRPC, HTTP-FLV |
+//! | `output` | hop 7: cursor ─▶ gRPC, HTTP-FLV, RTMP |
 //! | `ownership` | announcements, and the recheck of who owns what |
 
 #![deny(missing_docs)]
@@ -34,6 +34,7 @@ use runtime::{
     metrics::Metrics,
     reload::Reloading,
     shutdown::Shutdown,
+    tls::ReloadingCertificate,
 };
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
@@ -42,7 +43,7 @@ pub use config::{Config, Limits, OutagePolicy, Timing};
 pub use grant_keys::watch_grant_keys;
 
 use crate::{
-    output::{flv, flv::FlvOutput, grpc::Playback},
+    output::{flv, grpc::Playback, players::Players, rtmp},
     ownership::Ownership,
     publish::Relay,
     stream::Streams,
@@ -77,6 +78,16 @@ pub struct Listeners {
     pub playback: grpc::Listener,
     /// HTTP-FLV.
     pub http: TcpListener,
+    /// RTMP; `None`: it is not served.
+    pub rtmp: Option<RtmpListener>,
+}
+
+/// Where players connect over RTMP.
+pub struct RtmpListener {
+    /// Plain `rtmp://` where it is `None`, else `rtmps://` alone.
+    pub certificate: Option<ReloadingCertificate>,
+    /// The port.
+    pub listener: TcpListener,
 }
 
 /// The origin could not go on.
@@ -106,9 +117,9 @@ impl Origin {
         let readiness = self.dependencies.readiness.clone();
         let Services {
             config,
-            flv_output,
             ownership,
             playback,
+            players,
             relay,
         } = self.services(&shutdown);
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -129,14 +140,7 @@ impl Origin {
                 grpc::serve(relay, listeners.relay, shutdown.clone()),
                 grpc::serve(playback, listeners.playback, shutdown.clone()),
                 async {
-                    let router = flv::router(flv_output);
-                    let limits = HttpLimits {
-                        connections_max: config.limits.http_connections_max,
-                        request_timeout: config.timing.http_request_timeout,
-                        write_timeout: config.timing.http_write_timeout,
-                    };
-                    let (closing, stopping) = (shutdown.draining(), shutdown.stopping());
-                    http::serve(listeners.http, router, limits, closing, stopping).await;
+                    serve_players(players, &config, listeners.http, listeners.rtmp).await;
                     Ok(())
                 },
             )
@@ -181,7 +185,7 @@ impl Origin {
                 shutdown: shutdown.clone(),
                 streams: streams.clone(),
             },
-            flv_output: FlvOutput {
+            players: Players {
                 config: Arc::clone(&config),
                 credentials: dependencies.playback,
                 shutdown: shutdown.clone(),
@@ -196,10 +200,34 @@ impl Origin {
 /// What runs, wired.
 struct Services {
     config: Arc<Config>,
-    flv_output: FlvOutput,
     ownership: Ownership,
     playback: Playback,
+    players: Players,
     relay: Relay,
+}
+
+/// HTTP-FLV and RTMP.
+async fn serve_players(
+    players: Players,
+    config: &Config,
+    http: TcpListener,
+    rtmp: Option<RtmpListener>,
+) {
+    let limits = HttpLimits {
+        connections_max: config.limits.http_connections_max,
+        request_timeout: config.timing.http_request_timeout,
+        write_timeout: config.timing.http_write_timeout,
+    };
+    let shutdown = players.shutdown.clone();
+    let (closing, stopping) = (shutdown.draining(), shutdown.stopping());
+    let router = flv::router(players.clone());
+    let http = http::serve(http, router, limits, closing, stopping);
+    let rtmp = async {
+        if let Some(listener) = rtmp {
+            rtmp::serve(listener, players).await;
+        }
+    };
+    tokio::join!(http, rtmp);
 }
 
 /// Tells who asks that new work goes elsewhere; lasts until the end.

@@ -37,6 +37,7 @@ pub(crate) struct OutputLabels {
 impl OutputLabels {
     pub(crate) const FLV: Self = Self { output: "flv" };
     pub(crate) const GRPC: Self = Self { output: "grpc" };
+    pub(crate) const RTMP: Self = Self { output: "rtmp" };
 }
 
 /// How a Publish RPC's open was answered: `accepted`, or the refusal's reason.

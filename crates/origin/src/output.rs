@@ -2,8 +2,12 @@
 
 pub(crate) mod flv;
 pub(crate) mod grpc;
+pub(crate) mod players;
+pub(crate) mod rtmp;
 
 mod cursor;
+mod pieces;
+mod timeline;
 
 /// What one step reads from the log, in bytes of bodies, or one frame: what a subscriber that stalls holds beyond its
 /// socket. With the index of their parts, even of the smallest frames, they are less than a gRPC message of 4 MiB.

@@ -7,9 +7,11 @@
 
 mod outputs;
 mod ownership;
+mod players;
 mod publishing;
 mod subscribing;
 mod tracing;
+mod tracks;
 
 use std::{
     net::SocketAddr,
@@ -44,7 +46,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-use crate::{Config, Dependencies, Listeners, Origin, OriginError};
+use crate::{Config, Dependencies, Listeners, Origin, OriginError, RtmpListener};
 
 const CREDENTIAL: &str = "let-me-in";
 /// Whatever is waited for comes within this, or the test fails.
@@ -55,6 +57,7 @@ struct Running {
     relay: RelayServiceClient<Channel>,
     playback: PlaybackServiceClient<Channel>,
     http: SocketAddr,
+    rtmp: SocketAddr,
     signer: GrantSigner,
     registry: Registry,
     metrics: Metrics,
@@ -91,10 +94,16 @@ async fn start_with(config: Config, registry: Registry) -> Running {
     let (playback, playback_target) = grpc::in_process(Role::Edge);
     let http = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = http.local_addr().unwrap();
+    let rtmp = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let rtmp_address = rtmp.local_addr().unwrap();
     let listeners = Listeners {
         relay: grpc::Listener::InProcess(relay),
         playback: grpc::Listener::InProcess(playback),
         http,
+        rtmp: Some(RtmpListener {
+            certificate: None,
+            listener: rtmp,
+        }),
     };
     let shutdown = Shutdown::default();
     let ended = tokio::spawn(origin.run(listeners, shutdown.clone()));
@@ -102,6 +111,7 @@ async fn start_with(config: Config, registry: Registry) -> Running {
         relay: RelayServiceClient::new(grpc::channel(&Target::InProcess(relay_target))),
         playback: PlaybackServiceClient::new(grpc::channel(&Target::InProcess(playback_target))),
         http: address,
+        rtmp: rtmp_address,
         signer,
         registry,
         metrics,

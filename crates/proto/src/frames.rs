@@ -198,7 +198,7 @@ impl Assembler {
     }
 }
 
-fn kind_to_proto(kind: FrameKind) -> v1::FrameKind {
+pub(crate) fn kind_to_proto(kind: FrameKind) -> v1::FrameKind {
     match kind {
         FrameKind::Audio => v1::FrameKind::Audio,
         FrameKind::Script => v1::FrameKind::Script,
@@ -231,6 +231,7 @@ fn part_to_proto(part: &Part) -> v1::FramePart {
         .into(),
         keyframe: part.keyframe,
         composition_offset_ms: part.composition_offset_ms,
+        timestamp_offset_ns: part.timestamp_offset_ns,
         offset: part.offset,
         length: part.length,
     }
@@ -250,6 +251,7 @@ fn part_from_proto(part: &v1::FramePart) -> Option<Part> {
         },
         keyframe: part.keyframe,
         composition_offset_ms: part.composition_offset_ms,
+        timestamp_offset_ns: part.timestamp_offset_ns,
         offset: part.offset,
         length: part.length,
     })
@@ -294,7 +296,13 @@ mod tests {
     #[test]
     fn frames_survive_batches_of_any_cut() {
         let silence = flv::parse(FrameKind::Audio, 42, Bytes::new()).unwrap();
+        let offset = flv::parse(
+            FrameKind::Audio,
+            40,
+            Bytes::from_static(b"\x97\x02\0\0\x05\x01Opusx"),
+        );
         let frames = [
+            offset.unwrap(),
             audio(),
             video(12 * 1024 * 1024),
             silence,

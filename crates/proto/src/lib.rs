@@ -3,11 +3,13 @@
 //! - [`v1`]: the public API; [`internal::v1`]: what the roles say to each other.
 //! - [`error`]: gRPC statuses with a `google.rpc.ErrorInfo` reason, built and read in one place.
 //! - [`frames`]: [`media::Frame`]s to batches and back, fragments included.
+//! - [`tracks`]: [`media::Tracks`] as messages.
 //! - [`grant`]: signing and verifying what control allowed.
 
 pub mod error;
 pub mod frames;
 pub mod grant;
+pub mod tracks;
 
 /// The public API.
 #[allow(

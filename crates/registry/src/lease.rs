@@ -180,6 +180,63 @@ pub struct LeaseStats {
     pub video_codec: String,
     /// FourCC of audio track 0; empty while unknown.
     pub audio_codec: String,
+    /// All tracks; at most [`LEASE_TRACKS_MAX`] are kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tracks: Vec<LeaseTrack>,
+}
+
+/// Most tracks that a lease tells of.
+pub const LEASE_TRACKS_MAX: usize = 32;
+
+/// A track, as `sessions list` shows it. 0 and empty: not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(default)]
+pub struct LeaseTrack {
+    /// Audio otherwise.
+    pub video: bool,
+    /// Audio and video track ids are separate namespaces.
+    pub id: u8,
+    /// As FourCC.
+    pub codec: String,
+    /// As RFC 6381 has it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub codec_string: String,
+    /// The codec's own number.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub profile: u32,
+    /// The codec's own number.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub level: u32,
+    /// In pixels.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub width: u32,
+    /// In pixels.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub height: u32,
+    /// Frames per second: numerator and denominator.
+    #[serde(skip_serializing_if = "is_no_rate")]
+    pub frame_rate: (u32, u32),
+    /// Of a sample.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bit_depth: u32,
+    /// As ITU-T H.273 numbers them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub transfer_characteristics: u32,
+    /// Samples per second.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sample_rate: u32,
+    /// Of audio.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub channels: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn is_no_rate(rate: &(u32, u32)) -> bool {
+    *rate == (0, 0)
 }
 
 /// What an origin says of itself.

@@ -15,7 +15,8 @@ pub use id::{
     EdgeName, FencingToken, ID_BYTES_MAX, InvalidId, OriginName, SessionId, Slot, StreamId,
 };
 pub use lease::{
-    Claim, ClaimOutcome, Home, Lease, LeaseStats, Origin, Owner, Policy, Renewal, RenewalOutcome,
+    Claim, ClaimOutcome, Home, LEASE_TRACKS_MAX, Lease, LeaseStats, LeaseTrack, Origin, Owner,
+    Policy, Renewal, RenewalOutcome,
 };
 pub use memory::MemoryRegistry;
 pub use redis::{RedisConfig, RedisEvent, RedisPasswords, RedisRegistry, redis_users};

@@ -1,4 +1,4 @@
-//! The client side of one publishing connection: what the load generator and the tests speak.
+//! The client side of one publishing or playing connection: what the load generator, the probe and the tests speak.
 //!
 //! The driver is that of [`server`](crate::server), without deadlines: it keeps its own.
 
@@ -15,14 +15,16 @@ use crate::link::Link;
 use crate::message::message_type;
 use crate::{MediaKind, MediaMessage, Message, ProtocolError, StreamKeyText, handshake};
 
-/// What to publish.
+/// What to publish or to play.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
+    /// What the connection is for.
+    pub purpose: Purpose,
     /// connect's app.
     pub app: String,
     /// connect's tcUrl.
     pub tc_url: String,
-    /// publish's name.
+    /// publish's or play's name.
     pub name: StreamKeyText,
     /// connect's flashVer.
     pub flash_ver: String,
@@ -30,7 +32,16 @@ pub struct ClientConfig {
     pub chunk_bytes_out: u32,
 }
 
-/// One publishing connection.
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To play a stream.
+    Play,
+    /// To publish one.
+    Publish,
+}
+
+/// One publishing or playing connection.
 pub struct ClientSession {
     config: ClientConfig,
     link: Link,
@@ -41,6 +52,12 @@ pub struct ClientSession {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientEvent {
+    /// Media of the stream that plays.
+    Media(MediaMessage),
+    /// NetStream.Play.UnpublishNotify: the stream that plays is over.
+    PlayEnded,
+    /// NetStream.Play.Start: media follow.
+    PlayStarted,
     /// NetStream.Publish.Start: media may be sent.
     PublishStarted,
     /// The server refused, or ended a live publish.
@@ -50,6 +67,19 @@ pub enum ClientEvent {
         /// What it said.
         description: String,
     },
+}
+
+/// What the client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaits {
+    /// S0, S1 and S2.
+    Handshake,
+    /// The answer to connect.
+    Connect,
+    /// The answer to createStream, publish or play.
+    Stream,
+    /// It publishes or plays, or all is over.
+    Nothing,
 }
 
 /// What is awaited.
@@ -63,6 +93,10 @@ enum Phase {
     CreateStream,
     /// NetStream.Publish.Start.
     Publish { message_stream_id: u32 },
+    /// NetStream.Play.Start.
+    Play,
+    /// Media, until the stream ends.
+    Playing,
     /// Nothing: media may be sent.
     Publishing { message_stream_id: u32 },
     /// Nothing any more.
@@ -75,6 +109,7 @@ mod transaction {
     pub(super) const RELEASE_STREAM: f64 = 2.0;
     pub(super) const FC_PUBLISH: f64 = 3.0;
     pub(super) const CREATE_STREAM: f64 = 4.0;
+    pub(super) const PLAY: f64 = 5.0;
     pub(super) const PUBLISH: f64 = 5.0;
     pub(super) const FC_UNPUBLISH: f64 = 6.0;
     pub(super) const DELETE_STREAM: f64 = 7.0;
@@ -85,7 +120,7 @@ mod chunk_stream {
     pub(super) const COMMAND: u32 = 3;
     pub(super) const AUDIO_AND_SCRIPT: u32 = 4;
     pub(super) const VIDEO: u32 = 6;
-    pub(super) const PUBLISH: u32 = 8;
+    pub(super) const PLAY_OR_PUBLISH: u32 = 8;
 }
 
 impl ClientSession {
@@ -129,6 +164,10 @@ impl ClientSession {
                 message_type::COMMAND_AMF0 | message_type::COMMAND_AMF3
             ) {
                 self.handle_command(&message)?;
+            } else if self.phase == Phase::Playing
+                && let Some(media) = message.into_media()
+            {
+                self.events.push_back(ClientEvent::Media(media));
             }
         }
         Ok(())
@@ -142,6 +181,21 @@ impl ClientSession {
     /// What happened.
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
         self.events.pop_front()
+    }
+
+    /// What the client waits for.
+    pub fn awaits(&self) -> Awaits {
+        match self.phase {
+            Phase::Handshake => Awaits::Handshake,
+            Phase::Connect => Awaits::Connect,
+            Phase::CreateStream | Phase::Publish { .. } | Phase::Play => Awaits::Stream,
+            Phase::Playing | Phase::Publishing { .. } | Phase::Over => Awaits::Nothing,
+        }
+    }
+
+    /// How many bytes the server says it has received, modulo 2^32; 0 before it says so.
+    pub fn acknowledged(&self) -> u32 {
+        self.link.peer_acknowledged()
     }
 
     /// Queues a media message; only after [`ClientEvent::PublishStarted`], otherwise it is dropped.
@@ -215,8 +269,10 @@ impl ClientSession {
             return;
         }
         if self.phase == Phase::Connect {
-            self.call_with_name("releaseStream", transaction::RELEASE_STREAM);
-            self.call_with_name("FCPublish", transaction::FC_PUBLISH);
+            if self.config.purpose == Purpose::Publish {
+                self.call_with_name("releaseStream", transaction::RELEASE_STREAM);
+                self.call_with_name("FCPublish", transaction::FC_PUBLISH);
+            }
             self.call(&[
                 Value::text("createStream"),
                 Value::Number(transaction::CREATE_STREAM),
@@ -226,8 +282,16 @@ impl ClientSession {
         } else {
             let id = command.argument(0).and_then(Value::as_number);
             let message_stream_id = id.map(command::integer).unwrap_or_default();
-            self.publish(message_stream_id);
-            self.phase = Phase::Publish { message_stream_id };
+            self.phase = match self.config.purpose {
+                Purpose::Play => {
+                    self.play(message_stream_id);
+                    Phase::Play
+                }
+                Purpose::Publish => {
+                    self.publish(message_stream_id);
+                    Phase::Publish { message_stream_id }
+                }
+            };
         }
     }
 
@@ -242,6 +306,12 @@ impl ClientSession {
         {
             self.phase = Phase::Publishing { message_stream_id };
             self.events.push_back(ClientEvent::PublishStarted);
+        } else if code == Some(b"NetStream.Play.Start") && self.phase == Phase::Play {
+            self.phase = Phase::Playing;
+            self.events.push_back(ClientEvent::PlayStarted);
+        } else if code == Some(b"NetStream.Play.UnpublishNotify") && self.phase == Phase::Playing {
+            self.phase = Phase::Over;
+            self.events.push_back(ClientEvent::PlayEnded);
         }
     }
 
@@ -262,9 +332,12 @@ impl ClientSession {
         match self.phase {
             Phase::Connect => Some(transaction::CONNECT),
             Phase::CreateStream => Some(transaction::CREATE_STREAM),
-            Phase::Handshake | Phase::Publish { .. } | Phase::Publishing { .. } | Phase::Over => {
-                None
-            }
+            Phase::Handshake
+            | Phase::Publish { .. }
+            | Phase::Play
+            | Phase::Playing
+            | Phase::Publishing { .. }
+            | Phase::Over => None,
         }
     }
 
@@ -276,7 +349,19 @@ impl ClientSession {
             Value::text(self.config.name.expose()),
             Value::text("live"),
         ]);
-        self.send_command(chunk_stream::PUBLISH, message_stream_id, &body);
+        self.send_command(chunk_stream::PLAY_OR_PUBLISH, message_stream_id, &body);
+    }
+
+    fn play(&mut self, message_stream_id: u32) {
+        let body = encode(&[
+            Value::text("play"),
+            Value::Number(transaction::PLAY),
+            Value::Null,
+            Value::text(self.config.name.expose()),
+            // Live or recorded.
+            Value::Number(-2000.0),
+        ]);
+        self.send_command(chunk_stream::PLAY_OR_PUBLISH, message_stream_id, &body);
     }
 
     fn call_with_name(&mut self, name: &str, transaction: f64) {

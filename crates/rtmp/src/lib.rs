@@ -9,7 +9,7 @@
 //! | RTMP 1.0 §5.4, §7.1.7 protocol control, user control | `link` |
 //! | RTMP 1.0 §7.1.6 aggregate messages | `aggregate` |
 //! | AMF0 | [`amf0`] |
-//! | RTMP 1.0 §7 commands, server side | [`server`] |
+//! | RTMP 1.0 §7 commands, server side | [`server`]; of players, [`PlaySession`] |
 //! | RTMP 1.0 §7 commands, client side | [`client`] |
 //! | how encoders spell application, stream key and query | [`publish_path`] |
 //! | limits against hostile peers | [`limits`] |
@@ -32,10 +32,11 @@ pub mod publish_path;
 mod rate;
 pub mod server;
 
-pub use client::{ClientConfig, ClientEvent, ClientSession};
+pub use client::{Awaits, ClientConfig, ClientEvent, ClientSession, Purpose};
 pub use error::ProtocolError;
 pub use message::{MediaKind, MediaMessage, Message, message_type};
 pub use publish_path::{PublishPath, PublishPathError};
+pub use server::play::{PlayEvent, PlayRefusal, PlayRequest, PlaySession};
 pub use server::{
     ConnectRequest, EndCause, PublishRequest, Rejection, ServerConfig, ServerEvent, ServerSession,
     StreamKeyText,

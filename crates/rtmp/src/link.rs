@@ -1,6 +1,7 @@
 //! Both directions of the chunk stream with what belongs to neither side alone: protocol control (RTMP 1.0 §5.4),
 //! user control (§7.1.7), acknowledgements, and the count of messages against their rates.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -23,6 +24,8 @@ pub(crate) struct Link {
     /// Since the handshake, modulo nothing.
     received_bytes: u64,
     acknowledged_bytes: u64,
+    /// By the peer, as it says: nothing depends on it.
+    peer_acknowledged: u32,
     /// The peer wants an acknowledgement at least this often, in bytes.
     peer_window_bytes: u32,
     /// What was announced to the peer, once it was.
@@ -56,6 +59,7 @@ impl Link {
             output: BytesMut::new(),
             received_bytes: 0,
             acknowledged_bytes: 0,
+            peer_acknowledged: 0,
             peer_window_bytes: limits::WINDOW_BYTES,
             window_bytes: None,
             answers: false,
@@ -136,6 +140,18 @@ impl Link {
             .write(chunk_stream_id, header, body, &mut self.output);
     }
 
+    /// As [`send`](Self::send) without a copy of the body; what `ready` holds goes out before the rest of the output.
+    pub(crate) fn send_shared(
+        &mut self,
+        chunk_stream_id: u32,
+        header: MessageHeader,
+        body: &Bytes,
+        ready: &mut VecDeque<Bytes>,
+    ) {
+        self.writer
+            .write_shared(chunk_stream_id, header, body, &mut self.output, ready);
+    }
+
     /// Announces the chunk size and uses it from the next message on.
     pub(crate) fn send_chunk_size(&mut self, bytes: u32) {
         let bytes = bytes.clamp(1, 0x7FFF_FFFF);
@@ -160,6 +176,15 @@ impl Link {
 
     pub(crate) fn send_stream_begin(&mut self, message_stream_id: u32) {
         self.send_user_control(user_control::STREAM_BEGIN, message_stream_id);
+    }
+
+    pub(crate) fn send_stream_eof(&mut self, message_stream_id: u32) {
+        self.send_user_control(user_control::STREAM_EOF, message_stream_id);
+    }
+
+    /// What the peer says it has received; 0 before it says so.
+    pub(crate) fn peer_acknowledged(&self) -> u32 {
+        self.peer_acknowledged
     }
 
     /// Sends a ping. A later one takes the place of one that was not answered.
@@ -226,7 +251,10 @@ impl Link {
                 self.send_window_size(limits::WINDOW_BYTES);
             }
             message_type::USER_CONTROL => self.handle_user_control(body, now),
-            // Acknowledgements and the rest: nothing here waits for them, and their values may be anything.
+            // Nothing here waits for it, and its value may be anything.
+            message_type::ACKNOWLEDGEMENT => {
+                self.peer_acknowledged = body.u32().unwrap_or_default();
+            }
             _ => {}
         }
         Ok(())
@@ -280,6 +308,7 @@ impl Link {
 /// RTMP 1.0 §7.1.7.
 mod user_control {
     pub(super) const STREAM_BEGIN: u16 = 0;
+    pub(super) const STREAM_EOF: u16 = 1;
     pub(super) const PING_REQUEST: u16 = 6;
     pub(super) const PING_RESPONSE: u16 = 7;
 }

@@ -11,6 +11,7 @@
 
 mod commands;
 mod deadlines;
+pub(crate) mod play;
 mod replies;
 
 use std::collections::VecDeque;
@@ -20,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 
 use self::commands::PublishedName;
 use self::deadlines::Deadlines;
+use crate::amf0::Value;
 use crate::chunk::Bounds;
 use crate::handshake::ServerHandshake;
 use crate::limits::{UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES};
@@ -387,14 +389,23 @@ impl ServerSession {
 }
 
 impl MessageStreams {
-    /// `None`: there are enough.
-    fn create(&mut self) -> Option<u32> {
-        if self.open.len() >= crate::limits::MESSAGE_STREAMS {
-            return None;
-        }
-        self.last_id = self.last_id.checked_add(1)?;
-        self.open.push(self.last_id);
-        Some(self.last_id)
+    /// Answers a createStream.
+    fn create(&mut self, transaction: f64, link: &mut Link) -> Result<(), ProtocolError> {
+        const LIMIT: usize = crate::limits::MESSAGE_STREAMS;
+        let next = self.last_id.checked_add(1);
+        let id = next
+            .filter(|_id| self.open.len() < LIMIT)
+            .ok_or(ProtocolError::TooManyMessageStreams { limit: LIMIT })?;
+        self.last_id = id;
+        self.open.push(id);
+        link.send_result(transaction, Value::Number(f64::from(id)));
+        Ok(())
+    }
+
+    /// The one that a command came on, or the only one; `None`: createStream returned no such.
+    fn meant(&self, message_stream_id: u32) -> Option<u32> {
+        let known = Some(message_stream_id).filter(|id| self.contains(*id));
+        known.or_else(|| self.only())
     }
 
     fn contains(&self, id: u32) -> bool {

@@ -49,7 +49,7 @@ fn timestamps_pass_the_edges_through_writer_and_reader() {
 }
 
 #[test]
-fn an_extended_timestamp_may_or_may_not_be_repeated() {
+fn hostile_48_an_extended_timestamp_may_or_may_not_be_repeated() {
     for edge in EDGES {
         for timestamp in [
             0xFF_FFFF,
@@ -143,7 +143,7 @@ fn a_negative_delta_wraps() {
 }
 
 #[test]
-fn an_extended_value_below_its_range_is_accepted() {
+fn hostile_47_an_extended_value_below_its_range_is_accepted() {
     let mut script = Script::published();
     script.raw(&[6, 0xFF, 0xFF, 0xFF, 0, 0, 1, 9, 1, 0, 0, 0]);
     script.raw(&5_u32.to_be_bytes());

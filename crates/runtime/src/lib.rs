@@ -6,6 +6,8 @@
 pub mod admin;
 pub mod bearer;
 pub mod budget;
+pub mod connections;
+pub mod error;
 pub mod grpc;
 pub mod http;
 pub mod identity;

@@ -106,6 +106,8 @@ pub(super) fn api_server(directory: &Path, pki: &Pki, etcd: u16, port: u16) -> P
         ]);
     let issuer = "--service-account-issuer=https://kubernetes.default.svc.cluster.local";
     command.args(["--authorization-mode=Node,RBAC", issuer]);
+    // As OpenShift does: to block the deletion of an owner, one must be allowed to put a finalizer on it.
+    command.arg("--enable-admission-plugins=OwnerReferencesPermissionEnforcement");
     // etcd 3.4 cannot tell how far a watch is: a list is read from etcd, as clients ask for it without this.
     command.arg("--feature-gates=WatchList=false");
     let files = [
@@ -124,6 +126,16 @@ pub(super) fn api_server(directory: &Path, pki: &Pki, etcd: u16, port: u16) -> P
         command.arg(format!("--{flag}={}", file.display()));
     }
     Process::spawn("kube-apiserver", &mut command, directory)
+}
+
+/// cert-manager's controllers that issue from an Issuer's CA, in one namespace.
+pub(super) fn cert_manager(directory: &Path, kubeconfig: &Path, namespace: &str) -> Process {
+    let mut command = process::command(program("cert-manager"));
+    command
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(["--namespace", namespace]);
+    Process::spawn("cert-manager", &mut command, directory)
 }
 
 pub(super) fn controller_manager(directory: &Path, pki: &Pki, kubeconfig: &Path) -> Process {

@@ -24,6 +24,8 @@ mod load;
 mod media;
 mod metrics;
 mod outage;
+mod probe;
+mod pull;
 mod restore;
 mod revocation;
 mod secrecy;

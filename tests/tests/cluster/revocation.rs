@@ -1,20 +1,17 @@
 //! A key is revoked at one control: the live session ends at an edge that listens to another, also after that one was
 //! started again.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tests::{
     api::Api,
     cluster::{Cluster, Layout},
     deployment::{APP, Deployment},
+    scenario::{REVOCATION_DEADLINE, ends, revocation_ends_the_session},
     standalone::Standalone,
     turn_alone,
     witness::Witness,
 };
-
-/// What an operator may expect; a busy test machine gets five times that.
-const GOAL: Duration = Duration::from_secs(2);
-const DEADLINE: Duration = GOAL.saturating_mul(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revocation_reaches_the_edge_through_the_other_control() {
@@ -32,7 +29,7 @@ async fn revocation_reaches_the_edge_through_the_other_control() {
     cluster.controls[there].kill();
     survivor.is_alive().await;
     cluster.controls[there].start().await;
-    cluster.controls[there].serves(DEADLINE).await;
+    cluster.controls[there].serves(REVOCATION_DEADLINE).await;
     survivor.is_alive().await;
     revocation_ends_the_session(&deployment, &here, "revoked-after-restart").await;
     survivor.is_alive().await;
@@ -62,18 +59,6 @@ async fn termination_reaches_the_edge_through_the_other_control() {
     termination_ends_the_session(&cluster.deployment, &cluster.api(0)).await;
 }
 
-async fn revocation_ends_the_session(deployment: &Deployment, api: &Api, stream: &str) {
-    let key = api.create_key(APP, stream).await;
-    let witness = Witness::start(deployment, key.clone()).await;
-    let start = Instant::now();
-    api.revoke_key(&key.id, "the contract ended").await.unwrap();
-    ends(&witness, start).await;
-
-    let mut again = deployment.encoder().await;
-    let status = again.publish(&key.app, &key.secret).await.unwrap();
-    assert_eq!(status.code, "NetStream.Publish.BadName", "{status:?}");
-}
-
 async fn termination_ends_the_session(deployment: &Deployment, api: &Api) {
     let key = api.create_key(APP, "terminated").await;
     let witness = Witness::start(deployment, key.clone()).await;
@@ -86,16 +71,4 @@ async fn termination_ends_the_session(deployment: &Deployment, api: &Api) {
     let mut again = deployment.encoder().await;
     let status = again.publish(&key.app, &key.secret).await.unwrap();
     assert_eq!(status.code, "NetStream.Publish.BadName", "{status:?}");
-}
-
-/// Waits for the end of the session, and says how long it took. An encoder that only writes learns of it last: up to a
-/// second of the figure is the edge's lingering behind its last words.
-async fn ends(witness: &Witness, start: Instant) {
-    let what = format!("{} to end", witness.key.stream);
-    tests::wait::wait_until(&what, DEADLINE, || !witness.is_publishing()).await;
-    println!(
-        "{} ended {:?} after the call (goal {GOAL:?})",
-        witness.key.stream,
-        start.elapsed()
-    );
 }

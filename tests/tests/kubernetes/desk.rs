@@ -62,7 +62,7 @@ async fn the_doctor_and_the_plugin_say_how_a_cluster_is() {
     installation.apply(CLUSTER).await;
     installation.settled().await;
     let namespace = installation.namespace.as_str();
-    let plane = installation.plane;
+    let plane = &installation.plane;
 
     // Nobody runs in the pods: their API cannot be reached, and that is what is wrong.
     let output = run(

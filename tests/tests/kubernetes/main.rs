@@ -18,4 +18,6 @@ mod operator;
 mod operator_faults;
 mod operator_fleet;
 mod operator_harness;
+mod operator_issuers;
 mod operator_rights;
+mod operator_steady;

@@ -1,13 +1,20 @@
-//! An operator as it is installed: with a ServiceAccount that may do what the rules say, in a namespace of its own, and
-//! kubelets that only say what real ones would.
+//! An operator as it is installed: with a ServiceAccount that may do what the chart's roles say, in a namespace of its
+//! own, and kubelets that only say what real ones would.
 
-use std::{path::PathBuf, sync::atomic::AtomicUsize, sync::atomic::Ordering, time::Duration};
+use std::{
+    ops::Deref,
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use http::Request;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
 use tests::{
     binary::headwater,
+    charts::Helm,
     http::{get, metric},
     kube::{
         self as harness, ControlPlane, PodSecurity,
@@ -20,9 +27,7 @@ use tokio::process::Command;
 
 /// For anything that the operator does by itself.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
-/// The rules of the operator's ServiceAccount; `@NAMESPACE@` stands for the namespace.
-const RULES: &str = include_str!("operator_rules.yaml");
-/// Its name.
+/// The chart's release, and so its ServiceAccount.
 const ACCOUNT: &str = "headwater-operator";
 
 /// A cluster that needs little.
@@ -60,12 +65,48 @@ spec:
 
 /// An operator and its namespace.
 pub(crate) struct Installation {
-    pub(crate) plane: &'static ControlPlane,
     pub(crate) namespace: String,
     pub(crate) operators: Vec<Operator>,
+    /// The operator's.
+    pub(crate) kubeconfig: PathBuf,
+    /// The operator's environment beside the usual.
+    pub(crate) environment: Vec<(&'static str, String)>,
     client: Client,
-    kubeconfig: PathBuf,
     _kubelets: FakeKubelets,
+    pub(crate) plane: Plane,
+}
+
+/// The control plane of an installation.
+pub(crate) enum Plane {
+    /// For whoever does nothing to it that others would notice.
+    Shared(&'static ControlPlane),
+    Owned(Box<ControlPlane>),
+}
+
+impl Plane {
+    pub(crate) async fn owned(name: &str) -> Self {
+        let plane = ControlPlane::start(name).await;
+        Self::Owned(Box::new(plane.with_controller_manager().await))
+    }
+
+    /// To be killed and started.
+    pub(crate) fn owned_mut(&mut self) -> &mut ControlPlane {
+        match self {
+            Self::Shared(_) => panic!("others use it"),
+            Self::Owned(plane) => plane,
+        }
+    }
+}
+
+impl Deref for Plane {
+    type Target = ControlPlane;
+
+    fn deref(&self) -> &ControlPlane {
+        match self {
+            Self::Shared(plane) => plane,
+            Self::Owned(plane) => plane,
+        }
+    }
 }
 
 /// A running operator process.
@@ -77,29 +118,35 @@ pub(crate) struct Operator {
 impl Installation {
     /// With one operator, and pods that end `gone_after` they were told to.
     pub(crate) async fn start(gone_after: Duration) -> Self {
+        let plane = Plane::Shared(ControlPlane::shared().await);
+        let mut this = Self::prepare(plane, gone_after).await;
+        this.start_operator().await;
+        this
+    }
+
+    /// Without an operator yet.
+    pub(crate) async fn prepare(plane: Plane, gone_after: Duration) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let plane = ControlPlane::shared().await;
         let namespace = format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         plane.namespace(&namespace, PodSecurity::Restricted).await;
         let definitions = harness::run(Command::new(headwater()).arg("crds")).await;
         plane.apply(&definitions).await;
         let kubeconfig = plane.service_account_kubeconfig(&namespace, ACCOUNT).await;
-        plane.apply(&RULES.replace("@NAMESPACE@", &namespace)).await;
-        let kubelets = FakeKubelets::start(plane, &namespace, move |_| Life {
+        plane.apply(&roles(&namespace).await).await;
+        let kubelets = FakeKubelets::start(&plane, &namespace, move |_| Life {
             gone_after,
             ..Life::default()
         })
         .await;
-        let mut this = Self {
-            plane,
+        Self {
             namespace,
             operators: Vec::new(),
-            client: plane.client().await,
             kubeconfig,
+            environment: Vec::new(),
+            client: plane.client().await,
             _kubelets: kubelets,
-        };
-        this.start_operator().await;
-        this
+            plane,
+        }
     }
 
     /// One more.
@@ -121,7 +168,8 @@ impl Installation {
                 &self.namespace,
             ])
             .args(["--admin-listen", &format!("127.0.0.1:{admin}")])
-            .env("KUBECONFIG", &self.kubeconfig);
+            .env("KUBECONFIG", &self.kubeconfig)
+            .envs(self.environment.iter().cloned());
         let index = self.operators.len();
         let name = format!("{}-{index}", self.namespace);
         let process = Process::spawn(&name, &mut command, self.plane.directory());
@@ -205,7 +253,7 @@ impl Installation {
         .await;
     }
 
-    async fn passes(&self, operator: usize) -> f64 {
+    pub(crate) async fn passes(&self, operator: usize) -> f64 {
         let admin = self.operators[operator].admin;
         let (_, text) = get(&format!("http://127.0.0.1:{admin}/metrics"))
             .await
@@ -214,11 +262,17 @@ impl Installation {
         metric(&text, name, &["kind=\"IngestCluster\"", "outcome=\"ok\""])
     }
 
-    /// What the operator wrote so far, its Lease left out: `verb resource/subresource name`.
-    pub(crate) fn writes(&self) -> Vec<String> {
+    /// What the operator asked of the API server so far.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = harness::Request> {
         let user = format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace);
         let all = self.plane.audit().into_iter();
-        all.filter(|request| request.user == user && request.is_write())
+        all.filter(move |request| request.user == user)
+    }
+
+    /// What the operator wrote so far, its Lease left out: `verb resource/subresource name`.
+    pub(crate) fn writes(&self) -> Vec<String> {
+        self.requests()
+            .filter(harness::Request::is_write)
             .filter(|request| request.resource != "leases")
             .map(|request| {
                 let (verb, resource, name) = (request.verb, request.resource, request.name);
@@ -232,25 +286,41 @@ impl Installation {
 
     /// Nothing was asked for that the rules do not allow.
     pub(crate) fn assert_nothing_was_forbidden(&self) {
-        let user = format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace);
-        let all = self.plane.audit().into_iter();
-        let forbidden: Vec<_> = all
-            .filter(|request| request.user == user && request.code == 403)
+        let forbidden: Vec<_> = self
+            .requests()
+            .filter(|request| request.code == 403)
             .collect();
         assert!(forbidden.is_empty(), "{forbidden:#?}");
     }
 
     /// Who holds the Lease.
     pub(crate) async fn leader(&self) -> Option<String> {
-        let lease = self
-            .get(
-                "apis/coordination.k8s.io/v1",
-                "leases",
-                "headwater-operator",
-            )
-            .await?;
+        let lease = self.lease().await?;
         Some(lease["spec"]["holderIdentity"].as_str()?.to_owned())
     }
+
+    /// When its holder renewed it last, by its own clock.
+    pub(crate) async fn lease_renewed_at(&self) -> Option<Timestamp> {
+        let lease = self.lease().await?;
+        Some(lease["spec"]["renewTime"].as_str()?.parse().unwrap())
+    }
+
+    async fn lease(&self) -> Option<Value> {
+        let group = "apis/coordination.k8s.io/v1";
+        self.get(group, "leases", "headwater-operator").await
+    }
+}
+
+/// The chart's ServiceAccount and roles.
+pub(crate) async fn roles(namespace: &str) -> String {
+    let arguments = [
+        "--namespace",
+        namespace,
+        "--show-only=templates/rbac.yaml",
+        "--set=fullnameOverride=headwater-operator",
+    ];
+    let rendered = Helm::V4.template("headwater-operator", &arguments).await;
+    rendered.unwrap()
 }
 
 /// Name of an object.

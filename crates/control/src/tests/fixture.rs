@@ -28,6 +28,7 @@ use crate::{
     cluster::ClusterState,
     encode_grant_key, generate_pepper_file,
     keys::StreamKeys,
+    pepper::PepperFile,
     sessions::Sessions,
 };
 
@@ -49,7 +50,9 @@ pub(super) struct Replica {
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
     pub(super) authenticate: Authenticate,
-    _following: [AbortOnDropHandle<()>; 2],
+    /// Nobody follows it but the test.
+    pub(super) pepper_file: PepperFile,
+    _following: AbortOnDropHandle<()>,
 }
 
 /// One edge's watch.
@@ -121,10 +124,8 @@ impl Fixture {
             metrics,
             shutdown,
             authenticate,
-            _following: [
-                AbortOnDropHandle::new(tokio::spawn(follower.run())),
-                AbortOnDropHandle::new(tokio::spawn(pepper_file.follow())),
-            ],
+            pepper_file,
+            _following: AbortOnDropHandle::new(tokio::spawn(follower.run())),
         })
     }
 }

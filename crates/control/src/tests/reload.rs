@@ -17,7 +17,7 @@ use super::{
     fixture::{Fixture, Replica},
     postgres::PostgresServer,
 };
-use crate::{DatabaseConfig, encode_grant_key};
+use crate::{DatabaseConfig, encode_grant_key, pepper::PepperError};
 
 /// Many times what a reload takes.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -89,25 +89,30 @@ async fn grants_are_signed_with_the_key_that_is_in_the_file() {
 #[tokio::test]
 async fn a_new_pepper_is_taken_and_one_that_is_needed_is_kept() {
     let fixture = Fixture::sqlite();
-    let control = fixture.replica().await;
+    let mut control = fixture.replica().await;
     let (_, old) = control.create("old").await;
     let path = &fixture.config.pepper_file;
     let first = std::fs::read_to_string(path).unwrap();
     let second = format!("2:{}\n", "5".repeat(64));
-    let current = || control.shared.peppers.load().current();
 
     // Keys of version 1 are still there.
     replace(path, &second);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(current(), 1);
+    let refused = control.pepper_file.advance().await;
+    assert!(
+        matches!(refused, Err(PepperError::Missing { version: 1 })),
+        "{refused:?}"
+    );
+    assert_eq!(control.shared.peppers.load().current(), 1);
     assert!(granted(&control, &old).await);
 
     replace(path, &format!("{first}{second}"));
-    until("the new pepper", async || current() == 2).await;
+    assert_eq!(control.pepper_file.advance().await.unwrap(), 2);
+    assert_eq!(control.shared.peppers.load().current(), 2);
     let (_, new) = control.create("new").await;
     assert!(granted(&control, &old).await && granted(&control, &new).await);
     replace(path, "nonsense");
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let refused = control.pepper_file.advance().await;
+    assert!(matches!(refused, Err(PepperError::File(_))), "{refused:?}");
     assert!(granted(&control, &old).await && granted(&control, &new).await);
 }
 

@@ -10,7 +10,8 @@ use proto::{
     },
 };
 use registry::{
-    Claim, ClaimOutcome, EdgeName, LeaseStats, OriginName, Policy, SessionId, Slot, StreamId,
+    Claim, ClaimOutcome, EdgeName, LeaseStats, LeaseTrack, OriginName, Policy, SessionId, Slot,
+    StreamId,
 };
 use tonic::Code;
 
@@ -21,6 +22,7 @@ use super::{
 };
 
 on_both!(
+    a_session_is_told_to_its_own_tenant,
     sessions_are_listed_in_pages_to_their_own_tenant,
     a_terminated_session_loses_its_lease_and_holds_its_key_off,
 );
@@ -50,6 +52,16 @@ pub(super) async fn publish(
             name: session.to_owned(),
             stream_key_id: stream_key_id.to_owned(),
             encoder: "OBS".to_owned(),
+            tracks: vec![LeaseTrack {
+                video: true,
+                id: 1,
+                codec: "avc1".to_owned(),
+                codec_string: "avc1.64001F".to_owned(),
+                width: 1280,
+                height: 720,
+                frame_rate: (30_000, 1001),
+                ..LeaseTrack::default()
+            }],
             ..Default::default()
         },
     };
@@ -101,7 +113,12 @@ async fn sessions_are_listed_in_pages_to_their_own_tenant(fixture: Fixture) {
             .map(|number| format!("session-{number}"))
             .collect::<Vec<_>>()
     );
+}
 
+async fn a_session_is_told_to_its_own_tenant(fixture: Fixture) {
+    let control = fixture.replica().await;
+    publish(&fixture, "elsewhere", "default", "events/main", "").await;
+    publish(&fixture, "foreign", "other", "live", "").await;
     let get = |id: &str| GetSessionRequest { id: id.to_owned() };
     let session = control
         .sessions
@@ -109,6 +126,14 @@ async fn sessions_are_listed_in_pages_to_their_own_tenant(fixture: Fixture) {
         .await
         .unwrap()
         .into_inner();
+    assert_eq!(
+        session
+            .tracks
+            .iter()
+            .map(proto::tracks::describe)
+            .collect::<Vec<_>>(),
+        ["1:avc1.64001F 1280x720@29.97"]
+    );
     assert_eq!(
         (session.app.as_str(), session.encoder.as_str()),
         ("events/main", "OBS")

@@ -7,6 +7,7 @@ use std::{
 };
 
 use data_encoding::{BASE64, HEXLOWER};
+use runtime::error::chain;
 use tonic::Code;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
     on_both,
     postgres::PostgresServer,
 };
-use crate::{ControlError, DatabaseConfig, database::error_chain};
+use crate::{ControlError, DatabaseConfig};
 
 on_both!(a_restart_keeps_keys, the_database_does_not_hold_the_secret);
 
@@ -119,9 +120,9 @@ async fn a_database_that_is_not_there_is_a_clear_error() {
     };
     let error = fixture.try_replica().await.err().unwrap();
     assert!(
-        error_chain(&error).contains("/nonexistent/headwater.db cannot be opened"),
+        chain(&error).contains("/nonexistent/headwater.db cannot be opened"),
         "{}",
-        error_chain(&error)
+        chain(&error)
     );
 
     // Nobody listens on port 1 of the loopback.
@@ -135,9 +136,9 @@ async fn a_database_that_is_not_there_is_a_clear_error() {
     let error = fixture.try_replica().await.err().unwrap();
     assert!(matches!(error, ControlError::Database(_)));
     assert!(
-        error_chain(&error).starts_with("the key database cannot be used: "),
+        chain(&error).starts_with("the key database cannot be used: "),
         "{}",
-        error_chain(&error)
+        chain(&error)
     );
     assert!(!format!("{error:?}").contains("a password"));
     assert!(
@@ -151,7 +152,7 @@ async fn a_database_that_is_not_there_is_a_clear_error() {
 async fn a_missing_secret_names_its_file() {
     let mut fixture = Fixture::sqlite();
     fixture.config.pepper_file = Path::new("/nonexistent/pepper").to_owned();
-    let error = error_chain(&fixture.try_replica().await.err().unwrap());
+    let error = chain(&fixture.try_replica().await.err().unwrap());
     assert!(
         error.contains("/nonexistent/pepper cannot be read"),
         "{error}"

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::rand;
 use registry::{Claim, ClaimOutcome, EdgeName, Origin, OriginName, RegistryError, SessionId};
-use runtime::telemetry;
+use runtime::{error::chain, telemetry};
 use tokio::time::Instant;
 use tracing::{Instrument as _, error, info, info_span, warn};
 use uuid::Uuid;
@@ -13,7 +13,6 @@ use crate::{
     admission::{Granted, Refusal},
     live::{End, LiveSession},
     metrics::Outcome,
-    origins::chain,
     relay::{OpenError, Relay, Rpc},
 };
 

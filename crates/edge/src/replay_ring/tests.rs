@@ -21,6 +21,7 @@ fn frame(kind: FrameKind, part_type: PartType, keyframe: bool, bytes: usize) -> 
             part_type,
             keyframe,
             composition_offset_ms: 0,
+            timestamp_offset_ns: 0,
             offset: 0,
             length: 0,
         }],

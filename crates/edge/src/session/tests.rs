@@ -152,6 +152,7 @@ async fn a_drain_ends_connections_that_do_not_publish() {
 async fn each_reply_is_one_write() {
     let mut fixture = Fixture::new();
     let config = ClientConfig {
+        purpose: rtmp::Purpose::Publish,
         app: "live".to_owned(),
         tc_url: "rtmps://localhost/live".to_owned(),
         name: StreamKeyText::new("name".to_owned()),

@@ -51,6 +51,7 @@ impl Encoder {
     /// RTMP over bytes of any kind.
     pub(crate) fn speaking(socket: impl Connection + 'static, app: &str, stream_key: &str) -> Self {
         let config = ClientConfig {
+            purpose: rtmp::Purpose::Publish,
             app: app.to_owned(),
             tc_url: format!("rtmps://localhost/{app}"),
             name: StreamKeyText::new(stream_key.to_owned()),
@@ -79,6 +80,9 @@ impl Encoder {
                 return match event {
                     ClientEvent::PublishStarted => Said::Started,
                     ClientEvent::Rejected { description, .. } => Said::Rejected(description),
+                    event @ (ClientEvent::Media(_)
+                    | ClientEvent::PlayEnded
+                    | ClientEvent::PlayStarted) => panic!("{event:?} to a publisher"),
                 };
             }
             match self.socket.read_buf(&mut self.input).await {

@@ -16,6 +16,7 @@ mod fake_control;
 mod fake_origin;
 mod harness;
 mod hostile;
+mod hostile_media;
 mod liveness;
 mod neighbour;
 mod publish;

@@ -437,6 +437,11 @@ async fn renewals_tell_what_sessions_list_shows() {
                 ("default", "live")
             );
             assert_eq!(stats.stream_key_id, "key-of-listed");
+            let [audio, video] = stats.tracks.try_into().unwrap();
+            assert_eq!(audio.codec_string, "mp4a.40.2");
+            assert_eq!((audio.sample_rate, audio.channels), (44_100, 2));
+            assert_eq!((video.video, &*video.codec_string), (true, ""));
+            assert!(logged().contains("mp4a.40.2 44100 Hz 2 ch"));
             return encoder.finish().await;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

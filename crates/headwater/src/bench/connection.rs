@@ -4,7 +4,10 @@ use std::{io, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bytes::{Buf as _, Bytes, BytesMut};
-use rtmp::{ClientConfig, ClientEvent, ClientSession, MediaMessage, ProtocolError, StreamKeyText};
+use rtmp::{
+    Awaits, ClientConfig, ClientEvent, ClientSession, MediaMessage, ProtocolError, Purpose,
+    StreamKeyText,
+};
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf},
@@ -24,7 +27,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 /// For the reason that a server gave before it closed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// As OBS sends.
-const CHUNK_BYTES: u32 = 4096;
+pub(crate) const CHUNK_BYTES: u32 = 4096;
 const INPUT_BYTES: usize = 4096;
 
 /// Where to publish.
@@ -37,7 +40,7 @@ pub(super) struct Target {
 }
 
 /// An admitted publisher.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     reader: ReadHalf<Box<dyn Socket>>,
     writer: WriteHalf<Box<dyn Socket>>,
     session: ClientSession,
@@ -48,14 +51,14 @@ pub(super) struct Connection {
 
 /// How often the server did not take what it was sent.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stalls {
-    pub(super) count: u64,
-    pub(super) longest: Duration,
+pub(crate) struct Stalls {
+    pub(crate) count: u64,
+    pub(crate) longest: Duration,
 }
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[error("the server closed the connection")]
     Closed,
     #[error("{0}")]
@@ -70,7 +73,7 @@ pub(super) enum Fault {
     TooSlow(Duration),
 }
 
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
@@ -136,24 +139,15 @@ impl Connection {
     }
 
     async fn admitted(target: &Target, stream_key: &StreamKeyText) -> Result<Self, Fault> {
-        let (reader, writer) = tokio::io::split(target.connect().await?);
-        let mut random = [0; 1528];
-        aws_lc_rs::rand::fill(&mut random).map_err(io::Error::other)?;
         let config = ClientConfig {
+            purpose: Purpose::Publish,
             app: target.app.clone(),
             tc_url: target.tc_url.clone(),
             name: stream_key.clone(),
             flash_ver: "FMLE/3.0 (compatible; headwater bench)".to_owned(),
             chunk_bytes_out: CHUNK_BYTES,
         };
-        let mut connection = Self {
-            reader,
-            writer,
-            session: ClientSession::new(config, &random, std::time::Instant::now()),
-            input: BytesMut::with_capacity(INPUT_BYTES),
-            started: false,
-            stalls: Stalls::default(),
-        };
+        let mut connection = Self::over(target.connect().await?, config)?;
         while !connection.started {
             connection.flush().await?;
             connection.read().await?;
@@ -161,13 +155,42 @@ impl Connection {
         Ok(connection)
     }
 
+    /// On a socket that is there.
+    pub(crate) fn over(socket: Box<dyn Socket>, config: ClientConfig) -> Result<Self, Fault> {
+        let (reader, writer) = tokio::io::split(socket);
+        let mut random = [0; 1528];
+        aws_lc_rs::rand::fill(&mut random).map_err(io::Error::other)?;
+        Ok(Self {
+            reader,
+            writer,
+            session: ClientSession::new(config, &random, std::time::Instant::now()),
+            input: BytesMut::with_capacity(INPUT_BYTES),
+            started: false,
+            stalls: Stalls::default(),
+        })
+    }
+
+    /// Goes on until the client waits for something else than this.
+    pub(crate) async fn pass(&mut self, awaited: Awaits) -> Result<(), Fault> {
+        while self.session.awaits() == awaited {
+            self.flush().await?;
+            self.read().await?;
+        }
+        Ok(())
+    }
+
+    /// How many bytes the server says it has received; 0 before it says so.
+    pub(crate) fn acknowledged(&self) -> u32 {
+        self.session.acknowledged()
+    }
+
     /// Queues a message for the next [`flush`](Self::flush).
-    pub(super) fn queue(&mut self, message: &MediaMessage) {
+    pub(crate) fn queue(&mut self, message: &MediaMessage) {
         self.session.send(message);
     }
 
     /// Sends what is queued; reads meanwhile.
-    pub(super) async fn flush(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn flush(&mut self) -> Result<(), Fault> {
         let begun = Instant::now();
         let written = timeout(WRITE_TIMEOUT, self.write_all()).await;
         let took = begun.elapsed();
@@ -183,7 +206,7 @@ impl Connection {
     }
 
     /// Reads and answers until a time.
-    pub(super) async fn wait(&mut self, until: Instant) -> Result<(), Fault> {
+    pub(crate) async fn wait(&mut self, until: Instant) -> Result<(), Fault> {
         loop {
             match timeout_at(until, self.read()).await {
                 Ok(read) => read?,
@@ -194,7 +217,7 @@ impl Connection {
     }
 
     /// Ends the publish in order.
-    pub(super) async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         self.session.finish();
         let end = async {
             if self.write_all().await.is_ok() && self.writer.shutdown().await.is_ok() {
@@ -205,7 +228,7 @@ impl Connection {
         timeout(FINISH_TIMEOUT, end).await.ok();
     }
 
-    pub(super) fn stalls(&self) -> Stalls {
+    pub(crate) fn stalls(&self) -> Stalls {
         self.stalls
     }
 
@@ -250,6 +273,8 @@ impl Connection {
                 ClientEvent::Rejected { code, description } => {
                     return Err(Fault::Rejected { code, description });
                 }
+                // It publishes.
+                ClientEvent::Media(_) | ClientEvent::PlayEnded | ClientEvent::PlayStarted => {}
             }
         }
         Ok(())

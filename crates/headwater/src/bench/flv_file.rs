@@ -16,7 +16,7 @@ const ON_METADATA: &[u8] = b"\x02\x00\x0aonMetaData";
 
 /// One tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tag {
+pub(crate) struct Tag {
     pub(super) kind: MediaKind,
     pub(super) timestamp_ms: u32,
     pub(super) body: Bytes,

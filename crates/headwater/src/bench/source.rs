@@ -12,7 +12,7 @@ use super::{
 
 /// What all publishers of a run send.
 #[derive(Clone, Debug)]
-pub(super) enum Media {
+pub(crate) enum Media {
     /// A file, over and over.
     File(Arc<[Tag]>),
     /// Stamped frames.
@@ -21,7 +21,7 @@ pub(super) enum Media {
 
 /// One publisher's media. Stamps go on counting over a [`restart`](Self::restart).
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     media: Media,
     publisher: u32,
     /// Of the next stamp: so many were made.
@@ -43,7 +43,7 @@ struct FilePosition {
 const ROUND_PAUSE_MS: u64 = 40;
 
 impl Source {
-    pub(super) fn new(media: Media, publisher: u32) -> Self {
+    pub(crate) fn new(media: Media, publisher: u32) -> Self {
         Self {
             media,
             publisher,
@@ -67,7 +67,7 @@ impl Source {
     }
 
     /// When the next message is due, from the start of the connection.
-    pub(super) fn due(&self) -> Duration {
+    pub(crate) fn due(&self) -> Duration {
         match &self.media {
             Media::File(tags) => {
                 let at = tags
@@ -81,7 +81,7 @@ impl Source {
     }
 
     /// The next message, stamped now.
-    pub(super) fn next(&mut self) -> MediaMessage {
+    pub(crate) fn next(&mut self) -> MediaMessage {
         let tag = match &self.media {
             Media::File(tags) => self.file.next(tags),
             Media::Stamped(profile) => {

@@ -32,7 +32,7 @@ const AAC_CONFIGURATION: &[u8] = &[0x11, 0x90];
 
 /// What every publisher of a run sends.
 #[derive(Debug)]
-pub(super) struct Profile {
+pub(crate) struct Profile {
     fps: u64,
     frames_per_gop: u64,
     keyframe_filler: Bytes,
@@ -49,7 +49,7 @@ pub(super) struct Position {
 }
 
 impl Profile {
-    pub(super) fn new(bits_per_second: u64, fps: u32, gop: Duration) -> Self {
+    pub(crate) fn new(bits_per_second: u64, fps: u32, gop: Duration) -> Self {
         let fps = u64::from(fps.max(1));
         let gop_ms = u64::try_from(gop.as_millis()).unwrap_or(u64::MAX);
         let frames_per_gop = (gop_ms.saturating_mul(fps) / 1000).clamp(1, 1_000_000);

@@ -36,11 +36,12 @@ pub(super) fn connector(trust: &TrustArguments, alpn: &[&[u8]]) -> anyhow::Resul
 }
 
 /// The name to check in a certificate. A URL writes IPv6 addresses in brackets, certificates and resolvers do not.
-pub(super) fn server_name(host: &str) -> anyhow::Result<ServerName<'static>> {
+pub(crate) fn server_name(host: &str) -> anyhow::Result<ServerName<'static>> {
     ServerName::try_from(host.to_owned()).with_context(|| format!("{host:?} is no host name"))
 }
 
-fn roots(trust: &TrustArguments) -> anyhow::Result<RootCertStore> {
+/// Those that `trust` names, or the system's.
+pub(crate) fn roots(trust: &TrustArguments) -> anyhow::Result<RootCertStore> {
     let certificates = match &trust.ca_file {
         Some(path) => CertificateDer::pem_file_iter(path)
             .and_then(Iterator::collect)
@@ -55,7 +56,7 @@ fn roots(trust: &TrustArguments) -> anyhow::Result<RootCertStore> {
 
 /// `--insecure`: checks that the server holds its certificate's key, not whose it is.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+pub(crate) struct Anyone(pub(crate) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(

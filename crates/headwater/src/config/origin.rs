@@ -27,6 +27,15 @@ pub(crate) struct OriginConfig {
     /// Where edges reach the relay port; `None`: where it listens.
     pub(crate) relay_advertise: Option<String>,
     pub(crate) relay_listen: SocketAddr,
+    /// `None`: no playback over RTMP.
+    pub(crate) rtmp: Option<RtmpConfig>,
+}
+
+/// Playback over RTMP.
+pub(crate) struct RtmpConfig {
+    /// `None`: without TLS.
+    pub(crate) certificate: Option<CertificateFiles>,
+    pub(crate) listen: SocketAddr,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,6 +50,7 @@ pub(super) struct Section {
     playback: Option<PlaybackSection>,
     playback_token_file: Option<PathBuf>,
     relay: Option<RelaySection>,
+    rtmp: Option<RtmpSection>,
     tenant: Option<String>,
     timing: Option<TimingSection>,
     zone: Option<String>,
@@ -67,6 +77,15 @@ struct RelaySection {
     listen: Option<Address>,
 }
 
+/// Not served where it is left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RtmpSection {
+    certificate: Option<PathBuf>,
+    listen: Option<Address>,
+    private_key: Option<PathBuf>,
+}
+
 defaulted_section! {
     /// What one stream may hold.
     LogSection => media::log::LogLimits {
@@ -82,6 +101,7 @@ defaulted_section! {
         streams_max: Count<usize>,
         subscribers_max: Count<usize>,
         http_connections_max: Count<usize>,
+        rtmp_connections_max: Count<usize>,
     }
 }
 
@@ -97,6 +117,9 @@ defaulted_section! {
         wait_for_stream_max: Time,
         http_request_timeout: Time,
         http_write_timeout: Time,
+        rtmp_handshake_timeout: Time,
+        rtmp_play_timeout: Time,
+        rtmp_write_timeout: Time,
     }
 }
 
@@ -124,6 +147,7 @@ impl Section {
         );
         let http = self.http.unwrap_or_default();
         let http_listen = check.required("origin.http.listen", http.listen);
+        let rtmp = self.rtmp.map(|rtmp| rtmp.finish(check));
         let grant_public_key_file = grant_keys(self.grant_public_key_file, check);
         let playback_token_file = playback_token(self.playback_token_file, check);
 
@@ -151,6 +175,26 @@ impl Section {
             playback_token_file: playback_token_file?,
             relay_advertise: relay.advertise.map(|advertise| advertise.0),
             relay_listen: relay_listen?.0,
+            rtmp: match rtmp {
+                Some(rtmp) => Some(rtmp?),
+                None => None,
+            },
+        })
+    }
+}
+
+impl RtmpSection {
+    fn finish(self, check: &mut Check) -> Option<RtmpConfig> {
+        let listen = check.required("origin.rtmp.listen", self.listen);
+        let secured = self.certificate.is_some() || self.private_key.is_some();
+        let certificate = secured
+            .then(|| shared::certificate("origin.rtmp", self.certificate, self.private_key, check));
+        Some(RtmpConfig {
+            certificate: match certificate {
+                Some(certificate) => Some(certificate?),
+                None => None,
+            },
+            listen: listen?.0,
         })
     }
 }

@@ -1,12 +1,19 @@
 //! `headwater origin`.
 
 use anyhow::Context as _;
-use origin::{Dependencies, Listeners, Origin};
-use runtime::{bearer::BearerCredentials, grpc::Listener, identity::Role};
+use origin::{Dependencies, Listeners, Origin, RtmpListener};
+use runtime::{
+    bearer::BearerCredentials, grpc::Listener, identity::Role, tls::ReloadingCertificate,
+};
 use serde_json::json;
 
 use super::{Wiring, public_certificate};
-use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
+use crate::{
+    cli::RoleArguments,
+    config::{self, RtmpConfig},
+    process::bind,
+    ready::ReadyFile,
+};
 
 pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let (shared, mut config) = config::origin(&arguments.config)?;
@@ -20,6 +27,10 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let relay = bind(config.relay_listen, "origin.relay.listen").await?;
     let playback = bind(config.playback_listen, "origin.playback.listen").await?;
     let http = bind(config.http_listen, "origin.http.listen").await?;
+    let rtmp = match &config.rtmp {
+        Some(rtmp) => Some(listen_rtmp(rtmp).await?),
+        None => None,
+    };
     // Not before the ports are ours: the file may be that of a process that has them.
     let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
     let certificate = public_certificate(&process, &config.playback_certificate)
@@ -36,6 +47,10 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         "relay": relay.local_addr()?.to_string(),
         "playback": playback.local_addr()?.to_string(),
         "http": http.local_addr()?.to_string(),
+        "rtmp": match &rtmp {
+            Some(rtmp) => Some(rtmp.listener.local_addr()?.to_string()),
+            None => None,
+        },
         "admin_url": process.admin_url(),
     });
     let dependencies = Dependencies {
@@ -54,6 +69,7 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         relay: Listener::Internal(relay, internal_tls, vec![Role::Edge]),
         playback: Listener::Public(playback, certificate),
         http,
+        rtmp,
     };
     process.started();
     ready_file.write(&ready)?;
@@ -66,4 +82,15 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
                 .context("the origin failed")
         })
         .await
+}
+
+async fn listen_rtmp(config: &RtmpConfig) -> anyhow::Result<RtmpListener> {
+    let listener = bind(config.listen, "origin.rtmp.listen").await?;
+    let certificate = config.certificate.as_ref().map(ReloadingCertificate::load);
+    Ok(RtmpListener {
+        certificate: certificate
+            .transpose()
+            .context("origin.rtmp.certificate cannot be used")?,
+        listener,
+    })
 }

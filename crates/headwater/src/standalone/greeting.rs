@@ -23,6 +23,7 @@ pub(super) struct Greeting {
     pub(super) grpc_url: String,
     playback_grpc_url: String,
     playback_token: String,
+    pull_url: String,
     rtmps_url: String,
     pub(super) stream_key: Option<String>,
 }
@@ -51,6 +52,7 @@ impl Greeting {
             grpc_url: grpc_url(addresses.grpc),
             playback_grpc_url: grpc_url(addresses.playback),
             playback_token: secrets.playback_token.clone(),
+            pull_url: pull_url(addresses.pull, &secrets.playback_token),
             rtmps_url: format!("rtmps://{}/{APP}", rtmps_host(addresses.rtmps)),
             stream_key: None,
         }
@@ -62,6 +64,7 @@ impl Greeting {
             "rtmps_url": self.rtmps_url,
             "stream_key": self.stream_key,
             "flv_url": self.flv_url,
+            "pull_url": self.pull_url,
             "grpc_url": self.grpc_url,
             "playback_grpc_url": self.playback_grpc_url,
             "api_token": self.api_token,
@@ -82,6 +85,7 @@ impl Greeting {
             ca_file,
             flv_url,
             grpc_url,
+            pull_url,
             rtmps_url,
             ..
         } = self;
@@ -112,6 +116,7 @@ Publish a test pattern with FFmpeg:
 
 Play it back, in another terminal:
     ffplay '{flv_url}'
+    ffplay '{pull_url}'
 
 Who publishes:  {headwater} sessions list{data_dir}
 Stream keys:    {headwater} keys list{data_dir}
@@ -130,6 +135,16 @@ fn grpc_url(address: SocketAddr) -> String {
         "https"
     };
     format!("{scheme}://{}", reachable(address))
+}
+
+/// The port serves without TLS on loopback alone, as the other one.
+fn pull_url(address: SocketAddr, token: &str) -> String {
+    let (scheme, host) = if address.ip().is_loopback() {
+        ("rtmp", address.to_string())
+    } else {
+        ("rtmps", rtmps_host(address))
+    };
+    format!("{scheme}://{host}/{APP}/{STREAM}?token={token}")
 }
 
 /// A name rather than an address where there is one: encoders send it as SNI and check the certificate against it.
@@ -164,5 +179,9 @@ mod tests {
         assert_eq!(grpc_url(address("127.0.0.1:7443")), "http://127.0.0.1:7443");
         assert_eq!(grpc_url(address("0.0.0.0:7443")), "https://127.0.0.1:7443");
         assert_eq!(grpc_url(address("192.0.2.7:1")), "https://192.0.2.7:1");
+        let url = pull_url(address("127.0.0.1:1936"), "t");
+        assert_eq!(url, "rtmp://127.0.0.1:1936/live/main?token=t");
+        let url = pull_url(address("0.0.0.0:1936"), "t");
+        assert_eq!(url, "rtmps://localhost:1936/live/main?token=t");
     }
 }

@@ -7,6 +7,7 @@ use crate::{FourCc, Part, PartType};
 pub(super) fn video(first: u8, mut reader: Reader<'_>) -> Result<Vec<Part>, FlvError> {
     let frame_type = first >> 4;
     if frame_type == FRAME_TYPE_COMMAND {
+        reader.u8()?;
         return Ok(Vec::new());
     }
     let codec = match first & 0x0f {
@@ -18,8 +19,11 @@ pub(super) fn video(first: u8, mut reader: Reader<'_>) -> Result<Vec<Part>, FlvE
         7 => return avc(frame_type, FourCc(*b"avc1"), reader),
         12 => return avc(frame_type, FourCc(*b"hvc1"), reader),
         13 => return avc(frame_type, FourCc(*b"av01"), reader),
-        _ => return Ok(Vec::new()),
+        number => return Err(FlvError::UnknownCodecNumber { number }),
     };
+    if reader.remaining() == 0 {
+        return Err(FlvError::Truncated);
+    }
     Ok(vec![part(
         &mut reader,
         codec,
@@ -44,7 +48,7 @@ fn avc(frame_type: u8, codec: FourCc, mut reader: Reader<'_>) -> Result<Vec<Part
             )]);
         }
         2 => PartType::SequenceEnd,
-        _ => return Ok(Vec::new()),
+        packet_type => return Err(FlvError::UnknownPacketType { packet_type }),
     };
     let composition_offset_ms = reader.i24()?;
     Ok(vec![part(
@@ -73,7 +77,7 @@ pub(super) fn audio(first: u8, mut reader: Reader<'_>) -> Result<Vec<Part>, FlvE
             let part_type = match reader.u8()? {
                 0 => PartType::SequenceHeader,
                 1 => PartType::Coded,
-                _ => return Ok(Vec::new()),
+                packet_type => return Err(FlvError::UnknownPacketType { packet_type }),
             };
             return Ok(vec![part(
                 &mut reader,
@@ -85,7 +89,7 @@ pub(super) fn audio(first: u8, mut reader: Reader<'_>) -> Result<Vec<Part>, FlvE
         }
         11 => FourCc(*b"spex"),
         13 => FourCc(*b"Opus"),
-        _ => return Ok(Vec::new()),
+        number => return Err(FlvError::UnknownCodecNumber { number }),
     };
     Ok(vec![part(&mut reader, codec, PartType::Coded, false, 0)])
 }
@@ -103,6 +107,7 @@ fn part(
         part_type,
         keyframe,
         composition_offset_ms,
+        timestamp_offset_ns: 0,
         offset: reader.offset(),
         length: reader.remaining(),
     }

@@ -38,10 +38,6 @@ impl<'a> Reader<'a> {
         Ok(FourCc(self.array()?))
     }
 
-    pub(super) fn skip(&mut self, bytes: usize) -> Result<(), FlvError> {
-        self.take(bytes).map(|_skipped| ())
-    }
-
     /// A reader of the next `bytes` alone; positions stay those of the whole body.
     pub(super) fn take(&mut self, bytes: usize) -> Result<Self, FlvError> {
         let end = self

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{FourCc, PartType};
+use crate::PartType;
 
 fn parsed(kind: FrameKind, body: &[u8]) -> Frame {
     parse(kind, 0, Bytes::copy_from_slice(body)).unwrap()
@@ -61,17 +61,12 @@ fn other_legacy_codecs_are_coded_media() {
 }
 
 #[test]
-fn what_is_unknown_or_empty_passes_through_without_parts() {
+fn silence_commands_and_script_data_have_no_parts() {
     for (kind, body) in [
         (FrameKind::Audio, &[][..]),
-        (FrameKind::Audio, &[0xf0, 1, 2]),
-        (FrameKind::Audio, &[0xaf, 9]),
-        (FrameKind::Audio, &[0x93, b'O', b'p', b'u', b's']),
         (FrameKind::Video, &[0x57, 0]),
         (FrameKind::Video, &[0xd1, 0]),
-        (FrameKind::Video, &[0x17, 7, 0]),
-        (FrameKind::Video, &[0x1f, 7, 0]),
-        (FrameKind::Video, &[0x9f, 1, 2, 3, 4, 5]),
+        (FrameKind::Video, &[0xd6, 0]),
         (FrameKind::Script, &[2, 0, 1, b'x']),
         (FrameKind::Script, &[]),
     ] {
@@ -79,6 +74,39 @@ fn what_is_unknown_or_empty_passes_through_without_parts() {
         assert_eq!(frame.body, body);
         assert_eq!(frame.parts, [], "{body:02x?}");
         assert!(!frame.keyframe());
+    }
+}
+
+#[test]
+fn hostile_50_what_nobody_defined_is_named_and_never_read() {
+    let video = FrameKind::Video;
+    let audio = FrameKind::Audio;
+    for (kind, body, reason) in [
+        (audio, &[0xf0, 1, 2][..], "unknown_codec"),
+        (audio, b"\x91flac\0", "unknown_codec"),
+        (audio, b"\x91opus\0", "unknown_codec"),
+        (video, b"\x91Opus\0", "unknown_codec"),
+        (video, &[0x1f, 7, 0], "unknown_codec"),
+        (audio, &[0xaf, 9], "unknown_packet_type"),
+        (audio, b"\x93Opus", "unknown_packet_type"),
+        (audio, b"\x9fOpus", "unknown_packet_type"),
+        (video, &[0x17, 7, 0], "unknown_packet_type"),
+        (video, &[0x9f, 1, 2, 3, 4, 5], "unknown_packet_type"),
+        (video, b"\x98avc1", "unknown_packet_type"),
+        (video, b"\x96\x31avc1\0", "unknown_packet_type"),
+        (audio, &[0x90], "truncated"),
+        (audio, b"\x90O", "truncated"),
+        (audio, b"\x90Opu", "truncated"),
+        (video, &[], "truncated"),
+        (video, &[0x17], "truncated"),
+        (video, &[0x12], "truncated"),
+        (video, &[0x57], "truncated"),
+        (video, &[0xd1], "truncated"),
+    ] {
+        let error = parse(kind, 0, Bytes::from_static(body)).unwrap_err();
+        assert_eq!(error.reason(), reason, "{body:02x?}");
+        let passed = parse_or_opaque(kind, 0, Bytes::from_static(body));
+        assert_eq!((&passed.body[..], passed.parts.len()), (body, 0));
     }
 }
 
@@ -142,13 +170,147 @@ fn multitrack_bodies_are_indexed_per_track() {
 }
 
 #[test]
-fn mod_ex_prefixes_are_passed_over() {
+fn every_packet_type_is_told_apart() {
+    use PartType::{Coded, Metadata, SequenceEnd, SequenceHeader};
+    for (packet_type, expected) in [
+        (0, SequenceHeader),
+        (1, Coded),
+        (2, SequenceEnd),
+        (3, Coded),
+        (4, Metadata),
+        (5, SequenceHeader),
+    ] {
+        for codec in enhanced::VIDEO_CODECS {
+            let one = [&[0x90 | packet_type][..], &codec.0, &[0; 4]].concat();
+            let one = only_part(FrameKind::Video, &one);
+            let wrapped = [&[0x96, packet_type][..], &codec.0, &[0; 5]].concat();
+            let wrapped = only_part(FrameKind::Video, &wrapped);
+            assert_eq!((one.part_type, one.codec), (expected, codec));
+            let place = Part {
+                offset: one.offset + 2,
+                ..one
+            };
+            assert_eq!(wrapped, place, "track 0 is track 0, wrapped or not");
+        }
+    }
+    for (packet_type, expected) in [
+        (0, SequenceHeader),
+        (1, Coded),
+        (2, SequenceEnd),
+        (4, Metadata),
+    ] {
+        for codec in enhanced::AUDIO_CODECS {
+            let one = [&[0x90 | packet_type][..], &codec.0, &[0; 4]].concat();
+            let one = only_part(FrameKind::Audio, &one);
+            assert_eq!((one.part_type, one.codec), (expected, codec));
+            assert_eq!((one.offset, one.length), (5, 4));
+        }
+    }
+}
+
+#[test]
+fn composition_times_belong_to_coded_frames_of_three_codecs() {
+    for (codec, offset) in [
+        (b"avc1", 8),
+        (b"hvc1", 8),
+        (b"vvc1", 8),
+        (b"av01", 5),
+        (b"vp08", 5),
+        (b"vp09", 5),
+    ] {
+        let body = [&[0xa1][..], codec, &[0xff, 0xff, 0xfe, 1]].concat();
+        let part = only_part(FrameKind::Video, &body);
+        let expected = if offset == 8 { -2 } else { 0 };
+        assert_eq!(
+            (part.offset, part.composition_offset_ms),
+            (offset, expected)
+        );
+    }
+    let many = parsed(
+        FrameKind::Video,
+        b"\x96\x21hvc1\x00\0\0\x04\0\0\x07xav01\x03\0\0\x01y",
+    );
+    let read: Vec<_> = many
+        .parts
+        .iter()
+        .map(|part| {
+            (
+                part.track,
+                part.composition_offset_ms,
+                part.payload(&many.body),
+            )
+        })
+        .collect();
+    assert_eq!(read, [(0, 7, &b"x"[..]), (3, 0, b"y")]);
+}
+
+#[test]
+fn metadata_may_have_the_command_frame_type_also_in_a_multitrack_body() {
+    let part = only_part(FrameKind::Video, b"\xd6\x04hvc1\x01\x02\0\x09colorInfo");
+    assert_eq!((part.part_type, part.track), (PartType::Metadata, 1));
+    let part = only_part(FrameKind::Video, b"\x84hvc1\x02\0\x09colorInfo");
+    assert_eq!(part.part_type, PartType::Metadata, "OBS sets frame type 0");
+}
+
+#[test]
+fn mod_ex_prefixes_are_read() {
     let part = only_part(FrameKind::Video, b"\x97\x02\x00\x00\x05\x01hvc1\0\0\0z");
     assert_eq!((part.keyframe, part.length), (true, 1));
+    assert_eq!(part.timestamp_offset_ns, 5);
+    let part = only_part(FrameKind::Audio, b"\x97\x02\x0f\x42\x3f\x01Opusz");
+    assert_eq!(part.timestamp_offset_ns, 999_999);
+    let part = only_part(FrameKind::Audio, b"\x97\x02\xff\xff\xff\x01Opusz");
+    assert_eq!(part.timestamp_offset_ns, TIMESTAMP_OFFSET_NS_MAX);
+    // Longer than its three bytes; then one that nobody defined; then multitrack.
+    let chained = b"\x97\x03\x00\x00\x09\xaa\x07\x00\x00\x16\x01avc1\x02\0\0\0q";
+    let part = only_part(FrameKind::Video, chained);
+    assert_eq!((part.track, part.timestamp_offset_ns), (2, 9));
     let mut long = vec![0x97, 0xff, 0x00, 0xff];
     long.extend([0; 256]);
     long.extend(b"\x03avc1q");
     assert_eq!(only_part(FrameKind::Video, &long).length, 1);
+}
+
+#[test]
+fn hostile_49_multitrack_and_mod_ex_stay_inside_their_limits() {
+    let reason = |body: Vec<u8>| {
+        parse(FrameKind::Video, 0, body.into())
+            .err()
+            .map(|error| error.reason())
+    };
+    // A size behind the end, and a second entry cut short.
+    assert_eq!(
+        reason(b"\x96\x11avc1\x01\xff\xff\xffx".to_vec()),
+        Some("truncated")
+    );
+    assert_eq!(
+        reason(b"\x96\x13avc1\x01\0\0\x01x\x02\0".to_vec()),
+        Some("truncated")
+    );
+    assert_eq!(
+        reason(b"\x96\x23avc1\x01\0\0\x01xavc".to_vec()),
+        Some("truncated")
+    );
+    // 256 ids in one message.
+    let ids = (0..=255).flat_map(|id| [id, 0, 0, 1, 9]);
+    let many = b"\x96\x13avc1".iter().copied().chain(ids).collect();
+    assert_eq!(reason(many), Some("tracks"));
+    assert_eq!(reason(b"\x96\x06\x96\x06avc1".to_vec()), Some("nested"));
+    assert_eq!(
+        reason(b"\x96\x07\x02\0\0\x01\x01avc1".to_vec()),
+        Some("nested")
+    );
+    // 100 000 prefixes; one that is too short for its type; 65 536 bytes that are not there.
+    let chain = [&[0x97][..], &[2, 0, 0, 0, 7].repeat(100_000)].concat();
+    assert_eq!(reason(chain), Some("mod_ex"));
+    assert_eq!(reason(b"\x97\x01\0\0\x01avc1z".to_vec()), Some("truncated"));
+    assert_eq!(
+        reason(b"\x97\xff\xff\xff\0\0\0".to_vec()),
+        Some("truncated")
+    );
+    // One track has no size: whatever follows is its payload.
+    let part = only_part(FrameKind::Video, b"\x96\x03avc1\xffxyz");
+    assert_eq!((part.track, part.length), (255, 3));
 }
 
 #[test]
@@ -175,7 +337,7 @@ fn bodies_that_contradict_themselves_are_errors() {
         error(FrameKind::Video, b"\x96\x06avc1"),
         FlvError::Nested { packet_type: 6 }
     );
-    let chain = [&[0x97][..], &[0, 0, 7].repeat(9)].concat();
+    let chain = [&[0x97][..], &[0, 0, 0x17].repeat(9)].concat();
     assert_eq!(error(FrameKind::Video, &chain), FlvError::TooManyModEx);
     let tracks = [&b"\x96\x10avc1"[..], &[0, 0, 0, 0].repeat(33)].concat();
     assert_eq!(error(FrameKind::Video, &tracks), FlvError::TooManyTracks);

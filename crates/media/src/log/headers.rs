@@ -1,6 +1,6 @@
 //! What a decoder needs before the first frame: latest metadata, and every track's sequence header and configuration.
 
-use crate::{Frame, FrameKind, Part, PartType, flv};
+use crate::{Frame, FrameKind, Part, PartType, Tracks, flv};
 
 /// Longest sequence header that is kept for late joiners, in bytes.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
@@ -13,6 +13,7 @@ pub const HEADERS_BYTES_MAX: usize = 512 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Headers {
     frames: Vec<Cached>,
+    tracks: Tracks,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,12 @@ enum Subject {
 impl Headers {
     /// What keeping them costs, in bytes: bodies, which may have left the log, and bookkeeping.
     pub(super) fn charged_bytes(&self) -> usize {
-        self.frames.iter().map(Cached::charged_bytes).sum()
+        let frames: usize = self.frames.iter().map(Cached::charged_bytes).sum();
+        frames.saturating_add(self.tracks.charged_bytes())
+    }
+
+    pub(super) fn tracks(&self) -> &Tracks {
+        &self.tracks
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Frame)> {
@@ -45,6 +51,9 @@ impl Headers {
 
     /// Whether [`update`](Self::update) would change anything: asked first, because the headers are shared.
     pub(super) fn changed_by(&self, frame: &Frame) -> bool {
+        if self.tracks.changed_by(frame) {
+            return true;
+        }
         let subjects = subjects(frame);
         if !subjects.is_empty() {
             // Some encoders repeat the same header with every keyframe.
@@ -68,6 +77,7 @@ impl Headers {
     }
 
     pub(super) fn update(&mut self, sequence: u64, frame: &Frame) {
+        self.tracks.update(frame);
         let subjects = subjects(frame);
         for cached in &mut self.frames {
             cached

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Entry, Log, Session, Token};
-use crate::Frame;
+use crate::{Frame, Tracks};
 
 /// What happens to a reader that falls behind the log's old end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Header {
     pub token: Token,
     /// Metadata and sequence headers with their sequences, in the publisher's order.
     pub headers: Vec<(u64, Frame)>,
+    /// The tracks that frames before those that follow have told of.
+    pub tracks: Tracks,
 }
 
 /// A lossless reader fell behind.
@@ -264,6 +266,7 @@ impl Entry {
                 .iter()
                 .map(|(sequence, frame)| (sequence, frame.clone()))
                 .collect(),
+            tracks: self.headers.tracks().clone(),
         }
     }
 }

@@ -618,3 +618,42 @@ fn who_has_not_read_a_cleared_log_gets_no_frames_any_more() {
         LagError { frames: 1 }
     );
 }
+
+#[test]
+fn hostile_47_output_never_goes_back_whatever_the_wire_says() {
+    let mut log = log(usize::MAX);
+    let mut unwrapper = crate::timestamp::Unwrapper::new();
+    let wires = [
+        0,
+        1 << 31,
+        0,
+        u32::MAX,
+        0,
+        0x7fff_ffff,
+        5,
+        5,
+        4,
+        0xff_ffff,
+        0xff_fffe,
+    ];
+    append(&mut log, video_header(1));
+    for wire in wires.into_iter().cycle().take(500) {
+        for mut frame in [keyframe(0), audio(0)] {
+            unwrapper.stamp(&mut frame, wire);
+            append(&mut log, frame);
+        }
+    }
+    let mut reader = log.reader(Class::Lossless, Start::Oldest);
+    let mut last = BTreeMap::new();
+    while let Some(event) = log.read(&mut reader, usize::MAX).unwrap() {
+        let Event::Frames(entries) = event else {
+            continue;
+        };
+        for Entry { frame, .. } in entries {
+            let before = last.insert(frame.kind, frame.timestamp_ms);
+            assert!(before.is_none_or(|before| before <= frame.timestamp_ms));
+            assert!((0..60_000).contains(&frame.timestamp_ms));
+        }
+    }
+    assert_eq!(last.len(), 2);
+}

@@ -151,9 +151,39 @@ pub struct Origin {
     #[serde(default = "Origin::drain_timeout_seconds")]
     #[schemars(range(min = 0, max = 604_800))]
     pub drain_timeout_seconds: i64,
+    /// Playback over RTMP, on port 1936 of the origins' Service.
+    #[serde(default)]
+    pub rtmp: RtmpPull,
     /// Changes to the pods.
     #[serde(default)]
     pub pod_template: PodTemplate,
+}
+
+/// Playback over RTMP.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RtmpPull {
+    /// Whether it is served.
+    #[serde(default = "RtmpPull::enabled")]
+    pub enabled: bool,
+    /// `rtmps://` alone, with the certificate of playback over gRPC; otherwise `rtmp://`, as HTTP-FLV is `http://`.
+    #[serde(default)]
+    pub tls: bool,
+}
+
+impl RtmpPull {
+    fn enabled() -> bool {
+        true
+    }
+}
+
+impl Default for RtmpPull {
+    fn default() -> Self {
+        Self {
+            enabled: Self::enabled(),
+            tls: false,
+        }
+    }
 }
 
 impl Origin {
@@ -171,6 +201,7 @@ impl Default for Origin {
         Self {
             replicas: Self::replicas(),
             drain_timeout_seconds: Self::drain_timeout_seconds(),
+            rtmp: RtmpPull::default(),
             pod_template: PodTemplate::default(),
         }
     }

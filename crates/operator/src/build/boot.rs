@@ -181,6 +181,8 @@ fn client_certificates(cluster: &ValidatedCluster) -> Value {
 }
 
 fn origin(cluster: &ValidatedCluster) -> Value {
+    let rtmp = &cluster.spec.origin.rtmp;
+    let of_rtmps = |name: &str| rtmp.tls.then(|| secret_file(name));
     json!({
         "relay": {"listen": Port::Relay.listen()},
         "playback": {
@@ -189,6 +191,11 @@ fn origin(cluster: &ValidatedCluster) -> Value {
             "private_key": secret_file("public/tls.key"),
         },
         "http": {"listen": Port::HttpFlv.listen()},
+        "rtmp": rtmp.enabled.then(|| json!({
+            "listen": Port::RtmpPull.listen(),
+            "certificate": of_rtmps("public/tls.crt"),
+            "private_key": of_rtmps("public/tls.key"),
+        })),
         "grant_public_key_file": secret_file("grant/grant.pub"),
         "playback_token_file": secret_file("playback/token"),
         "outage_policy": outage_policy(cluster),

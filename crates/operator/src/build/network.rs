@@ -77,10 +77,7 @@ fn origin(cluster: &ValidatedCluster) -> Rules {
     (
         vec![
             from(vec![tier(cluster, Component::Edge)], &[Port::Relay]),
-            from(
-                with_own_namespace(readers),
-                &[Port::Playback, Port::HttpFlv],
-            ),
+            from(with_own_namespace(readers), &Port::of_players(cluster)),
         ],
         Vec::new(),
     )

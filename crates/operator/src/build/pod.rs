@@ -137,9 +137,9 @@ fn container(
         ]),
         env: Some(environment(cluster, component)),
         ports: Some(
-            Port::of(component)
-                .iter()
-                .map(|port| port.of_container())
+            Port::of(cluster, component)
+                .into_iter()
+                .map(Port::of_container)
                 .collect(),
         ),
         resources: Some(resources(&cluster.spec, component)),

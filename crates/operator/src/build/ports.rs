@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use crate::names::Component;
+use crate::{names::Component, validate::ValidatedCluster};
 
 /// A port of a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,18 +24,30 @@ pub enum Port {
     Relay,
     /// Of an edge: for encoders, on RTMP's own number; the same as the other one.
     Rtmp,
+    /// Of an origin: RTMP for players.
+    RtmpPull,
     /// Of an edge: for encoders.
     Rtmps,
 }
 
 impl Port {
     /// Those of a tier.
-    pub fn of(component: Component) -> &'static [Self] {
-        match component {
-            Component::Control => &[Self::Api, Self::Internal, Self::Admin],
-            Component::Edge => &[Self::Rtmps, Self::Rtmp, Self::Admin],
-            Component::Origin => &[Self::Relay, Self::Playback, Self::HttpFlv, Self::Admin],
-        }
+    pub fn of(cluster: &ValidatedCluster, component: Component) -> Vec<Self> {
+        let own = match component {
+            Component::Control => vec![Self::Api, Self::Internal],
+            Component::Edge => vec![Self::Rtmps, Self::Rtmp],
+            Component::Origin => [vec![Self::Relay], Self::of_players(cluster)].concat(),
+        };
+        [own, vec![Self::Admin]].concat()
+    }
+
+    /// Those by which players and backends read.
+    pub(super) fn of_players(cluster: &ValidatedCluster) -> Vec<Self> {
+        let rtmp = cluster.spec.origin.rtmp.enabled.then_some(Self::RtmpPull);
+        [Self::Playback, Self::HttpFlv]
+            .into_iter()
+            .chain(rtmp)
+            .collect()
     }
 
     /// In pods and Services.
@@ -48,6 +60,7 @@ impl Port {
             Self::Playback => "playback",
             Self::Relay => "relay",
             Self::Rtmp => "rtmp",
+            Self::RtmpPull => "rtmp-pull",
             Self::Rtmps => "rtmps",
         }
     }
@@ -62,6 +75,7 @@ impl Port {
             Self::Playback => 7446,
             Self::Relay => 7444,
             Self::Rtmp => 1935,
+            Self::RtmpPull => 1936,
             Self::Rtmps => 8443,
         }
     }

@@ -84,9 +84,10 @@ fn origin(cluster: &ValidatedCluster) -> Service {
     let spec = ServiceSpec {
         cluster_ip: Some("None".to_owned()),
         ports: Some(
-            [Port::Relay, Port::Playback, Port::HttpFlv]
+            std::iter::once(Port::Relay)
+                .chain(Port::of_players(cluster))
                 .map(Port::of_service)
-                .into(),
+                .collect(),
         ),
         // A draining origin is not ready, and still serves the subscribers of its streams: its name must go on to
         // resolve. Edges find out by themselves which origins take sessions, from what these announce.

@@ -9,7 +9,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     runtime::controller::Action,
 };
-use runtime::identity;
+use runtime::{error::chain, identity};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -262,7 +262,7 @@ impl Pass<'_> {
                 .unwrap_or_default(),
             controls: &controls,
             sessions,
-            error: self.error.as_ref().map(ReconcileError::chain),
+            error: self.error.as_ref().map(|error| chain(error)),
         };
         let status = status::cluster_status(&seen, now);
         if !before.is_some_and(|before| status::same(before, &status)) {

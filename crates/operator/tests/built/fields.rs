@@ -66,6 +66,8 @@ fn cluster_fields() -> Vec<Field> {
         ("imagePullSecrets", json!([{"name": "a"}]), json!([])),
         ("origin.replicas", json!(1), json!(2)),
         ("origin.drainTimeoutSeconds", json!(1), json!(2)),
+        ("origin.rtmp.enabled", json!(true), json!(false)),
+        ("origin.rtmp.tls", json!(false), json!(true)),
         ("networkPolicy.enabled", json!(true), json!(false)),
         ("networkPolicy.apiFrom", peer.clone(), json!([])),
         ("networkPolicy.playbackFrom", peer.clone(), json!([])),

@@ -5,7 +5,7 @@
 
 mod tags;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use axum::{
     Router,
@@ -17,30 +17,19 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::Stream;
-use media::log::{Class, Event, Start};
-use registry::StreamId;
-use runtime::{
-    bearer::{BearerCredentials, BearerError},
-    shutdown::Shutdown,
-};
+use media::log::Event;
+use runtime::bearer::BearerError;
 use serde::Deserialize;
 
 use self::tags::Tags;
-use super::{READ_BYTES, valid_name};
-use crate::{
-    config::Config,
-    metrics::OutputLabels,
-    stream::{Next, Streams, Subscription, SubscriptionStart},
+use super::{
+    READ_BYTES,
+    players::{Players, Unavailable},
 };
-
-/// What the HTTP port needs. A cheap handle.
-#[derive(Clone)]
-pub(crate) struct FlvOutput {
-    pub(crate) config: Arc<Config>,
-    pub(crate) credentials: BearerCredentials,
-    pub(crate) shutdown: Shutdown,
-    pub(crate) streams: Streams,
-}
+use crate::{
+    metrics::OutputLabels,
+    stream::{Next, Subscription},
+};
 
 #[derive(Deserialize)]
 struct FlvQuery {
@@ -51,19 +40,19 @@ struct FlvQuery {
 /// Why there is no stream: a status and a sentence.
 type Refusal = (StatusCode, &'static str);
 
-pub(crate) fn router(output: FlvOutput) -> Router {
+pub(crate) fn router(players: Players) -> Router {
     Router::new()
         .route("/live/{*path}", get(play))
-        .with_state(output)
+        .with_state(players)
 }
 
 async fn play(
-    State(output): State<FlvOutput>,
+    State(players): State<Players>,
     Path(path): Path<String>,
     Query(query): Query<FlvQuery>,
     headers: HeaderMap,
 ) -> Response {
-    match output.attach(&path, &query, &headers).await {
+    match attach(&players, &path, &query, &headers).await {
         Ok(subscription) => (
             [
                 (header::CONTENT_TYPE, "video/x-flv"),
@@ -76,68 +65,56 @@ async fn play(
     }
 }
 
-impl FlvOutput {
-    async fn attach(
-        &self,
-        path: &str,
-        query: &FlvQuery,
-        headers: &HeaderMap,
-    ) -> Result<Subscription, Refusal> {
-        self.check_credential(query, headers)?;
-        let (app, name) = path
-            .strip_suffix(".flv")
-            .and_then(|path| path.rsplit_once('/'))
-            .filter(|(app, name)| valid_name(app) && valid_name(name))
-            .ok_or((
+async fn attach(
+    players: &Players,
+    path: &str,
+    query: &FlvQuery,
+    headers: &HeaderMap,
+) -> Result<Subscription, Refusal> {
+    check_credential(players, query, headers)?;
+    let (app, name) = path
+        .strip_suffix(".flv")
+        .and_then(|path| path.rsplit_once('/'))
+        .unwrap_or_default();
+    let wait = Duration::from_secs(query.wait.unwrap_or_default());
+    players
+        .attach(app, name, wait, OutputLabels::FLV)
+        .await
+        .map_err(|unavailable| match unavailable {
+            Unavailable::Full => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this origin takes no more players",
+            ),
+            Unavailable::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "this origin is leaving"),
+            Unavailable::NotLive => (StatusCode::NOT_FOUND, "no such stream is live"),
+            Unavailable::Unnamed => (
                 StatusCode::NOT_FOUND,
                 "a stream is at /live/{app}/{stream}.flv",
-            ))?;
-        let admitted = self.streams.admit_subscriber().ok_or((
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this origin takes no more players",
-        ))?;
-        let wait = Duration::from_secs(query.wait.unwrap_or_default())
-            .min(self.config.timing.wait_for_stream_max);
-        let stream_id = StreamId::derive(&self.config.tenant, app, name);
-        let deadline = tokio::time::Instant::now() + wait;
-        let (stream, waited) = tokio::select! {
-            biased;
-            found = self.streams.wait(stream_id, deadline) => {
-                found.ok_or((StatusCode::NOT_FOUND, "no such stream is live"))?
-            }
-            () = self.shutdown.draining() => {
-                return Err((StatusCode::SERVICE_UNAVAILABLE, "this origin is leaving"));
-            }
-        };
-        Ok(stream.subscribe(SubscriptionStart {
-            admitted,
-            class: Class::Live,
-            start: if waited {
-                Start::Oldest
-            } else {
-                Start::CurrentGop
-            },
-            labels: OutputLabels::FLV,
-        }))
-    }
-
-    fn check_credential(&self, query: &FlvQuery, headers: &HeaderMap) -> Result<(), Refusal> {
-        let checked = match &query.token {
-            Some(token) => self.credentials.check(token),
-            None => {
-                let header = headers.get(header::AUTHORIZATION);
-                self.credentials
-                    .check_header(header.map(|value| value.as_bytes()))
-            }
-        };
-        checked.map_err(|error| {
-            let text = match error {
-                BearerError::Invalid => "the token is not valid",
-                BearerError::Missing => "a token is required: ?token=…",
-            };
-            (StatusCode::UNAUTHORIZED, text)
+            ),
         })
-    }
+}
+
+fn check_credential(
+    players: &Players,
+    query: &FlvQuery,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
+    let checked = match &query.token {
+        Some(token) => players.credentials.check(token),
+        None => {
+            let header = headers.get(header::AUTHORIZATION);
+            players
+                .credentials
+                .check_header(header.map(|value| value.as_bytes()))
+        }
+    };
+    checked.map_err(|error| {
+        let text = match error {
+            BearerError::Invalid => "the token is not valid",
+            BearerError::Missing => "a token is required: ?token=…",
+        };
+        (StatusCode::UNAUTHORIZED, text)
+    })
 }
 
 fn body(subscription: Subscription) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {

@@ -7,6 +7,7 @@ use media::log::{Class, Event, Header, Start};
 use proto::{
     error::status,
     frames::{Parts, batches},
+    tracks::tracks_to_proto,
     v1::{
         DeliveryClass, FrameBatch, SubscribeEvent, SubscribeRequest,
         playback_service_server::PlaybackService,
@@ -219,6 +220,7 @@ fn header_message(header: &Header, broadcast_id: &str) -> Message {
         attempt: header.token.attempt,
         // The log keeps less than a batch of headers.
         headers: batches(frames, Parts::Included).into_iter().next(),
+        tracks: tracks_to_proto(&header.tracks),
     })
 }
 

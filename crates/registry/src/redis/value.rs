@@ -5,8 +5,8 @@ use std::time::Duration;
 use redis::Value;
 
 use crate::{
-    ClaimOutcome, EdgeName, Home, ID_BYTES_MAX, InvalidId, Lease, LeaseStats, Origin, OriginName,
-    RegistryError, RenewalOutcome, SessionId, Slot, StreamId,
+    ClaimOutcome, EdgeName, Home, ID_BYTES_MAX, InvalidId, LEASE_TRACKS_MAX, Lease, LeaseStats,
+    LeaseTrack, Origin, OriginName, RegistryError, RenewalOutcome, SessionId, Slot, StreamId,
 };
 
 /// Fields of a lease, in the order in which [`lease`] reads them.
@@ -193,10 +193,17 @@ pub(super) fn time_ms(reply: Value) -> Result<u64, RegistryError> {
     Ok(seconds.saturating_mul(1000).saturating_add(micros / 1000))
 }
 
-/// What `lease` reads: JSON, with long texts cut.
+/// What `lease` reads: JSON, with long texts cut; without tracks where they would make it too long.
 pub(super) fn encode_stats(stats: &LeaseStats) -> String {
     // Texts and numbers: nothing that JSON could refuse.
-    serde_json::to_string(&bounded(stats.clone())).unwrap_or_default()
+    let json = |stats: &LeaseStats| serde_json::to_string(stats).unwrap_or_default();
+    let mut stats = bounded(stats.clone());
+    let whole = json(&stats);
+    if whole.len() <= STATS_BYTES_MAX {
+        return whole;
+    }
+    stats.tracks.clear();
+    json(&stats)
 }
 
 fn stats_of(json: Option<&str>) -> Result<LeaseStats, RegistryError> {
@@ -223,7 +230,13 @@ fn bounded(stats: LeaseStats) -> LeaseStats {
         received_bytes,
         video_codec,
         audio_codec,
+        tracks,
     } = stats;
+    let track = |track: LeaseTrack| LeaseTrack {
+        codec: cut(track.codec),
+        codec_string: cut(track.codec_string),
+        ..track
+    };
     LeaseStats {
         tenant: cut(tenant),
         app: cut(app),
@@ -235,6 +248,11 @@ fn bounded(stats: LeaseStats) -> LeaseStats {
         received_bytes,
         video_codec: cut(video_codec),
         audio_codec: cut(audio_codec),
+        tracks: tracks
+            .into_iter()
+            .take(LEASE_TRACKS_MAX)
+            .map(track)
+            .collect(),
     }
 }
 
@@ -300,3 +318,65 @@ const STATS_TEXT_BYTES_MAX: usize = 256;
 
 /// All of them, each byte escaped, and the rest.
 const STATS_BYTES_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn track(id: u8) -> LeaseTrack {
+        LeaseTrack {
+            video: id < 16,
+            id: id % 16,
+            codec: "hvc1".to_owned(),
+            codec_string: "hvc1.2.4.L153.90".to_owned(),
+            profile: 2,
+            level: 153,
+            width: 3840,
+            height: 2160,
+            frame_rate: (60_000, 1001),
+            bit_depth: 10,
+            transfer_characteristics: 16,
+            sample_rate: 48_000,
+            channels: 8,
+        }
+    }
+
+    #[test]
+    fn stats_of_older_and_newer_processes_are_read() {
+        let older = r#"{"tenant":"default","video_codec":"avc1"}"#;
+        let read = stats_of(Some(older)).unwrap();
+        assert_eq!((read.video_codec.as_str(), read.tracks.len()), ("avc1", 0));
+        let newer = r#"{"tenant":"default","tracks":[{"id":3,"codec":"avc1","new":1}],"new":{}}"#;
+        let read = stats_of(Some(newer)).unwrap();
+        assert_eq!((read.tracks[0].id, read.tracks[0].video), (3, false));
+        // What an older process reads: nothing that it knows is missing or of another kind.
+        let stats = LeaseStats {
+            video_codec: "hvc1".to_owned(),
+            tracks: vec![track(0)],
+            ..LeaseStats::default()
+        };
+        let written: serde_json::Value = serde_json::from_str(&encode_stats(&stats)).unwrap();
+        assert_eq!(written["video_codec"], "hvc1");
+    }
+
+    #[test]
+    fn every_track_fits_and_what_does_not_leaves_the_rest_readable() {
+        let mut stats = LeaseStats {
+            encoder: "OBS".to_owned(),
+            tracks: (0..40).map(track).collect(),
+            ..LeaseStats::default()
+        };
+        let read = stats_of(Some(&encode_stats(&stats))).unwrap();
+        assert_eq!(read.tracks, stats.tracks[..LEASE_TRACKS_MAX]);
+        let control = "\u{1}".repeat(STATS_TEXT_BYTES_MAX);
+        stats.encoder = control.clone();
+        for text in [&mut stats.tenant, &mut stats.app, &mut stats.name] {
+            text.clone_from(&control);
+        }
+        for text in [&mut stats.stream_key_id, &mut stats.client_address] {
+            text.clone_from(&control);
+        }
+        let read = stats_of(Some(&encode_stats(&stats))).unwrap();
+        assert_eq!((read.encoder, read.tracks.len()), (control, 0));
+    }
+}

@@ -9,8 +9,8 @@ use std::{
 };
 
 use registry::{
-    Claim, ClaimOutcome, EdgeName, Home, Lease, LeaseStats, MemoryRegistry, OriginName, Owner,
-    Policy, Registry, Renewal, RenewalOutcome, SessionId, Slot, StreamId,
+    Claim, ClaimOutcome, EdgeName, Home, Lease, LeaseStats, LeaseTrack, MemoryRegistry, OriginName,
+    Owner, Policy, Registry, Renewal, RenewalOutcome, SessionId, Slot, StreamId,
 };
 
 use crate::server::RedisServer;
@@ -171,6 +171,14 @@ pub(crate) fn stats(encoder: &str) -> LeaseStats {
         received_bytes: (1 << 53) + 1,
         video_codec: "avc1".to_owned(),
         audio_codec: String::new(),
+        tracks: vec![LeaseTrack {
+            video: true,
+            codec: "avc1".to_owned(),
+            codec_string: "avc1.64001F".to_owned(),
+            width: 1280,
+            frame_rate: (30_000, 1001),
+            ..LeaseTrack::default()
+        }],
     }
 }
 

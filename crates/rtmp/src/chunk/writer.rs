@@ -1,6 +1,9 @@
 //! Cuts messages into chunks.
 
-use bytes::{BufMut, BytesMut};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{DEFAULT_CHUNK_BYTES, EXTENDED};
 
@@ -13,6 +16,9 @@ pub struct ChunkWriter {
     chunk_bytes: usize,
     streams: Vec<WrittenStream>,
 }
+
+/// Larger pieces of a shared body go out as they are.
+const GATHERED_BYTES_MAX: usize = 16 * 1024;
 
 struct WrittenStream {
     id: u32,
@@ -42,18 +48,66 @@ impl ChunkWriter {
         body: &[u8],
         output: &mut BytesMut,
     ) {
-        let body = body.get(..crate::limits::MESSAGE_BYTES).unwrap_or(body);
         let chunks = body.len() / self.chunk_bytes + 1;
         output.reserve(body.len() + 18 + chunks * 7);
-        let extended = self.write_header(chunk_stream_id, header, body.len(), output);
-        let mut pieces = body.chunks(self.chunk_bytes);
-        output.put_slice(pieces.next().unwrap_or_default());
-        for piece in pieces {
+        self.write_chunks(
+            chunk_stream_id,
+            header,
+            body.len(),
+            output,
+            |range, output| {
+                output.put_slice(body.get(range).unwrap_or_default());
+            },
+        );
+    }
+
+    /// As [`write`](Self::write), but what is large of a body is not copied: it goes to the end of `ready` by itself,
+    /// behind what was gathered in `output` so far.
+    pub fn write_shared(
+        &mut self,
+        chunk_stream_id: u32,
+        header: MessageHeader,
+        body: &Bytes,
+        output: &mut BytesMut,
+        ready: &mut VecDeque<Bytes>,
+    ) {
+        self.write_chunks(
+            chunk_stream_id,
+            header,
+            body.len(),
+            output,
+            |range, output| {
+                if range.len() > GATHERED_BYTES_MAX {
+                    ready.push_back(output.split().freeze());
+                    ready.push_back(body.slice(range));
+                } else {
+                    output.put_slice(body.get(range).unwrap_or_default());
+                }
+            },
+        );
+    }
+
+    /// Headers go to `output`, and `put` puts each piece of the body behind them.
+    fn write_chunks(
+        &mut self,
+        chunk_stream_id: u32,
+        header: MessageHeader,
+        body_bytes: usize,
+        output: &mut BytesMut,
+        mut put: impl FnMut(Range<usize>, &mut BytesMut),
+    ) {
+        let bytes = body_bytes.min(crate::limits::MESSAGE_BYTES);
+        let extended = self.write_header(chunk_stream_id, header, bytes, output);
+        let mut end = bytes.min(self.chunk_bytes);
+        put(0..end, output);
+        while end < bytes {
             put_basic_header(3, chunk_stream_id, output);
             if let Some(timestamp) = extended {
                 output.put_u32(timestamp);
             }
-            output.put_slice(piece);
+            let next = bytes.min(end.saturating_add(self.chunk_bytes));
+            put(end..next, output);
+            end = next;
         }
     }
 

@@ -9,8 +9,7 @@ use super::{
 use crate::amf0::Value;
 use crate::command::{self, Command};
 use crate::limits::{
-    AMF_NODES, APP_BYTES, ENCODER_CHARACTERS, MESSAGE_STREAMS, NAME_BYTES, TC_URL_BYTES,
-    UNPUBLISHED_AMF_NODES,
+    AMF_NODES, APP_BYTES, ENCODER_CHARACTERS, NAME_BYTES, TC_URL_BYTES, UNPUBLISHED_AMF_NODES,
 };
 use crate::{Message, ProtocolError, PublishPath};
 
@@ -44,7 +43,10 @@ impl ServerSession {
             b"connect" => {
                 self.refuse_connect(command.transaction, "This connection is already connected.");
             }
-            b"createStream" => self.create_stream(&command)?,
+            b"createStream" => {
+                self.message_streams
+                    .create(command.transaction, &mut self.link)?;
+            }
             b"publish" => self.publish(&command, message_stream_id),
             b"play" => self.refuse_play(
                 self.message_streams.only().unwrap_or(message_stream_id),
@@ -54,7 +56,10 @@ impl ServerSession {
             b"FCUnpublish" => self.fc_unpublish(&command, now),
             b"closeStream" => self.close_stream(message_stream_id, now),
             b"deleteStream" => self.delete_stream(&command, now),
-            b"getStreamLength" => self.send_result(command.transaction, Value::Number(0.0)),
+            b"getStreamLength" => {
+                self.link
+                    .send_result(command.transaction, Value::Number(0.0));
+            }
             b"releaseStream" => self.answer(&command, Value::Undefined),
             b"onStatus" | b"_result" | b"_error" => {}
             // An `_error` would make FFmpeg give up.
@@ -87,43 +92,18 @@ impl ServerSession {
             self.refuse_connect(command.transaction, &refusal.description);
             return;
         }
-        let text = |keys: &[&str]| {
-            keys.iter()
-                .find_map(|key| command.object.property(key)?.as_bytes())
-                .unwrap_or_default()
-        };
-        let app = text(&["app"]);
-        let tc_url = text(&["tcUrl", "tcurl"]);
-        if app.len() > APP_BYTES || tc_url.len() > TC_URL_BYTES {
-            self.refuse_connect(command.transaction, "The server URL is too long.");
+        let Some(connect) = ConnectRequest::read(command) else {
+            self.refuse_connect(command.transaction, URL_TOO_LONG);
             return;
-        }
-        let caps_ex = command.object.property("capsEx").and_then(Value::as_number);
-        self.connect = ConnectRequest {
-            app: String::from_utf8_lossy(app).into_owned(),
-            tc_url: String::from_utf8_lossy(tc_url).into_owned(),
-            flash_ver: printable(text(&["flashVer"])),
-            caps_ex: caps_ex.map(command::integer).unwrap_or_default(),
         };
+        self.connect = connect;
         self.phase = Phase::Connected;
         self.deadlines.connected(now);
-        self.send_connected(command.transaction);
-    }
-
-    fn create_stream(&mut self, command: &Command<'_>) -> Result<(), ProtocolError> {
-        let id = self
-            .message_streams
-            .create()
-            .ok_or(ProtocolError::TooManyMessageStreams {
-                limit: MESSAGE_STREAMS,
-            })?;
-        self.send_result(command.transaction, Value::Number(f64::from(id)));
-        Ok(())
+        self.link.send_connected(command.transaction, &self.config);
     }
 
     fn publish(&mut self, command: &Command<'_>, message_stream_id: u32) {
-        let known = Some(message_stream_id).filter(|id| self.message_streams.contains(*id));
-        let Some(id) = known.or_else(|| self.message_streams.only()) else {
+        let Some(id) = self.message_streams.meant(message_stream_id) else {
             let description = "The publish names a stream that createStream did not return.";
             self.refuse_publish(message_stream_id, refusal(description));
             return;
@@ -157,14 +137,16 @@ impl ServerSession {
     fn fc_publish(&mut self, command: &Command<'_>) {
         self.answer(command, Value::Undefined);
         let name = name_argument(command);
-        self.send_fc("onFCPublish", "NetStream.Publish.Start", name);
+        self.link
+            .send_fc("onFCPublish", "NetStream.Publish.Start", name);
     }
 
     /// Ends our own publish only, whatever it names.
     fn fc_unpublish(&mut self, command: &Command<'_>, now: Instant) {
         self.answer(command, Value::Undefined);
         let name = name_argument(command);
-        self.send_fc("onFCUnpublish", "NetStream.Unpublish.Success", name);
+        self.link
+            .send_fc("onFCUnpublish", "NetStream.Unpublish.Success", name);
         let is_ours = |published: &Published| name.is_empty() || published.name.is(name);
         self.end_publish(EndCause::FcUnpublish, now, is_ours);
     }
@@ -213,8 +195,34 @@ impl ServerSession {
 
     fn answer(&mut self, command: &Command<'_>, result: Value<'_>) {
         if command.wants_answer() {
-            self.send_result(command.transaction, result);
+            self.link.send_result(command.transaction, result);
         }
+    }
+}
+
+/// Said where [`ConnectRequest::read`] gives nothing.
+pub(super) const URL_TOO_LONG: &str = "The server URL is too long.";
+
+impl ConnectRequest {
+    /// `None`: its URL is too long.
+    pub(super) fn read(command: &Command<'_>) -> Option<Self> {
+        let text = |keys: &[&str]| {
+            keys.iter()
+                .find_map(|key| command.object.property(key)?.as_bytes())
+                .unwrap_or_default()
+        };
+        let app = text(&["app"]);
+        let tc_url = text(&["tcUrl", "tcurl"]);
+        if app.len() > APP_BYTES || tc_url.len() > TC_URL_BYTES {
+            return None;
+        }
+        let caps_ex = command.object.property("capsEx").and_then(Value::as_number);
+        Some(Self {
+            app: String::from_utf8_lossy(app).into_owned(),
+            tc_url: String::from_utf8_lossy(tc_url).into_owned(),
+            flash_ver: printable(text(&["flashVer"])),
+            caps_ex: caps_ex.map(command::integer).unwrap_or_default(),
+        })
     }
 }
 
@@ -234,7 +242,7 @@ fn without_query(name: &[u8]) -> &[u8] {
 }
 
 /// What FCPublish and FCUnpublish name, for the answer that repeats it.
-fn name_argument<'a>(command: &Command<'a>) -> &'a [u8] {
+pub(super) fn name_argument<'a>(command: &Command<'a>) -> &'a [u8] {
     let name = command.argument(0).and_then(Value::as_bytes);
     let name = name.unwrap_or_default();
     name.get(..NAME_BYTES).unwrap_or(name)

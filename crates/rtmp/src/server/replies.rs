@@ -3,10 +3,11 @@
 //! A status for a publish carries the message stream id that createStream gave; an error always has a description
 //! (OBS 29 crashes without one); `onBWDone` is never sent, clients would answer it with `_checkbw`.
 
-use super::{Rejection, ServerSession};
+use super::{Rejection, ServerConfig, ServerSession};
 use crate::amf0::{Value, encode};
 use crate::chunk::MessageHeader;
 use crate::limits::DESCRIPTION_BYTES;
+use crate::link::Link;
 use crate::message::message_type;
 
 /// Chunk streams: replies to commands, and statuses of a message stream.
@@ -16,13 +17,14 @@ const STATUS_CHUNK_STREAM: u32 = 5;
 /// The one code for a refused publish: OBS, librtmp, GStreamer and HaishinKit know it.
 const BAD_NAME: &str = "NetStream.Publish.BadName";
 
-impl ServerSession {
+/// What publishers and players are told alike.
+impl Link {
     /// Everything that follows `connect`, in one write.
-    pub(super) fn send_connected(&mut self, transaction: f64) {
-        self.link.start_answering();
-        self.link.send_window_size(self.config.window_bytes);
-        self.link.send_peer_bandwidth(self.config.window_bytes);
-        self.link.send_chunk_size(self.config.chunk_bytes_out);
+    pub(super) fn send_connected(&mut self, transaction: f64, config: &ServerConfig) {
+        self.start_answering();
+        self.send_window_size(config.window_bytes);
+        self.send_peer_bandwidth(config.window_bytes);
+        self.send_chunk_size(config.chunk_bytes_out);
         // E-RTMP: 4 = can forward. Bodies pass untouched, whatever the codec.
         let forward_all = || Value::object([("*", Value::Number(4.0))]);
         self.send_command(&[
@@ -43,17 +45,14 @@ impl ServerSession {
         ]);
     }
 
-    /// Refuses `connect`; the driver then closes. Some clients wait for that, OBS among them.
-    pub(super) fn refuse_connect(&mut self, transaction: f64, description: &str) {
+    /// Refuses `connect`; the connection must then be closed.
+    pub(super) fn send_connect_error(&mut self, transaction: f64, description: &str) {
         self.send_command(&[
             Value::text("_error"),
             Value::Number(transaction),
             Value::Null,
             status("error", "NetConnection.Connect.Rejected", description),
         ]);
-        self.closing = Some(Rejection {
-            description: description.to_owned(),
-        });
     }
 
     pub(super) fn send_result(&mut self, transaction: f64, result: Value<'_>) {
@@ -78,16 +77,50 @@ impl ServerSession {
         ]);
     }
 
+    pub(super) fn send_status(&mut self, message_stream_id: u32, status: Value<'_>) {
+        let body = encode(&[
+            Value::text("onStatus"),
+            Value::Number(0.0),
+            Value::Null,
+            status,
+        ]);
+        let header = MessageHeader {
+            type_id: message_type::COMMAND_AMF0,
+            timestamp: 0,
+            message_stream_id,
+        };
+        self.send(STATUS_CHUNK_STREAM, header, &body);
+    }
+
+    fn send_command(&mut self, values: &[Value<'_>]) {
+        let header = MessageHeader {
+            type_id: message_type::COMMAND_AMF0,
+            timestamp: 0,
+            message_stream_id: 0,
+        };
+        self.send(COMMAND_CHUNK_STREAM, header, &encode(values));
+    }
+}
+
+impl ServerSession {
+    /// Refuses `connect`; the driver then closes. Some clients wait for that, OBS among them.
+    pub(super) fn refuse_connect(&mut self, transaction: f64, description: &str) {
+        self.link.send_connect_error(transaction, description);
+        self.closing = Some(Rejection {
+            description: description.to_owned(),
+        });
+    }
+
     pub(super) fn send_publish_start(&mut self, message_stream_id: u32) {
         self.link.send_stream_begin(message_stream_id);
-        self.send_status(
+        self.link.send_status(
             message_stream_id,
             status("status", "NetStream.Publish.Start", "Publishing."),
         );
     }
 
     pub(super) fn send_unpublished(&mut self, message_stream_id: u32) {
-        self.send_status(
+        self.link.send_status(
             message_stream_id,
             status("status", "NetStream.Unpublish.Success", "Unpublished."),
         );
@@ -100,12 +133,13 @@ impl ServerSession {
     }
 
     pub(super) fn send_bad_name(&mut self, message_stream_id: u32, description: &str) {
-        self.send_status(message_stream_id, status("error", BAD_NAME, description));
+        self.link
+            .send_status(message_stream_id, status("error", BAD_NAME, description));
     }
 
     /// Refuses a play; the driver then closes.
     pub(super) fn refuse_play(&mut self, message_stream_id: u32, description: &str) {
-        self.send_status(
+        self.link.send_status(
             message_stream_id,
             status("error", "NetStream.Play.Failed", description),
         );
@@ -116,39 +150,14 @@ impl ServerSession {
 
     /// Ends a live publish: FFmpeg stops at the level, OBS needs the close that follows.
     pub(super) fn send_failure(&mut self, message_stream_id: u32, description: &str) {
-        self.send_status(
+        self.link.send_status(
             message_stream_id,
             status("error", "NetStream.Failed", description),
         );
     }
-
-    fn send_status(&mut self, message_stream_id: u32, status: Value<'_>) {
-        let body = encode(&[
-            Value::text("onStatus"),
-            Value::Number(0.0),
-            Value::Null,
-            status,
-        ]);
-        let header = MessageHeader {
-            type_id: message_type::COMMAND_AMF0,
-            timestamp: 0,
-            message_stream_id,
-        };
-        self.link.send(STATUS_CHUNK_STREAM, header, &body);
-    }
-
-    fn send_command(&mut self, values: &[Value<'_>]) {
-        let header = MessageHeader {
-            type_id: message_type::COMMAND_AMF0,
-            timestamp: 0,
-            message_stream_id: 0,
-        };
-        self.link
-            .send(COMMAND_CHUNK_STREAM, header, &encode(values));
-    }
 }
 
-fn status<'a>(level: &'a str, code: &'a str, description: &'a str) -> Value<'a> {
+pub(super) fn status<'a>(level: &'a str, code: &'a str, description: &'a str) -> Value<'a> {
     let end = description.floor_char_boundary(DESCRIPTION_BYTES);
     let description = match description.get(..end) {
         None | Some("") => "Refused.",

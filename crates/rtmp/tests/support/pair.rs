@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rtmp::limits::Limits;
 use rtmp::{
-    ClientConfig, ClientEvent, ClientSession, ProtocolError, Rejection, ServerConfig, ServerEvent,
-    ServerSession, StreamKeyText,
+    ClientConfig, ClientEvent, ClientSession, ProtocolError, Purpose, Rejection, ServerConfig,
+    ServerEvent, ServerSession, StreamKeyText,
 };
 
 use super::wire::start;
@@ -41,6 +41,7 @@ impl Pair {
     pub fn with(chunk_bytes_out: u32, limits: Limits) -> Self {
         let now = start();
         let client = ClientConfig {
+            purpose: Purpose::Publish,
             app: "live".to_owned(),
             tc_url: "rtmp://localhost/live".to_owned(),
             name: StreamKeyText::new("key".to_owned()),

@@ -22,7 +22,7 @@ use tonic::{Code, Status, transport::Channel};
 use tracing::debug;
 
 use super::{Target, channel};
-use crate::resolve::keep_resolved;
+use crate::{error::chain, resolve::keep_resolved};
 
 /// One attempt of a call; two of them fit into an encoder's patience (Authorize has 2.5 s).
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1200);
@@ -169,16 +169,6 @@ impl Endpoint {
 /// A status with a source was made on this side: the connection failed, the peer said nothing.
 fn is_unreachable(status: &Status) -> bool {
     status.code() == Code::Unavailable || status.source().is_some()
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text = format!("{text}: {error}");
-        next = error.source();
-    }
-    text
 }
 
 async fn resolve(shared: Arc<Shared>) {

@@ -8,53 +8,31 @@ use media::{
     log::{Entry, Header},
 };
 
+use crate::output::timeline::Timeline;
+
 /// One player's file: its header is written with the first frames.
 #[derive(Debug, Default)]
 pub(super) struct Tags {
-    /// What stands at the file's zero, in output milliseconds; `None` before the first frame.
-    base_ms: Option<i64>,
-    /// Due before the next frame.
-    headers: Vec<Frame>,
+    timeline: Timeline,
 }
 
-/// A stream that is this young keeps its own time: it starts near zero anyway.
-const YOUNG_MS: i64 = 1000;
-/// A player that joins late starts at this, not at zero: audio that belongs to the keyframe may be a little earlier.
-const REBASE_MARGIN_MS: i64 = 500;
 /// Bodies from here on go out as they are; smaller ones are gathered.
 const GATHERED_BODY_BYTES_MAX: usize = 16 * 1024;
 
 impl Tags {
     /// What a decoder needs before the frames that follow.
     pub(super) fn header(&mut self, header: Header) {
-        self.headers = header.headers.into_iter().map(|(_, frame)| frame).collect();
+        self.timeline.header(header);
     }
 
     pub(super) fn write(&mut self, entries: &[Entry], out: &mut VecDeque<Bytes>) {
-        let Some(first) = entries.first() else {
-            return;
-        };
         let mut gathered = BytesMut::new();
-        let first_ms = first.frame.timestamp_ms;
-        let base_ms = match self.base_ms {
-            Some(base_ms) => base_ms,
-            None => {
-                gathered.put_slice(&self.file_header(entries));
-                let base_ms = if (0..=YOUNG_MS).contains(&first_ms) {
-                    0
-                } else {
-                    first_ms.saturating_sub(REBASE_MARGIN_MS)
-                };
-                *self.base_ms.insert(base_ms)
-            }
-        };
-        for frame in std::mem::take(&mut self.headers) {
-            write_tag(&frame, first_ms.saturating_sub(base_ms), &mut gathered, out);
+        if !self.timeline.has_begun() && !entries.is_empty() {
+            gathered.put_slice(&self.file_header(entries));
         }
-        for Entry { frame, .. } in entries {
-            let timestamp_ms = frame.timestamp_ms.saturating_sub(base_ms);
+        self.timeline.lay(entries, |frame, timestamp_ms| {
             write_tag(frame, timestamp_ms, &mut gathered, out);
-        }
+        });
         if !gathered.is_empty() {
             out.push_back(gathered.freeze());
         }
@@ -63,14 +41,15 @@ impl Tags {
     /// Says which kinds come, where that is known: players wait for a kind that was promised.
     fn file_header(&self, entries: &[Entry]) -> [u8; 13] {
         let frames = || {
-            self.headers
+            self.timeline
+                .headers()
                 .iter()
                 .chain(entries.iter().map(|entry| &entry.frame))
         };
         let has = |kind| frames().any(|frame| frame.kind == kind);
         let (audio, video) = (has(FrameKind::Audio), has(FrameKind::Video));
         // At the start of a stream, what has not come yet may come.
-        let known = !self.headers.is_empty() && (audio || video);
+        let known = !self.timeline.headers().is_empty() && (audio || video);
         flv::file_header(audio || !known, video || !known)
     }
 }

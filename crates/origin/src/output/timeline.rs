@@ -1,0 +1,58 @@
+//! Where frames are in one player's time, and which headers it needs before them.
+
+use media::{
+    Frame,
+    log::{Entry, Header},
+};
+
+/// One player's time.
+#[derive(Debug, Default)]
+pub(super) struct Timeline {
+    /// What stands at the player's zero, in output milliseconds; `None` before the first frame.
+    base_ms: Option<i64>,
+    /// Due before the next frame.
+    headers: Vec<Frame>,
+}
+
+/// A stream that is this young keeps its own time: it starts near zero anyway.
+const YOUNG_MS: i64 = 1000;
+/// A player that joins late starts at this, not at zero: audio that belongs to the keyframe may be a little earlier.
+const REBASE_MARGIN_MS: i64 = 500;
+
+impl Timeline {
+    /// What a decoder needs before the frames that follow.
+    pub(super) fn header(&mut self, header: Header) {
+        self.headers = header.headers.into_iter().map(|(_, frame)| frame).collect();
+    }
+
+    /// Headers that are due.
+    pub(super) fn headers(&self) -> &[Frame] {
+        &self.headers
+    }
+
+    /// Whether a frame has come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.base_ms.is_some()
+    }
+
+    /// Gives each frame with its time to `put`, the headers that are due first.
+    pub(super) fn lay(&mut self, entries: &[Entry], mut put: impl FnMut(&Frame, i64)) {
+        let Some(first) = entries.first() else {
+            return;
+        };
+        let first_ms = first.frame.timestamp_ms;
+        let base_ms = *self.base_ms.get_or_insert_with(|| {
+            if (0..=YOUNG_MS).contains(&first_ms) {
+                0
+            } else {
+                first_ms.saturating_sub(REBASE_MARGIN_MS)
+            }
+        });
+        for frame in std::mem::take(&mut self.headers) {
+            put(&frame, first_ms.saturating_sub(base_ms));
+        }
+        for Entry { frame, .. } in entries {
+            put(frame, frame.timestamp_ms.saturating_sub(base_ms));
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The fuzz targets: everything that reads bytes of strangers, each as a function of a byte string that panics where a
+//! promise is broken. libFuzzer looks for such bytes (`make fuzz`, `tests/fuzz/libfuzzer`); the normal tests replay what
+//! it kept (`tests/fuzz/corpus`).
+//!
+//! | target | what it promises |
+//! |---|---|
+//! | `handshake` | any cut of the bytes gives the same; nothing beyond its own bytes is taken |
+//! | `chunk_reader` | any cut gives the same messages; memory follows what came; written again they read the same |
+//! | `amf0` | what was read can be written and read again |
+//! | `publish_path` | names are clean and within their limits |
+//! | `session` | a server session under any order of calls: events in order, deadlines in the future, little said |
+//! | `client` | a client session under any server |
+//! | `flv` | parts lie within their body |
+//! | `proxy` | a PROXY header is bounded, and nothing behind it is read |
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a panic is the report"
+)]
+
+mod amf;
+mod bodies;
+mod chunks;
+mod client;
+mod handshakes;
+mod paths;
+mod proxies;
+mod script;
+mod sessions;
+
+/// A function that panics where a promise is broken, under the name of its corpus.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    ("amf0", amf::amf0),
+    ("chunk_reader", chunks::chunk_reader),
+    ("client", client::client),
+    ("flv", bodies::flv),
+    ("handshake", handshakes::handshake),
+    ("proxy", proxies::proxy),
+    ("publish_path", paths::publish_path),
+    ("session", sessions::session),
+];
