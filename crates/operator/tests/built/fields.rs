@@ -40,7 +40,8 @@ fn fields() -> Vec<Field> {
     let mut fields = cluster_fields();
     fields.extend(edge_fields());
     fields.extend(control_fields());
-    fields.extend(redis_and_tls_fields());
+    fields.extend(redis_and_internal_tls_fields());
+    fields.extend(public_tls_fields());
     for tier in ["edge", "origin", "control"] {
         fields.extend(pod_fields(tier));
     }
@@ -213,43 +214,8 @@ fn control_fields() -> Vec<Field> {
     ]
 }
 
-fn redis_and_tls_fields() -> Vec<Field> {
-    let shared = json!({"shared": {"passwordSecretRef": {"name": "a", "key": "b"}}});
+fn public_tls_fields() -> Vec<Field> {
     vec![
-        ("redis.standalone.host", json!("a"), json!("b")),
-        ("redis.standalone.port", json!(1), json!(2)),
-        ("redis.auth", shared, json!(null)),
-        (
-            "redis.auth.perRole",
-            json!({"secretName": "a"}),
-            json!({"secretName": "b"}),
-        ),
-        ("redis.auth.perRole.secretName", json!("a"), json!("b")),
-        ("redis.auth.shared.username", json!("a"), json!("b")),
-        (
-            "redis.auth.shared.passwordSecretRef.name",
-            json!("a"),
-            json!("b"),
-        ),
-        (
-            "redis.auth.shared.passwordSecretRef.key",
-            json!("a"),
-            json!("b"),
-        ),
-        ("redis.tls", json!({}), json!(null)),
-        (
-            "redis.tls.caSecretRef",
-            json!({"name": "a", "key": "b"}),
-            json!(null),
-        ),
-        ("redis.tls.caSecretRef.name", json!("a"), json!("b")),
-        ("redis.tls.caSecretRef.key", json!("a"), json!("b")),
-        ("redis.keyPrefix", json!("a"), json!("b")),
-        (
-            "redis.outagePolicy",
-            json!("FailClosed"),
-            json!("KeepExisting"),
-        ),
         ("tls.secretName", json!("a"), json!("b")),
         ("tls.issuerRef.name", json!("a"), json!("b")),
         (
@@ -289,6 +255,46 @@ fn redis_and_tls_fields() -> Vec<Field> {
             "tls.clientCertificates.crlSecretRef.key",
             json!("a"),
             json!("b"),
+        ),
+    ]
+}
+
+fn redis_and_internal_tls_fields() -> Vec<Field> {
+    let shared = json!({"shared": {"passwordSecretRef": {"name": "a", "key": "b"}}});
+    vec![
+        ("redis.standalone.host", json!("a"), json!("b")),
+        ("redis.standalone.port", json!(1), json!(2)),
+        ("redis.auth", shared, json!(null)),
+        (
+            "redis.auth.perRole",
+            json!({"secretName": "a"}),
+            json!({"secretName": "b"}),
+        ),
+        ("redis.auth.perRole.secretName", json!("a"), json!("b")),
+        ("redis.auth.shared.username", json!("a"), json!("b")),
+        (
+            "redis.auth.shared.passwordSecretRef.name",
+            json!("a"),
+            json!("b"),
+        ),
+        (
+            "redis.auth.shared.passwordSecretRef.key",
+            json!("a"),
+            json!("b"),
+        ),
+        ("redis.tls", json!({}), json!(null)),
+        (
+            "redis.tls.caSecretRef",
+            json!({"name": "a", "key": "b"}),
+            json!(null),
+        ),
+        ("redis.tls.caSecretRef.name", json!("a"), json!("b")),
+        ("redis.tls.caSecretRef.key", json!("a"), json!("b")),
+        ("redis.keyPrefix", json!("a"), json!("b")),
+        (
+            "redis.outagePolicy",
+            json!("FailClosed"),
+            json!("KeepExisting"),
         ),
         ("internalTls.issuerRef", json!({"name": "a"}), json!(null)),
         ("internalTls.issuerRef.name", json!("a"), json!("b")),
