@@ -146,7 +146,16 @@ fn publishable(
         match refusal {
             // Who knows the password may know what else the key needs.
             Refusal::CertificateMissing | Refusal::CertificateWrong | Refusal::HeldOff => refusal,
-            _ => Refusal::Password(PasswordFault::KeyNotAdmissible),
+            Refusal::AppNotFound
+            | Refusal::Expired
+            | Refusal::Malformed
+            | Refusal::Mistyped
+            | Refusal::Password(_)
+            | Refusal::Revoked
+            | Refusal::Unknown
+            | Refusal::WrongApp
+            | Refusal::WrongName
+            | Refusal::WrongSecret => Refusal::Password(PasswordFault::KeyNotAdmissible),
         }
     })?;
     let name = &attempt.response.name;

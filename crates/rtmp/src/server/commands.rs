@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{EndCause, Phase, PublishRequest, Published, Rejection, ServerEvent, ServerSession};
 use crate::amf0::Value;
 use crate::command::{self, Command};
-use crate::limits::{AMF_NODES, MESSAGE_STREAMS, NAME_BYTES, UNPUBLISHED_AMF_NODES};
+use crate::limits::{AMF_NODES, NAME_BYTES, UNPUBLISHED_AMF_NODES};
 use crate::{Message, ProtocolError, PublishPath};
 
 /// The published name without query and slashes: FCUnpublish names it again.
@@ -80,18 +80,6 @@ impl ServerSession {
             b"play" => Err(ProtocolError::Unconnected { what: "play" }),
             _ => Ok(()),
         }
-    }
-
-    fn create_stream(&mut self, command: &Command<'_>) -> Result<(), ProtocolError> {
-        let id = self
-            .message_streams
-            .create()
-            .ok_or(ProtocolError::TooManyMessageStreams {
-                limit: MESSAGE_STREAMS,
-            })?;
-        self.link
-            .send_result(command.transaction, Value::Number(f64::from(id)));
-        Ok(())
     }
 
     fn publish(&mut self, command: &Command<'_>, message_stream_id: u32) {
