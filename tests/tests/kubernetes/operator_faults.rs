@@ -400,7 +400,6 @@ impl Run {
         self.installation.passed(operator).await;
         self.installation.settled().await;
         self.repairs.finish().await;
-        self.installation.passed(operator).await;
         self.installation.settled().await;
         self.check().await;
         self.check_applications().await;
