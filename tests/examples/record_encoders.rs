@@ -65,6 +65,7 @@ async fn record(client: Client, variant: &str, options: &[&str], directory: &std
     let address = Address {
         server: recorder.server(APP),
         name: format!("{}?token=a&backup=1", key.secret),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
     let subscriber = deployment.subscribe(&key);

@@ -58,6 +58,7 @@ async fn comes_back_after_kill_9(client: Client) {
     let address = Address {
         server: format!("rtmps://{host}:{}/{APP}", deployment.rtmps.port()),
         name: key.secret.clone(),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
     let subscriber = deployment.subscribe(&key);
@@ -89,6 +90,7 @@ async fn tells_its_user_that_the_key_is_wrong(client: Client) {
     let address = Address {
         server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
         name: "not-a-key".to_owned(),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
     let mut publisher = client.publish(&address, ENDLESS_SECONDS, &deployment.logs);

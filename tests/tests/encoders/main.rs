@@ -11,5 +11,6 @@
 
 mod codecs;
 mod endings;
+mod passwords;
 mod publishing;
 mod timestamps;

@@ -64,6 +64,7 @@ async fn publishes_with_tls(client: Client) {
     let address = Address {
         server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
         name: key.secret.clone(),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
     let received = publishes(&standalone, client, &key, &address).await;
@@ -80,6 +81,7 @@ async fn publishes_without_tls(client: Client) {
     let address = Address {
         server: recorder.server(APP),
         name: format!("{}?token=a&backup=1", key.secret),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
     let received = publishes(&standalone, client, &key, &address).await;
