@@ -55,9 +55,17 @@ bench:
 # Where the release build and what is made from it are.
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
+# For another architecture: make image TRIPLE=aarch64-unknown-linux-gnu, with its Rust target (rustup target add), its
+# compiler (gcc-aarch64-linux-gnu) and qemu-user.
+TRIPLE ?=
+ifneq ($(TRIPLE),)
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER ?= aarch64-linux-gnu-gcc
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER ?= x86_64-linux-gnu-gcc
+endif
+
 image:
-	cargo build --release --locked --package headwater
-	bash deploy/image/make.sh $(TARGET)/release/headwater $(TARGET)/image/headwater.tar
+	cargo build --release --locked --package headwater $(addprefix --target ,$(TRIPLE))
+	bash deploy/image/make.sh $(TARGET)/$(addsuffix /,$(TRIPLE))release/headwater $(TARGET)/$(addsuffix /,$(TRIPLE))image/headwater.tar
 
 sbom:
 	python3 deploy/image/sbom.py --target "$$(rustc -vV | sed -n 's/^host: //p')" $(TARGET)/image/headwater.spdx.json

@@ -49,6 +49,8 @@ install_debian_packages() {
   { has ffmpeg && has ffprobe; } || packages+=(ffmpeg)
   has setpriv || packages+=(util-linux)
   compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
+  # What old devices publish with; the tests load it.
+  compgen -G "/usr/lib/*/librtmp.so.1" >/dev/null || packages+=(librtmp1)
   # The image is made from the programs and libraries of this system.
   has strip || packages+=(binutils)
   [[ -s /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates)

@@ -113,7 +113,7 @@ impl Admission {
             Some(Credential::StreamKey(credential)) => {
                 let credential = Zeroizing::new(credential);
                 let claimed_id = StreamKey::parse(&credential).map(|stream_key| stream_key.id());
-                let checked = self.check(&credential, &request.app, now_ms).await?;
+                let checked = self.check(&credential, &request, now_ms).await?;
                 (claimed_id.ok(), checked)
             }
             Some(Credential::Adobe(mut credential)) => {
@@ -160,14 +160,20 @@ impl Admission {
             client_address = request.client_address,
             server_name = &*redacted(&request.server_name),
             encoder = &*redacted(&request.encoder),
+            client_certificate = subject(request),
             trace_id = telemetry::trace_id(&Span::current()),
             "publish refused"
         );
     }
 
     /// The key that was accepted, or why none was and what that was decided with.
-    async fn check(&self, credential: &str, app: &str, now_ms: i64) -> Result<Checked, Status> {
-        if !self.shared.live.has_application(app) {
+    async fn check(
+        &self,
+        credential: &str,
+        request: &AuthorizeRequest,
+        now_ms: i64,
+    ) -> Result<Checked, Status> {
+        if !self.shared.live.has_application(&request.app) {
             return Ok(Err((Refusal::AppNotFound, "request")));
         }
         let stream_key = match StreamKey::parse(credential) {
@@ -187,7 +193,7 @@ impl Admission {
         Ok(match record {
             None => Err(Refusal::Unknown),
             Some(_) if !authentic => Err(Refusal::WrongSecret),
-            Some(record) => admissible(record, app, now_ms),
+            Some(record) => admissible(record, request, now_ms),
         }
         .map_err(|refusal| (refusal, "database")))
     }
@@ -224,6 +230,7 @@ impl Admission {
             stream_id = %stream_id,
             session_id = request.session_id,
             client_address = request.client_address,
+            client_certificate = subject(request),
             trace_id = telemetry::trace_id(&Span::current()),
             "publish authorized"
         );
@@ -250,12 +257,22 @@ impl Admission {
     }
 }
 
+/// The common name of the client's certificate, for the log.
+fn subject(request: &AuthorizeRequest) -> Option<&str> {
+    let certificate = request.client_certificate.as_ref();
+    certificate.map(|certificate| certificate.subject.as_str())
+}
+
 /// The key that may publish, or why none may and what that was decided with.
 type Checked = Result<KeyRecord, (Refusal, &'static str)>;
 
-/// Whether an authentic key may publish to this app now.
-fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Refusal> {
-    if record.app != app {
+/// Whether an authentic key may publish to this app, from this client, now.
+fn admissible(
+    record: KeyRecord,
+    request: &AuthorizeRequest,
+    now_ms: i64,
+) -> Result<KeyRecord, Refusal> {
+    if record.app != request.app {
         Err(Refusal::WrongApp)
     } else if record.revoke_ms.is_some() {
         Err(Refusal::Revoked)
@@ -267,7 +284,11 @@ fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Re
     } else if record.held_off_until_ms > now_ms {
         Err(Refusal::HeldOff)
     } else {
-        Ok(record)
+        match (&record.client_certificate, &request.client_certificate) {
+            (Some(_), None) => Err(Refusal::CertificateMissing),
+            (Some(binding), Some(shown)) if !binding.is_of(shown) => Err(Refusal::CertificateWrong),
+            (Some(_), Some(_)) | (None, _) => Ok(record),
+        }
     }
 }
 
@@ -275,6 +296,8 @@ fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Re
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     AppNotFound,
+    CertificateMissing,
+    CertificateWrong,
     Expired,
     HeldOff,
     Malformed,
@@ -308,6 +331,8 @@ impl Refusal {
     fn outcome(self) -> &'static str {
         match self {
             Self::AppNotFound => "app_not_found",
+            Self::CertificateMissing => "client_certificate_missing",
+            Self::CertificateWrong => "client_certificate_wrong",
             Self::Expired => "expired",
             Self::HeldOff => "held_off",
             Self::Malformed => "malformed",
@@ -321,10 +346,21 @@ impl Refusal {
         }
     }
 
-    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys.
+    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys. Who has the
+    /// whole key may know what else it needs.
     fn denial(self) -> Denial {
         let (reason, description, retryable) = match self {
             Self::AppNotFound => (DenialReason::AppNotFound, "Application not found", false),
+            Self::CertificateMissing => (
+                DenialReason::ClientCertificateMissing,
+                "This stream key needs its client certificate",
+                false,
+            ),
+            Self::CertificateWrong => (
+                DenialReason::ClientCertificateWrong,
+                "This stream key belongs to another client certificate",
+                false,
+            ),
             Self::HeldOff => (
                 DenialReason::HeldOff,
                 "Session was ended; try again later",

@@ -230,6 +230,11 @@ fn migrator() -> Migrator {
             "adobe credentials",
             include_str!("../migrations/0002_adobe_credentials.sql"),
         ),
+        migration(
+            3,
+            "client certificate binding",
+            include_str!("../migrations/0003_client_certificate_binding.sql"),
+        ),
     ])
 }
 

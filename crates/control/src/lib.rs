@@ -9,6 +9,7 @@
 mod admission;
 mod adobe;
 mod caller;
+mod client_certificate;
 mod cluster;
 mod config;
 mod database;

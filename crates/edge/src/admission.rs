@@ -211,6 +211,8 @@ pub(crate) fn new_session_id() -> SessionId {
 fn refusal(denial: Denial) -> Refusal {
     let reason = match denial.reason() {
         DenialReason::AppNotFound => "app_not_found",
+        DenialReason::ClientCertificateMissing => "client_certificate_missing",
+        DenialReason::ClientCertificateWrong => "client_certificate_wrong",
         DenialReason::HeldOff => "held_off",
         DenialReason::KeyNotAccepted => "key_not_accepted",
         DenialReason::NameNotAccepted => "name_not_accepted",

@@ -15,7 +15,7 @@ use proto::internal::v1::{
 };
 use registry::{LeaseStats, SessionId};
 use rtmp::PublishRequest;
-use runtime::{error::chain, telemetry};
+use runtime::{error::chain, telemetry, tls::ClientCertificate};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
@@ -45,6 +45,8 @@ struct Publication {
     context: Arc<Context>,
     client: Client,
     encoder: String,
+    /// As the encoder announced them.
+    capabilities: rtmp::Capabilities,
     session: SessionId,
     feed: Feed,
     ending: Ending,
@@ -83,6 +85,7 @@ pub(crate) fn begin(context: &Arc<Context>, request: PublishRequest, client: Cli
         context: context.clone(),
         client,
         encoder: request.encoder.clone(),
+        capabilities: request.capabilities.clone(),
         session: new_session_id(),
         feed: feed.clone(),
         ending: ending.clone(),
@@ -230,6 +233,18 @@ impl Publication {
             server_name: self.client.server_name.clone(),
             encoder: request.encoder,
             session_id: self.session.to_string(),
+            client_certificate: self.client.certificate.clone().map(|shown| {
+                let ClientCertificate {
+                    subject,
+                    sans,
+                    sha256,
+                } = shown;
+                proto::internal::v1::ClientCertificate {
+                    subject,
+                    sans,
+                    sha256: sha256.to_vec(),
+                }
+            }),
             capabilities: Some(capabilities(request.capabilities)),
         }
     }
@@ -253,7 +268,7 @@ impl Publication {
             session_until_ms,
         } = ready;
         info!(client_address = %self.client.address, encoder = ?self.encoder, app, edge = %self.context.edge,
-            "session started");
+            caps_ex = self.capabilities.caps_ex, four_ccs = ?self.capabilities.four_cc_list, "session started");
         let publishers = self
             .context
             .metrics

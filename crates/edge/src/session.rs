@@ -11,11 +11,12 @@ use bytes::BytesMut;
 use media::{FrameKind, TrackId, flv, timestamp::Unwrapper};
 use rtmp::{
     AdobeChallenge, MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent,
-    ServerSession,
+    ServerSession, limits::Limits,
 };
+use runtime::tls::ClientCertificate;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep_until, timeout},
 };
 use tracing::{debug, info};
 
@@ -38,6 +39,8 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// TLS server name; empty where none was sent.
     pub(crate) server_name: String,
+    /// What it proved in the TLS handshake.
+    pub(crate) certificate: Option<ClientCertificate>,
     /// Whether it came over TLS.
     pub(crate) encrypted: bool,
 }
@@ -58,6 +61,8 @@ struct Session<S> {
     bitrate: Bitrate,
     /// Wakes at `rtmp`'s next deadline or before; deadlines move with every read, this does not.
     timer: Pin<Box<Sleep>>,
+    /// When to ping a publisher.
+    pings: Interval,
     /// Ends when the process stops: waited for once, not once per read.
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -84,6 +89,7 @@ enum Wake {
     Challenged(Result<AdobeChallenge, Refusal>),
     Decided(Result<Arc<LiveSession>, Refusal>),
     Ended(End),
+    Ping,
     Read(io::Result<usize>),
     Room,
     Timeout,
@@ -94,21 +100,59 @@ const READ_BYTES: usize = 32 * 1024;
 /// What an encoder may send while its publish is decided on, in bytes.
 const UNDECIDED_INPUT_BYTES: usize = 64 * 1024;
 
+/// Refusing RTMP without TLS: for each of handshake and `connect`.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+/// What a person who forgot the S reads.
+const PLAIN_REFUSED: &str = "This server takes RTMPS only: use rtmps:// instead of rtmp://";
+
 /// Drives one connection to its end.
 pub(crate) async fn run<S>(socket: S, client: Client, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let limits = context.config.rtmp.clone();
+    drive(socket, client, context, limits, None).await;
+}
+
+/// Lets the encoder come as far as `connect`, so that it can be told what to do instead.
+pub(crate) async fn refuse_plain<S>(socket: S, client: Client, context: Arc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut limits = context.config.rtmp.clone();
+    limits.handshake_deadline = limits.handshake_deadline.min(REFUSAL_DEADLINE);
+    limits.connect_deadline = limits.connect_deadline.min(REFUSAL_DEADLINE);
+    let refusal = Rejection {
+        description: PLAIN_REFUSED.to_owned(),
+    };
+    drive(socket, client, context, limits, Some(refusal)).await;
+}
+
+async fn drive<S>(
+    socket: S,
+    client: Client,
+    context: Arc<Context>,
+    limits: Limits,
+    refusal: Option<Rejection>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut random = [0; 1528];
     // Nobody checks that these bytes are random (RTMP 1.0 §5.2.3).
     rand::fill(&mut random).ok();
-    let config = ServerConfig {
-        chunk_bytes_out: context.config.connections.chunk_bytes_out,
-        window_bytes: context.config.connections.window_bytes,
-        offers_adobe: client.encrypted,
-        limits: context.config.rtmp.clone(),
-    };
     let connections = &context.config.connections;
+    let config = ServerConfig {
+        chunk_bytes_out: connections.chunk_bytes_out,
+        window_bytes: connections.window_bytes,
+        offers_adobe: client.encrypted,
+        limits,
+        refusal,
+    };
+    let mut pings = interval_at(
+        Instant::now() + connections.ping_period,
+        connections.ping_period,
+    );
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let bitrate = Bitrate::new(
         connections.bytes_per_second_max,
         connections.bitrate_patience,
@@ -127,6 +171,7 @@ where
         discontinuities: 0,
         bitrate,
         timer: Box::pin(sleep_until(far_future())),
+        pings,
         stopping: Box::pin(async move { shutdown.stopping().await }),
     };
     let end = session.drive().await.unwrap_or_else(|end| end);
@@ -161,6 +206,7 @@ where
                 Wake::Challenged(challenge) => self.handle_challenge(challenge),
                 Wake::Decided(decision) => self.handle_decision(decision),
                 Wake::Ended(end) => return Ok(end),
+                Wake::Ping => self.rtmp.ping(std_now()),
                 Wake::Read(Ok(0) | Err(_)) => return Ok(End::Disconnected),
                 Wake::Read(Ok(bytes)) => {
                     self.fresh = true;
@@ -192,6 +238,7 @@ where
             input,
             state,
             timer,
+            pings,
             stopping,
             bitrate,
             ..
@@ -203,6 +250,7 @@ where
             State::Publishing { paused: true, .. } | State::Refused => false,
         };
         let idle = matches!(state, State::Await);
+        let live = matches!(state, State::Publishing { .. });
         let read_at = bitrate.read_at();
         let held = read && read_at > Instant::now();
         if let Some(wake_at) = rtmp.poll_timeout().map(Instant::from_std)
@@ -218,6 +266,7 @@ where
             () = sleep_until(read_at), if held => Wake::Room,
             wake = state_wake(state) => wake,
             () = timer.as_mut() => Wake::Timeout,
+            _ = pings.tick(), if live => Wake::Ping,
             () = context.shutdown.draining(), if idle => Wake::Ended(End::Drain),
             () = stopping.as_mut() => Wake::Ended(End::Drain),
         }
@@ -261,6 +310,10 @@ where
                     if let Some(end) = self.handle_media(message) {
                         return Some(end);
                     }
+                }
+                ServerEvent::Ponged(round_trip) => {
+                    let metrics = &self.context.metrics;
+                    metrics.round_trip_seconds.observe(round_trip.as_secs_f64());
                 }
                 ServerEvent::PublishEnded(cause) => {
                     debug!(client_address = %self.client.address, ?cause, "the encoder ended its publish");

@@ -39,6 +39,7 @@ pub(crate) async fn run_at(
             description,
             expires_in,
             takeover,
+            client_certificate,
             adobe,
             secret_file,
         } => {
@@ -49,6 +50,7 @@ pub(crate) async fn run_at(
                 expire_time: expires_in.map(expire_time),
                 takeover_policy: policy(takeover).into(),
                 tenant: String::new(),
+                client_certificate: client_certificate.unwrap_or_default(),
                 adobe,
             };
             create(&mut client, request, secret_file.as_deref(), json).await
@@ -237,6 +239,7 @@ fn to_json(stream_key: &StreamKey) -> Value {
         "expire_time": time(stream_key.expire_time.as_ref()),
         "revoke_time": time(stream_key.revoke_time.as_ref()),
         "takeover_policy": takeover,
+        "client_certificate": stream_key.client_certificate,
         "adobe": stream_key.adobe,
     })
 }

@@ -16,12 +16,13 @@ pub(crate) mod play;
 mod replies;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use self::commands::PublishedName;
 use self::deadlines::Deadlines;
+use crate::amf0::Value;
 use crate::chunk::Bounds;
 use crate::handshake::ServerHandshake;
 use crate::limits::{UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES};
@@ -42,6 +43,8 @@ pub struct ServerConfig {
     pub offers_adobe: bool,
     /// Deadlines and limits.
     pub limits: crate::limits::Limits,
+    /// Given, every `connect` is refused with it.
+    pub refusal: Option<Rejection>,
 }
 
 /// One publishing connection.
@@ -72,6 +75,8 @@ pub enum ServerEvent {
     },
     /// Media of the accepted publish.
     Media(MediaMessage),
+    /// The answer to a [`ping`](ServerSession::ping) came after this long.
+    Ponged(Duration),
     /// The publish is over, in band: FCUnpublish, deleteStream or closeStream.
     PublishEnded(EndCause),
     /// An encoder wants to publish. Answer with [`ServerSession::accept_publish`] or
@@ -323,12 +328,20 @@ impl ServerSession {
         }
     }
 
+    /// Asks a live publisher for a sign of life (RTMP 1.0 §7.1.7). Nothing depends on the answer: some never give it.
+    pub fn ping(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Publishing(_)) && !self.is_closing() {
+            self.link.ping(now);
+        }
+    }
+
     /// Bytes of memory that the peer makes the session hold: unfinished messages, messages that
     /// [`poll_event`](Self::poll_event) has not given out, and what waits to be sent. The driver's buffer is not in it.
     pub fn held_bytes(&self) -> usize {
         let events = self.events.iter().map(|event| match event {
             ServerEvent::Media(media) => media.body.len(),
             ServerEvent::AdobeChallengeRequested { .. }
+            | ServerEvent::Ponged(_)
             | ServerEvent::PublishEnded(_)
             | ServerEvent::PublishRequested(_) => 0,
         });
@@ -349,7 +362,11 @@ impl ServerSession {
                 self.phase = Phase::Unconnected;
                 self.deadlines.handshake_done(now);
             }
-            let Some(message) = self.link.read(input, now)? else {
+            let message = self.link.read(input, now)?;
+            if let Some(round_trip) = self.link.take_round_trip() {
+                self.events.push_back(ServerEvent::Ponged(round_trip));
+            }
+            let Some(message) = message else {
                 return Ok(());
             };
             self.handle_message(message, now)?;
@@ -409,14 +426,23 @@ impl ServerSession {
 }
 
 impl MessageStreams {
-    /// `None`: there are enough.
-    fn create(&mut self) -> Option<u32> {
-        if self.open.len() >= crate::limits::MESSAGE_STREAMS {
-            return None;
-        }
-        self.last_id = self.last_id.checked_add(1)?;
-        self.open.push(self.last_id);
-        Some(self.last_id)
+    /// Answers a createStream.
+    fn create(&mut self, transaction: f64, link: &mut Link) -> Result<(), ProtocolError> {
+        const LIMIT: usize = crate::limits::MESSAGE_STREAMS;
+        let next = self.last_id.checked_add(1);
+        let id = next
+            .filter(|_id| self.open.len() < LIMIT)
+            .ok_or(ProtocolError::TooManyMessageStreams { limit: LIMIT })?;
+        self.last_id = id;
+        self.open.push(id);
+        link.send_result(transaction, Value::Number(f64::from(id)));
+        Ok(())
+    }
+
+    /// The one that a command came on, or the only one; `None`: createStream returned no such.
+    fn meant(&self, message_stream_id: u32) -> Option<u32> {
+        let known = Some(message_stream_id).filter(|id| self.contains(*id));
+        known.or_else(|| self.only())
     }
 
     fn contains(&self, id: u32) -> bool {
@@ -471,6 +497,7 @@ impl Default for ServerConfig {
             window_bytes: crate::limits::WINDOW_BYTES,
             offers_adobe: false,
             limits: crate::limits::Limits::default(),
+            refusal: None,
         }
     }
 }

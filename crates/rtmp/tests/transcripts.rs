@@ -42,6 +42,7 @@ fn requested(server: &Server) -> &PublishRequest {
 fn outline(server: &Server) -> Vec<String> {
     let line = |event: &ServerEvent| match event {
         ServerEvent::Media(media) => format!("{:?} {}", media.kind, media.timestamp),
+        ServerEvent::Ponged(_) => "ponged".to_owned(),
         ServerEvent::PublishEnded(cause) => format!("{cause:?}"),
         ServerEvent::PublishRequested(_) => "requested".to_owned(),
         ServerEvent::AdobeChallengeRequested { user } => format!("challenge for {user}"),

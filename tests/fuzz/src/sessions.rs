@@ -296,6 +296,7 @@ impl Driver {
         let (from, to) = match event {
             ServerEvent::PublishRequested(_) => (State::Idle, State::Requested),
             ServerEvent::PublishEnded(_) => (State::Publishing, State::Idle),
+            ServerEvent::Ponged(_) => (State::Publishing, State::Publishing),
             // Nothing offers it.
             ServerEvent::AdobeChallengeRequested { .. } => panic!("a challenge without TLS"),
             ServerEvent::Media(media) => {

@@ -53,7 +53,9 @@ async fn comes_back_after_kill_9(client: Client) {
     let host = match client {
         // Its mbedTLS compares no addresses.
         Client::Obs => "localhost",
-        _ => "127.0.0.1",
+        Client::Ffmpeg5 | Client::Ffmpeg9 | Client::Librtmp | Client::PyAv | Client::Rtmp2Sink => {
+            "127.0.0.1"
+        }
     };
     let address = Address {
         server: format!("rtmps://{host}:{}/{APP}", deployment.rtmps.port()),

@@ -19,8 +19,7 @@ use crate::{
 pub(super) struct Attempt<'a> {
     user: String,
     response: AdobeResponse,
-    app: &'a str,
-    client_address: &'a str,
+    request: &'a AuthorizeRequest,
 }
 
 impl<'a> Attempt<'a> {
@@ -32,8 +31,7 @@ impl<'a> Attempt<'a> {
         Self {
             user,
             response,
-            app: &request.app,
-            client_address: &request.client_address,
+            request,
         }
     }
 }
@@ -69,12 +67,18 @@ impl Admission {
         now_ms: i64,
     ) -> Result<Checked, Status> {
         let refuse = |fault, source| Ok(Err((Refusal::Password(fault), source)));
-        if !self.shared.live.has_application(attempt.app) {
+        if !self.shared.live.has_application(&attempt.request.app) {
             return Ok(Err((Refusal::AppNotFound, "request")));
         }
         let peppers = self.shared.peppers.load();
         let (opaque, user) = (attempt.response.opaque.as_str(), attempt.user.as_str());
-        let opaque = Opaque::verify(&peppers, opaque, user, attempt.client_address, now_ms);
+        let opaque = Opaque::verify(
+            &peppers,
+            opaque,
+            user,
+            &attempt.request.client_address,
+            now_ms,
+        );
         let opaque = match opaque {
             Ok(opaque) => opaque,
             Err(OpaqueFault::Expired) => return refuse(PasswordFault::Late, "request"),
@@ -138,11 +142,20 @@ fn publishable(
     attempt: &Attempt<'_>,
     now_ms: i64,
 ) -> Result<KeyRecord, Refusal> {
-    let record = admissible(record, attempt.app, now_ms).map_err(|refusal| {
-        if refusal == Refusal::HeldOff {
-            refusal
-        } else {
-            Refusal::Password(PasswordFault::KeyNotAdmissible)
+    let record = admissible(record, attempt.request, now_ms).map_err(|refusal| {
+        match refusal {
+            // Who knows the password may know what else the key needs.
+            Refusal::CertificateMissing | Refusal::CertificateWrong | Refusal::HeldOff => refusal,
+            Refusal::AppNotFound
+            | Refusal::Expired
+            | Refusal::Malformed
+            | Refusal::Mistyped
+            | Refusal::Password(_)
+            | Refusal::Revoked
+            | Refusal::Unknown
+            | Refusal::WrongApp
+            | Refusal::WrongName
+            | Refusal::WrongSecret => Refusal::Password(PasswordFault::KeyNotAdmissible),
         }
     })?;
     let name = &attempt.response.name;

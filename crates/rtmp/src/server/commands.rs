@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{EndCause, Phase, PublishRequest, Published, Rejection, ServerEvent, ServerSession};
 use crate::amf0::Value;
 use crate::command::{self, Command};
-use crate::limits::{AMF_NODES, MESSAGE_STREAMS, NAME_BYTES, UNPUBLISHED_AMF_NODES};
+use crate::limits::{AMF_NODES, NAME_BYTES, UNPUBLISHED_AMF_NODES};
 use crate::{Message, ProtocolError, PublishPath};
 
 /// The published name without query and slashes: FCUnpublish names it again.
@@ -38,7 +38,10 @@ impl ServerSession {
             b"connect" => {
                 self.refuse_connect(command.transaction, "This connection is already connected.");
             }
-            b"createStream" => self.create_stream(&command)?,
+            b"createStream" => {
+                self.message_streams
+                    .create(command.transaction, &mut self.link)?;
+            }
             b"publish" => self.publish(&command, message_stream_id),
             b"play" => self.refuse_play(
                 self.message_streams.only().unwrap_or(message_stream_id),
@@ -79,21 +82,8 @@ impl ServerSession {
         }
     }
 
-    fn create_stream(&mut self, command: &Command<'_>) -> Result<(), ProtocolError> {
-        let id = self
-            .message_streams
-            .create()
-            .ok_or(ProtocolError::TooManyMessageStreams {
-                limit: MESSAGE_STREAMS,
-            })?;
-        self.link
-            .send_result(command.transaction, Value::Number(f64::from(id)));
-        Ok(())
-    }
-
     fn publish(&mut self, command: &Command<'_>, message_stream_id: u32) {
-        let known = Some(message_stream_id).filter(|id| self.message_streams.contains(*id));
-        let Some(id) = known.or_else(|| self.message_streams.only()) else {
+        let Some(id) = self.message_streams.meant(message_stream_id) else {
             let description = "The publish names a stream that createStream did not return.";
             self.refuse_publish(message_stream_id, refusal(description));
             return;

@@ -11,6 +11,10 @@ use crate::limits::{ADOBE_QUERY_BYTES, APP_BYTES, ENCODER_CHARACTERS, TC_URL_BYT
 
 impl ServerSession {
     pub(super) fn connect(&mut self, command: &Command<'_>, now: Instant) {
+        if let Some(refusal) = self.config.refusal.take() {
+            self.refuse_connect(command.transaction, &refusal.description);
+            return;
+        }
         let Some((connect, login)) = ConnectRequest::read(command) else {
             self.refuse_connect(command.transaction, URL_TOO_LONG);
             return;

@@ -180,6 +180,7 @@ impl Server {
         let media = |event: &ServerEvent| match event {
             ServerEvent::Media(message) => Some(message.clone()),
             ServerEvent::AdobeChallengeRequested { .. }
+            | ServerEvent::Ponged(_)
             | ServerEvent::PublishEnded(_)
             | ServerEvent::PublishRequested(_) => None,
         };
