@@ -9,6 +9,7 @@
     reason = "in a test a panic is the report"
 )]
 
+mod certificates;
 mod codecs;
 mod endings;
 mod passwords;
