@@ -17,6 +17,7 @@ main() {
   install_rtmpdump
   install_python
   install_kubernetes
+  install_encoders
   report
 }
 
@@ -126,6 +127,12 @@ install_python() {
 install_kubernetes() {
   bash tests/kube/setup.sh control-plane "$target" >/dev/null ||
     missing+=("a Kubernetes control plane (tests/kube/setup.sh says above what it lacks)")
+}
+
+# OBS, GStreamer, FFmpeg 5 to 9: downloaded and unpacked in a minute, once.
+install_encoders() {
+  bash tests/encoders/setup.sh "$target" ||
+    missing+=("real encoders (tests/encoders/setup.sh says above what it lacks)")
 }
 
 report() {

@@ -43,6 +43,8 @@ pub struct Address {
     pub server: String,
     /// The stream key, with a query behind it or not.
     pub name: String,
+    /// User and password, for Adobe authentication.
+    pub login: Option<(String, String)>,
     /// What certificates are checked against.
     pub ca_file: PathBuf,
 }
@@ -126,6 +128,15 @@ impl Address {
     /// Server and name in one, as most take it.
     pub fn url(&self) -> String {
         format!("{}/{}", self.server, self.name)
+    }
+
+    /// With user and password in it, as FFmpeg takes them.
+    fn url_with_login(&self) -> String {
+        let url = self.url();
+        match &self.login {
+            Some((user, password)) => url.replacen("://", &format!("://{user}:{password}@"), 1),
+            None => url,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) fn ffmpeg5(options: &[&str], address: &Address, seconds: u32, work: &
         // Off by default.
         command.args(["-tls_verify", "1", "-ca_file", "/mnt/certs/ca.pem"]);
     }
-    command.args(options).arg(address.url());
+    command.args(options).arg(address.url_with_login());
     command
 }
 
@@ -26,8 +26,10 @@ pub(super) fn ffmpeg9(options: &[&str], address: &Address, seconds: u32) -> Comm
     ffmpeg(&mut command, seconds);
     if address.server.starts_with("rtmps:") {
         command.arg("-ca_file").arg(&address.ca_file);
+        // With user and password it connects again, and forgets the options of TLS.
+        command.env("SSL_CERT_FILE", &address.ca_file);
     }
-    command.args(options).arg(address.url());
+    command.args(options).arg(address.url_with_login());
     command
 }
 
@@ -43,13 +45,23 @@ fn ffmpeg(command: &mut Command, seconds: u32) {
 }
 
 pub(super) fn librtmp(address: &Address, seconds: u32, work: &Path) -> Command {
-    let location = format!("location={} live=1", address.url());
+    let mut location = format!("location={} live=1", address.url());
+    if let Some((user, password)) = &address.login {
+        location += &format!(" pubUser={user} pubPasswd={password}");
+    }
     gstreamer(work, seconds, &["rtmpsink", &location])
 }
 
 pub(super) fn rtmp2sink(address: &Address, seconds: u32, work: &Path) -> Command {
-    let location = format!("location={}", address.url());
-    gstreamer(work, seconds, &["rtmp2sink", &location])
+    let mut sink = vec![
+        "rtmp2sink".to_owned(),
+        format!("location={}", address.url()),
+    ];
+    if let Some((user, password)) = &address.login {
+        sink.extend([format!("username={user}"), format!("password={password}")]);
+    }
+    let sink: Vec<&str> = sink.iter().map(String::as_str).collect();
+    gstreamer(work, seconds, &sink)
 }
 
 fn gstreamer(work: &Path, seconds: u32, sink: &[&str]) -> Command {
@@ -72,6 +84,6 @@ fn gstreamer(work: &Path, seconds: u32, sink: &[&str]) -> Command {
 pub(super) fn pyav(address: &Address, seconds: u32) -> Command {
     let mut command = process::command(made("python/bin/python"));
     command.arg(script("pyav_publish.py"));
-    command.args([&address.url(), "libx264", &seconds.to_string()]);
+    command.args([&address.url_with_login(), "libx264", &seconds.to_string()]);
     command
 }

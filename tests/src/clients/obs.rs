@@ -53,14 +53,15 @@ pub(super) fn command(address: &Address, work: &Path) -> Command {
     let collections = home.join("basic/scenes");
     fs::create_dir_all(&collections).unwrap();
     fs::write(collections.join("Untitled.json"), scenes().to_string()).unwrap();
+    let (user, password) = address.login.clone().unwrap_or_default();
     let service = json!({
         "type": "rtmp_custom",
         "settings": {
             "server": address.server,
             "key": address.name,
-            "use_auth": false,
-            "username": "",
-            "password": "",
+            "use_auth": address.login.is_some(),
+            "username": user,
+            "password": password,
         },
     });
     fs::write(profile.join("service.json"), service.to_string()).unwrap();

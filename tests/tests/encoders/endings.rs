@@ -7,6 +7,7 @@ use tests::{
     deployment::APP,
     standalone::Standalone,
     turn,
+    wait::wait_until,
 };
 
 /// To start, to publish, to see an end.
@@ -28,6 +29,11 @@ macro_rules! every_encoder {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn tells_its_user_that_the_key_is_wrong() {
                     super::tells_its_user_that_the_key_is_wrong($client).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn tells_its_user_to_use_tls() {
+                    super::tells_its_user_to_use_tls($client).await;
                 }
             }
         )*
@@ -60,6 +66,7 @@ async fn comes_back_after_kill_9(client: Client) {
     let address = Address {
         server: format!("rtmps://{host}:{}/{APP}", deployment.rtmps.port()),
         name: key.secret.clone(),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
     let subscriber = deployment.subscribe(&key);
@@ -84,6 +91,31 @@ async fn comes_back_after_kill_9(client: Client) {
     assert_eq!(sessions.len(), 2, "one session after the other");
 }
 
+/// `rtmp://` on the port of `rtmps://`.
+async fn tells_its_user_to_use_tls(client: Client) {
+    let _turn = turn().await;
+    let standalone = Standalone::start().await;
+    let deployment = &standalone.deployment;
+    let address = Address {
+        server: format!("rtmp://localhost:{}/{APP}", deployment.rtmps.port()),
+        name: "any".to_owned(),
+        login: None,
+        ca_file: deployment.ca_file.clone(),
+    };
+    let publisher = client.publish(&address, ENDLESS_SECONDS, &deployment.logs);
+    let said = match client {
+        Client::Librtmp => "Could not connect to RTMP stream",
+        Client::PyAv => "error",
+        Client::Ffmpeg5 | Client::Ffmpeg9 | Client::Obs | Client::Rtmp2Sink => {
+            "use rtmps:// instead"
+        }
+    };
+    wait_until("the user to be told", SEEN, || {
+        publisher.said().contains(said)
+    })
+    .await;
+}
+
 async fn tells_its_user_that_the_key_is_wrong(client: Client) {
     let _turn = turn().await;
     let standalone = Standalone::start().await;
@@ -91,6 +123,7 @@ async fn tells_its_user_that_the_key_is_wrong(client: Client) {
     let address = Address {
         server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
         name: "not-a-key".to_owned(),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
     let mut publisher = client.publish(&address, ENDLESS_SECONDS, &deployment.logs);
@@ -118,7 +151,7 @@ async fn tells_its_user_that_the_key_is_wrong(client: Client) {
     let refused = ["publish refused", "reason=\"key_not_accepted\""];
     standalone.process.log_line(&refused, SEEN).await;
     if client == Client::Obs {
-        tests::wait::wait_until("OBS to say so", SEEN, || {
+        wait_until("OBS to say so", SEEN, || {
             words.iter().all(|word| publisher.said().contains(word))
         })
         .await;

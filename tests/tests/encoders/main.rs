@@ -9,7 +9,9 @@
     reason = "in a test a panic is the report"
 )]
 
+mod certificates;
 mod codecs;
 mod endings;
+mod passwords;
 mod publishing;
 mod timestamps;

@@ -6,6 +6,7 @@ use tests::{
     api::IssuedKey,
     chunks,
     clients::{Address, Client},
+    cluster::{Cluster, Layout},
     deployment::{APP, Deployment},
     ffmpeg,
     flv::{Kind, Tag},
@@ -64,9 +65,10 @@ async fn publishes_with_tls(client: Client) {
     let address = Address {
         server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
         name: key.secret.clone(),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
-    let received = publishes(&standalone, client, &key, &address).await;
+    let received = publishes(deployment, client, &key, &address).await;
     plays(deployment, &received);
 }
 
@@ -80,9 +82,10 @@ async fn publishes_without_tls(client: Client) {
     let address = Address {
         server: recorder.server(APP),
         name: format!("{}?token=a&backup=1", key.secret),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
-    let received = publishes(&standalone, client, &key, &address).await;
+    let received = publishes(deployment, client, &key, &address).await;
     let recordings = recorder.recordings();
     assert_eq!(recordings.len(), 1, "one connection");
     let sent: Vec<Tag> = chunks::of_client(&recordings[0])
@@ -97,14 +100,35 @@ async fn publishes_without_tls(client: Client) {
     }
 }
 
+/// The same port takes both where the edge's configuration says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_publishes_without_tls_where_the_edge_allows_it() {
+    let _turn = turn().await;
+    let cluster = Cluster::start(Layout {
+        edge: vec![("EDGE__PLAIN_RTMP", "allow".to_owned())],
+        ..Layout::default()
+    })
+    .await;
+    let deployment = &cluster.deployment;
+    for client in Client::ALL {
+        let key = deployment.api.create_key(APP, &client.to_string()).await;
+        let address = Address {
+            server: format!("rtmp://localhost:{}/{APP}", deployment.rtmps.port()),
+            name: key.secret.clone(),
+            login: None,
+            ca_file: deployment.ca_file.clone(),
+        };
+        publishes(deployment, client, &key, &address).await;
+    }
+}
+
 /// Publishes, is seen in the list of sessions, and ends as its user ends it.
 async fn publishes(
-    standalone: &Standalone,
+    deployment: &Deployment,
     client: Client,
     key: &IssuedKey,
     address: &Address,
 ) -> Received {
-    let deployment = &standalone.deployment;
     let subscriber = deployment.subscribe(key);
     let mut publisher = client.publish(address, SECONDS, &deployment.logs);
     let what = format!("{client} to be listed with its codecs");

@@ -51,6 +51,7 @@ async fn publishes_late(client: Client, offset_s: &str) {
     let address = Address {
         server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
         name: key.secret.clone(),
+        login: None,
         ca_file: deployment.ca_file.clone(),
     };
     let subscriber = deployment.subscribe(&key);
