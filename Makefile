@@ -1,12 +1,13 @@
 # What a developer types. Each target says what it needs; `make` alone lists them.
 
-.PHONY: help run test lint fmt bench charts dashboards image sbom e2e compatibility fuzz
+.PHONY: help run test lint fmt bench charts dashboards image sbom e2e compatibility fuzz test-encoders
 
 help:
 	@echo 'make run         build and start Headwater in one process (needs Rust, a C compiler and make)'
 	@echo 'make test        install what the tests need, then check formatting, lints and every test'
 	@echo 'make e2e         from helm install to a stream and back, on a Kubernetes on this machine (needs root, Debian and Go)'
 	@echo 'make compatibility  an edge of the version before beside this control and origins, and the other way round (needs the history)'
+	@echo 'make test-encoders  of the tests those with OBS, FFmpeg, GStreamer alone; ARGS=--record records what they send'
 	@echo 'make fuzz        look for bytes that break a promise: make fuzz SECONDS=60 (needs a C++ compiler)'
 	@echo 'make lint        formatting and clippy only'
 	@echo 'make fmt         format the source'
@@ -32,6 +33,9 @@ compatibility:
 	bash tests/setup.sh "$(or $(CARGO_TARGET_DIR),target)"
 	bash tests/compatibility.sh $(ARGS)
 
+test-encoders:
+	bash tests/encoders/run.sh $(ARGS)
+
 # Seconds for each target; more in ARGS: make fuzz SECONDS=600 ARGS="--keep session"
 SECONDS ?= 10
 
@@ -51,9 +55,17 @@ bench:
 # Where the release build and what is made from it are.
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
+# For another architecture: make image TRIPLE=aarch64-unknown-linux-gnu, with its Rust target (rustup target add), its
+# compiler (gcc-aarch64-linux-gnu) and qemu-user.
+TRIPLE ?=
+ifneq ($(TRIPLE),)
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER ?= aarch64-linux-gnu-gcc
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER ?= x86_64-linux-gnu-gcc
+endif
+
 image:
-	cargo build --release --locked --package headwater
-	bash deploy/image/make.sh $(TARGET)/release/headwater $(TARGET)/image/headwater.tar
+	cargo build --release --locked --package headwater $(addprefix --target ,$(TRIPLE))
+	bash deploy/image/make.sh $(TARGET)/$(addsuffix /,$(TRIPLE))release/headwater $(TARGET)/$(addsuffix /,$(TRIPLE))image/headwater.tar
 
 sbom:
 	python3 deploy/image/sbom.py --target "$$(rustc -vV | sed -n 's/^host: //p')" $(TARGET)/image/headwater.spdx.json

@@ -17,6 +17,7 @@ main() {
   install_rtmpdump
   install_python
   install_kubernetes
+  install_encoders
   report
 }
 
@@ -48,6 +49,8 @@ install_debian_packages() {
   { has ffmpeg && has ffprobe; } || packages+=(ffmpeg)
   has setpriv || packages+=(util-linux)
   compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
+  # What old devices publish with; the tests load it.
+  compgen -G "/usr/lib/*/librtmp.so.1" >/dev/null || packages+=(librtmp1)
   # The image is made from the programs and libraries of this system.
   has strip || packages+=(binutils)
   [[ -s /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates)
@@ -124,6 +127,12 @@ install_python() {
 install_kubernetes() {
   bash tests/kube/setup.sh control-plane "$target" >/dev/null ||
     missing+=("a Kubernetes control plane (tests/kube/setup.sh says above what it lacks)")
+}
+
+# OBS, GStreamer, FFmpeg 5 to 9: downloaded and unpacked in a minute, once.
+install_encoders() {
+  bash tests/encoders/setup.sh "$target" ||
+    missing+=("real encoders (tests/encoders/setup.sh says above what it lacks)")
 }
 
 report() {

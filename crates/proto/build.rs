@@ -20,8 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Bodies cross every hop as shared buffers.
         .bytes(".headwater.v1.Frame")
-        // Hold a stream key: nothing can print them by accident.
+        // Hold a stream key or what is as good as one: nothing can print them by accident.
         .skip_debug([
+            ".headwater.internal.v1.AdobeCredential",
+            ".headwater.internal.v1.AdobeResponse",
             ".headwater.internal.v1.AuthorizeRequest",
             ".headwater.v1.CreateStreamKeyResponse",
         ])

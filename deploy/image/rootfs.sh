@@ -2,9 +2,11 @@
 # Makes the root file system of an image around one program: the program without its debug information, the shared
 # libraries that it loads and their licences, root certificates, a user, and nothing else. No shell, no package manager.
 #
-# Usage: deploy/image/rootfs.sh PROGRAM DIRECTORY
-#   PROGRAM    goes to /usr/bin under its own name; it must run on this machine, since its loader is asked what it loads
+# Usage: deploy/image/rootfs.sh PROGRAM DIRECTORY [SYSROOT]
+#   PROGRAM    goes to /usr/bin under its own name; its loader is asked what it loads
 #   DIRECTORY  must be new or empty
+#   SYSROOT    where the libraries of a program for another architecture are (sysroot.sh); needs qemu-user and that
+#              architecture's strip
 # Runs on Debian: which package a library is from, and under which licence, comes from there.
 set -euo pipefail
 
@@ -13,6 +15,7 @@ program="$(realpath "$1")"
 # Some programs are told by their name what to do.
 name="${1##*/}"
 root="$2"
+sysroot="${3:+$(realpath "$3")}"
 
 main() {
   mkdir -p "$root"
@@ -38,7 +41,9 @@ make_directories() {
 
 install_program() {
   # Symbols stay: a panic's backtrace names its functions.
-  strip --strip-debug --remove-section=.comment -o "$root/usr/bin/$name" "$program"
+  local strip=strip
+  [[ -z $sysroot ]] || strip="$(machine)-linux-gnu-strip"
+  "$strip" --strip-debug --remove-section=.comment -o "$root/usr/bin/$name" "$program"
   chmod 755 "$root/usr/bin/$name"
 }
 
@@ -46,9 +51,24 @@ install_program() {
 install_libraries() {
   local library
   while read -r library; do
-    install -D -m 755 "$(realpath "$library")" "$root$library"
-    record_package "$library"
-  done < <(ldd "$program" | grep -oE '(^|[[:space:]])/[^[:space:]]+' | tr -d '[:blank:]' | sort -u)
+    install -D -m 755 "$(realpath "$sysroot$library")" "$root$library"
+    record_package "$library" "$sysroot"
+  done < <(loaded | grep -oE '(^|[[:space:]])/[^[:space:]]+' | tr -d '[:blank:]' | sed "s#^$sysroot/#/#" | sort -u)
+}
+
+loaded() {
+  local loader
+  if [[ -z $sysroot ]]; then
+    ldd "$program"
+  else
+    loader="$(readelf --program-headers --wide "$program" | sed -nE 's/.*interpreter: ([^]]+)\]/\1/p')"
+    "qemu-$(machine)" -L "$sysroot" "$sysroot$loader" --list "$program"
+  fi
+}
+
+# As `uname -m` says it there.
+machine() {
+  readelf --file-header "$program" | sed -nE 's/^ *Machine: *(.*)/\L\1/p'
 }
 
 install_certificates() {
@@ -57,11 +77,12 @@ install_certificates() {
 }
 
 # Scanners find the versions of what is here in status.d, one file for each package; people find the licences.
+# FILE [SYSROOT]
 record_package() {
-  local package
-  package="$(owner_of "$1")"
+  local package from="${2:-}"
+  package="$(owner_of "$1" "$from")"
   [[ ! -e $root/var/lib/dpkg/status.d/$package ]] || return 0
-  dpkg-query --show --showformat='Package: ${Package}
+  dpkg-query --admindir="$from/var/lib/dpkg" --show --showformat='Package: ${Package}
 Status: install ok installed
 Architecture: ${Architecture}
 Source: ${source:Package} (${source:Version})
@@ -69,14 +90,17 @@ Version: ${Version}
 Maintainer: ${Maintainer}
 Description: ${binary:Summary}
 ' "$package" >"$root/var/lib/dpkg/status.d/$package"
-  install -D -m 644 "/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/copyright"
+  install -D -m 644 "$from/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/copyright"
 }
 
 # Where /lib is a link to /usr/lib, packages know some files by one name and some by the other.
 owner_of() {
   local name found
-  for name in "$1" "/usr$1" "${1#/usr}" "$(realpath "$1")" "/usr$(realpath "$1")" "$(realpath "$1" | sed 's#^/usr##')"; do
-    if found="$(dpkg-query --search "$name" 2>/dev/null)"; then
+  local real
+  real="$(realpath "$2$1")"
+  real="${real#"$2"}"
+  for name in "$1" "/usr$1" "${1#/usr}" "$real" "/usr$real" "${real#/usr}"; do
+    if found="$(dpkg-query --admindir="$2/var/lib/dpkg" --search "$name" 2>/dev/null)"; then
       found="${found%%: /*}"
       found="${found%%,*}"
       echo "${found%%:*}"

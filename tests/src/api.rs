@@ -51,6 +51,13 @@ pub struct IssuedKey {
     pub stream: String,
 }
 
+impl IssuedKey {
+    /// What goes with the id into an encoder that logs in (Adobe authentication).
+    pub fn password(&self) -> &str {
+        self.secret.rsplit_once('_').expect("hw_<id>_<password>").1
+    }
+}
+
 impl Api {
     /// For `https://host:port` or `http://host:port`; connects at the first call.
     pub fn new(url: &str, ca_file: &Path, token: &str) -> Self {

@@ -25,6 +25,14 @@ use crate::{
 
 /// For every process to be ready to serve.
 const READY: Duration = Duration::from_secs(30);
+const ORIGIN_CONFIG: &str = "origin-a.yaml";
+/// Where an origin listens: the field, and its section of the configuration and name in the ready file.
+const ORIGIN_LISTENERS: [(&str, &str); 4] = [
+    ("ORIGIN__RELAY__LISTEN", "relay"),
+    ("ORIGIN__PLAYBACK__LISTEN", "playback"),
+    ("ORIGIN__HTTP__LISTEN", "http"),
+    ("ORIGIN__RTMP__LISTEN", "rtmp"),
+];
 
 /// Where control keeps its stream keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,19 +269,17 @@ impl Setup<'_> {
         let name = format!("origin-{index}");
         let mut settings = self.common.clone();
         settings.push(("ORIGIN__NAME", name.clone()));
-        for field in [
-            "ORIGIN__RELAY__LISTEN",
-            "ORIGIN__PLAYBACK__LISTEN",
-            "ORIGIN__HTTP__LISTEN",
-            "ORIGIN__RTMP__LISTEN",
-        ] {
+        let config = fs::read_to_string(self.base.join(ORIGIN_CONFIG)).unwrap();
+        let mut listeners = ORIGIN_LISTENERS.to_vec();
+        // Another version may not have them all.
+        listeners.retain(|(_, section)| config.contains(&format!("\n  {section}:\n")));
+        for (field, _) in &listeners {
             settings.push((field, "127.0.0.1:0".to_owned()));
         }
         let mut node = self.node("origin", name, settings).await;
-        node.keep("ORIGIN__RELAY__LISTEN", "relay");
-        node.keep("ORIGIN__PLAYBACK__LISTEN", "playback");
-        node.keep("ORIGIN__HTTP__LISTEN", "http");
-        node.keep("ORIGIN__RTMP__LISTEN", "rtmp");
+        for (field, section) in listeners {
+            node.keep(field, section);
+        }
         node
     }
 
@@ -303,7 +309,7 @@ impl Setup<'_> {
             name,
             config: self.base.join(match role {
                 // The two differ in what is overridden here anyway.
-                "origin" => "origin-a.yaml".to_owned(),
+                "origin" => ORIGIN_CONFIG.to_owned(),
                 role => format!("{role}.yaml"),
             }),
             directory: self.logs.to_owned(),
@@ -444,7 +450,7 @@ fn deployment(
         http: urls("http", "http"),
         rtmp: origins
             .iter()
-            .map(|origin| origin.text("rtmp").parse().unwrap())
+            .filter_map(|origin| Some(origin.ready["rtmp"].as_str()?.parse().unwrap()))
             .collect(),
         admin: processes.map(|node| node.text("admin_url")).collect(),
         ca_file,

@@ -1,12 +1,11 @@
 //! An encoder written here, byte by byte: it can do what a real one would not, and sees every message that comes back.
 
 use std::{
-    collections::BTreeMap,
     io::{self, ErrorKind},
     time::Duration,
 };
 
-use bytes::{Buf as _, BytesMut};
+use bytes::Buf as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
@@ -14,6 +13,7 @@ use tokio::{
 
 use crate::{
     amf::{self, Value},
+    chunks::{COMMAND, DATA, Message, Reader},
     flv::{Kind, Tag},
     tls::Connection,
 };
@@ -28,25 +28,14 @@ const ANSWER: Duration = Duration::from_secs(15);
 const MESSAGE_STREAM: u32 = 1;
 
 const SET_CHUNK_SIZE: u8 = 1;
-pub const AUDIO: u8 = 8;
-pub const VIDEO: u8 = 9;
-const DATA: u8 = 18;
-const COMMAND: u8 = 20;
+
+pub use crate::chunks::{AUDIO, VIDEO};
 
 /// A connection to an RTMP server.
 pub struct Encoder {
     connection: Box<dyn Connection>,
-    input: BytesMut,
-    chunk_streams: BTreeMap<u32, ChunkStream>,
-    chunk_bytes_in: usize,
+    reader: Reader,
     chunk_bytes_out: usize,
-}
-
-/// What came back.
-#[derive(Clone, Debug)]
-pub struct Message {
-    pub kind: u8,
-    pub body: Vec<u8>,
 }
 
 /// An `onStatus` or `_error` object.
@@ -57,21 +46,11 @@ pub struct RtmpStatus {
     pub description: String,
 }
 
-#[derive(Clone, Default)]
-struct ChunkStream {
-    kind: u8,
-    length: usize,
-    extended: bool,
-    body: Vec<u8>,
-}
-
 impl Encoder {
     pub fn new(connection: Box<dyn Connection>) -> Self {
         Self {
             connection,
-            input: BytesMut::new(),
-            chunk_streams: BTreeMap::new(),
-            chunk_bytes_in: 128,
+            reader: Reader::default(),
             chunk_bytes_out: 128,
         }
     }
@@ -118,13 +97,14 @@ impl Encoder {
         hello.resize(1 + HANDSHAKE_BYTES, 0x5a);
         hello[1..9].fill(0);
         self.send_bytes(&hello).await?;
-        while self.input.len() < 1 + 2 * HANDSHAKE_BYTES {
+        while self.reader.input.len() < 1 + 2 * HANDSHAKE_BYTES {
             self.fill().await?;
         }
-        assert_eq!(self.input[0], 3, "S0");
-        self.input.advance(1);
-        let answer = self.input.split_to(HANDSHAKE_BYTES);
-        self.input.advance(HANDSHAKE_BYTES);
+        let input = &mut self.reader.input;
+        assert_eq!(input[0], 3, "S0");
+        input.advance(1);
+        let answer = input.split_to(HANDSHAKE_BYTES);
+        input.advance(HANDSHAKE_BYTES);
         self.send_bytes(&answer).await
     }
 
@@ -280,51 +260,18 @@ impl Encoder {
 
     pub async fn next_message(&mut self) -> io::Result<Message> {
         loop {
-            while !self.has_chunk() {
-                self.fill().await?;
-            }
-            if let Some(message) = self.take_chunk() {
-                if message.kind == SET_CHUNK_SIZE {
-                    let size = u32::from_be_bytes(message.body[..4].try_into().unwrap());
-                    self.chunk_bytes_in = size.try_into().unwrap();
-                }
+            if let Some(message) = self.reader.take() {
                 return Ok(message);
             }
+            self.fill().await?;
         }
     }
 
     async fn fill(&mut self) -> io::Result<()> {
-        match self.connection.read_buf(&mut self.input).await? {
+        match self.connection.read_buf(&mut self.reader.input).await? {
             0 => Err(ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
         }
-    }
-
-    /// Whether a whole chunk has been read.
-    fn has_chunk(&self) -> bool {
-        let Some(header) = ChunkHeader::read(&self.input, &self.chunk_streams) else {
-            return false;
-        };
-        self.input.len() >= header.bytes + self.payload_bytes(&header)
-    }
-
-    fn payload_bytes(&self, header: &ChunkHeader) -> usize {
-        (header.stream.length - header.stream.body.len()).min(self.chunk_bytes_in)
-    }
-
-    /// Takes a chunk that is there; the message that it completes.
-    fn take_chunk(&mut self) -> Option<Message> {
-        let mut header = ChunkHeader::read(&self.input, &self.chunk_streams)?;
-        let payload = self.payload_bytes(&header);
-        self.input.advance(header.bytes);
-        header.stream.body.extend(self.input.split_to(payload));
-        let complete = header.stream.body.len() == header.stream.length;
-        let message = complete.then(|| Message {
-            kind: header.stream.kind,
-            body: std::mem::take(&mut header.stream.body),
-        });
-        self.chunk_streams.insert(header.id, header.stream);
-        message
     }
 }
 
@@ -343,47 +290,6 @@ pub fn message_header(
     bytes.push(kind);
     bytes.extend(message_stream.to_le_bytes());
     bytes
-}
-
-/// A chunk's header as read: what its chunk stream will be, and how long the header is.
-struct ChunkHeader {
-    id: u32,
-    stream: ChunkStream,
-    bytes: usize,
-}
-
-impl ChunkHeader {
-    fn read(input: &[u8], streams: &BTreeMap<u32, ChunkStream>) -> Option<Self> {
-        let first = *input.first()?;
-        let (id, basic_bytes) = match first & 0x3f {
-            0 => (64 + u32::from(*input.get(1)?), 2),
-            1 => {
-                let (low, high) = (*input.get(1)?, *input.get(2)?);
-                (64 + u32::from(low) + 256 * u32::from(high), 3)
-            }
-            id => (u32::from(id), 1),
-        };
-        let mut stream = streams.get(&id).cloned().unwrap_or_default();
-        let header_bytes = match first >> 6 {
-            0 => 11,
-            1 => 7,
-            2 => 3,
-            _ => 0,
-        };
-        let fields = input.get(basic_bytes..basic_bytes + header_bytes)?;
-        if header_bytes >= 3 {
-            stream.extended = fields[..3] == [0xff; 3];
-        }
-        if header_bytes >= 7 {
-            let length = u32::from_be_bytes([0, fields[3], fields[4], fields[5]]);
-            stream.length = length.try_into().unwrap();
-            stream.kind = fields[6];
-        }
-        let extended_bytes = if stream.extended { 4 } else { 0 };
-        let bytes = basic_bytes + header_bytes + extended_bytes;
-        input.get(..bytes)?;
-        Some(Self { id, stream, bytes })
-    }
 }
 
 fn read_status(values: &[Value]) -> RtmpStatus {

@@ -169,6 +169,27 @@ fn earliest(packets: &[Packet]) -> Option<i64> {
     packets.iter().map(|packet| packet.dts_ms).min()
 }
 
+/// A file of these tags.
+pub fn file(tags: &[Tag]) -> Vec<u8> {
+    let mut file = b"FLV\x01\x05\0\0\0\x09\0\0\0\0".to_vec();
+    for tag in tags {
+        let kind = match tag.kind {
+            Kind::Audio => 8,
+            Kind::Script => 18,
+            Kind::Video => 9,
+        };
+        let length = u32::try_from(tag.body.len()).unwrap();
+        let [high, time @ ..] = u32::try_from(tag.timestamp_ms).unwrap().to_be_bytes();
+        file.push(kind);
+        file.extend(&length.to_be_bytes()[1..]);
+        file.extend(time);
+        file.extend([high, 0, 0, 0]);
+        file.extend(&tag.body);
+        file.extend((length + 11).to_be_bytes());
+    }
+    file
+}
+
 /// All tags of a file.
 pub fn read_file(path: &Path) -> Vec<Tag> {
     let mut reader = Reader::default();

@@ -7,6 +7,7 @@
 //!   users see of either.
 //! - [`kube`]: a real Kubernetes control plane, and what becomes of pods without nodes. [`charts`]: what Helm installs on it.
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
+//! - [`clients`]: real encoders, at pinned versions. [`recorder`]: what they send, byte by byte; [`chunks`] reads it.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
 //! - [`scenario`]: what more than one test does.
 //! - [`witness`]: a session that must not notice what happens beside it.
@@ -30,6 +31,8 @@ pub mod authority;
 pub mod bench;
 pub mod binary;
 pub mod charts;
+pub mod chunks;
+pub mod clients;
 pub mod cluster;
 pub mod collector;
 pub mod deployment;
@@ -42,6 +45,7 @@ pub mod metrics;
 pub mod mounted;
 pub mod postgres;
 pub mod process;
+pub mod recorder;
 pub mod redis;
 pub mod scenario;
 pub mod secrets;

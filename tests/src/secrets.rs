@@ -1,6 +1,8 @@
 //! Looks for a secret in what processes leave behind, in every form that a careless line of code gives it.
 
-use data_encoding::{BASE64, BASE64URL};
+use aws_lc_rs::digest;
+use data_encoding::{BASE64, BASE64URL, HEXLOWER};
+use md5::{Digest as _, Md5};
 
 /// What must not be found: the secret part of a stream key.
 pub struct Needle {
@@ -19,6 +21,16 @@ impl Needle {
         let (_, secret) = stream_key.rsplit_once('_').expect("hw_<id>_<secret>");
         assert!(secret.len() >= SECRET_CHARACTERS, "a secret of that length");
         Self::new(&secret[..SECRET_CHARACTERS])
+    }
+
+    /// Of what Adobe authentication needs to have stored for a user and a password: it is as good as the password.
+    pub fn of_password(user: &str, password: &str) -> Self {
+        let salt = digest::digest(
+            &digest::SHA256,
+            format!("headwater-adobe-salt{user}").as_bytes(),
+        );
+        let salt = HEXLOWER.encode(&salt.as_ref()[..8]);
+        Self::new(&BASE64.encode(&Md5::digest(format!("{user}{salt}{password}"))))
     }
 
     fn new(secret: &str) -> Self {
@@ -93,7 +105,7 @@ fn aligned_base64(bytes: &[u8], alignment: usize, encoding: &data_encoding::Enco
 
 #[cfg(test)]
 mod tests {
-    use data_encoding::{HEXLOWER, HEXUPPER};
+    use data_encoding::HEXUPPER;
 
     use super::*;
 

@@ -1,5 +1,6 @@
 //! `AdmissionService`: may this encoder publish, and what has ended since. For edges alone.
 
+mod adobe;
 mod watch;
 
 use std::sync::Arc;
@@ -21,16 +22,19 @@ use zeroize::Zeroizing;
 
 use crate::{
     Shared,
+    adobe::UsedOpaques,
     caller::require_role,
     database::KeyRecord,
     field::{invalid, now_ms},
-    stream_key::{StreamKey, StreamKeyError, redacted},
+    pepper::Peppers,
+    stream_key::{StreamKey, StreamKeyError, StreamKeyId, redacted},
 };
 
 /// Serves one control process's decisions.
 pub(crate) struct Admission {
     shared: Arc<Shared>,
     shutdown: Shutdown,
+    used_opaques: UsedOpaques,
     watches: Arc<tokio::sync::Semaphore>,
 }
 
@@ -39,6 +43,7 @@ impl Admission {
         Self {
             shared,
             shutdown,
+            used_opaques: UsedOpaques::default(),
             watches: Arc::new(tokio::sync::Semaphore::new(WATCHES_MAX)),
         }
     }
@@ -100,35 +105,36 @@ impl Admission {
     ) -> Result<AuthorizeResponse, Status> {
         require_role(&request, Role::Edge)?;
         let mut request = request.into_inner();
-        let Some(Credential::StreamKey(credential)) = request.credential.take() else {
-            return Err(invalid(
-                "credential",
-                "missing, or of a kind that this version does not know",
-            ));
-        };
-        let credential = Zeroizing::new(credential);
         if SessionId::new(&request.session_id).is_err() {
             return Err(invalid("session_id", "1 to 128 bytes of [A-Za-z0-9._:-]"));
         }
         let now_ms = now_ms();
-        let decision = match self.check(&credential, &request.app, now_ms).await? {
+        let (claimed_id, checked) = match request.credential.take() {
+            Some(Credential::StreamKey(credential)) => {
+                let credential = Zeroizing::new(credential);
+                let claimed_id = StreamKey::parse(&credential).map(|stream_key| stream_key.id());
+                let checked = self.check(&credential, &request, now_ms).await?;
+                (claimed_id.ok(), checked)
+            }
+            Some(Credential::Adobe(mut credential)) => {
+                let claimed_id = StreamKeyId::parse(&credential.user).ok();
+                let Some(response) = credential.response.take() else {
+                    return self.challenge(&credential.user, &request.client_address, now_ms);
+                };
+                let attempt = adobe::Attempt::new(credential.user, response, &request);
+                (claimed_id, self.check_password(&attempt, now_ms).await?)
+            }
+            None => {
+                return Err(invalid(
+                    "credential",
+                    "missing, or of a kind that this version does not know",
+                ));
+            }
+        };
+        let decision = match checked {
             Ok(record) => Decision::SignedGrant(self.grant(&request, record, now_ms)),
             Err((refusal, source)) => {
-                self.shared.metrics.key_check(refusal.outcome(), source);
-                telemetry::fail(&Span::current(), refusal.outcome());
-                tracing::info!(
-                    reason = refusal.outcome(),
-                    stream_key_id = StreamKey::parse(&credential)
-                        .ok()
-                        .map(|stream_key| stream_key.id().to_string()),
-                    app = &*redacted(&request.app),
-                    session_id = request.session_id,
-                    client_address = request.client_address,
-                    server_name = &*redacted(&request.server_name),
-                    encoder = &*redacted(&request.encoder),
-                    trace_id = telemetry::trace_id(&Span::current()),
-                    "publish refused"
-                );
+                self.refused(&request, claimed_id, refusal, source);
                 Decision::Denial(refusal.denial())
             }
         };
@@ -137,14 +143,37 @@ impl Admission {
         })
     }
 
+    fn refused(
+        &self,
+        request: &AuthorizeRequest,
+        claimed_id: Option<StreamKeyId>,
+        refusal: Refusal,
+        source: &'static str,
+    ) {
+        self.shared.metrics.key_check(refusal.outcome(), source);
+        telemetry::fail(&Span::current(), refusal.outcome());
+        tracing::info!(
+            reason = refusal.outcome(),
+            stream_key_id = claimed_id.map(|id| id.to_string()),
+            app = &*redacted(&request.app),
+            session_id = request.session_id,
+            client_address = request.client_address,
+            server_name = &*redacted(&request.server_name),
+            encoder = &*redacted(&request.encoder),
+            client_certificate = subject(request),
+            trace_id = telemetry::trace_id(&Span::current()),
+            "publish refused"
+        );
+    }
+
     /// The key that was accepted, or why none was and what that was decided with.
     async fn check(
         &self,
         credential: &str,
-        app: &str,
+        request: &AuthorizeRequest,
         now_ms: i64,
-    ) -> Result<Result<KeyRecord, (Refusal, &'static str)>, Status> {
-        if !self.shared.live.has_application(app) {
+    ) -> Result<Checked, Status> {
+        if !self.shared.live.has_application(&request.app) {
             return Ok(Err((Refusal::AppNotFound, "request")));
         }
         let stream_key = match StreamKey::parse(credential) {
@@ -152,35 +181,42 @@ impl Admission {
             Err(StreamKeyError::Malformed) => return Ok(Err((Refusal::Malformed, "request"))),
             Err(StreamKeyError::Mistyped) => return Ok(Err((Refusal::Mistyped, "request"))),
         };
-        let record = match self.shared.database.key(stream_key.id()).await {
-            Ok(record) => record,
-            Err(error) => {
-                self.shared.metrics.key_check("undecided", "database");
-                return Err(error.into());
-            }
-        };
+        let record = self.find(stream_key.id()).await?;
         let peppers = self.shared.peppers.load();
         // An unknown id costs the same HMAC as a known one.
         let (version, mac) = match &record {
             Some(record) => (record.pepper_version, record.mac),
             None => (peppers.current(), [0; 32]),
         };
-        if !peppers.has(version) {
-            tracing::error!(stream_key_id = %stream_key.id(), pepper_version = version, "the pepper file lacks this version");
-            self.shared.metrics.key_check("undecided", "database");
-            return Err(status(
-                Code::Unavailable,
-                "PEPPER_UNKNOWN",
-                "the key's pepper is not known here",
-            ));
-        }
+        self.check_pepper(&peppers, version, stream_key.id())?;
         let authentic = peppers.verify(version, &stream_key, &mac);
         Ok(match record {
             None => Err(Refusal::Unknown),
             Some(_) if !authentic => Err(Refusal::WrongSecret),
-            Some(record) => admissible(record, app, now_ms),
+            Some(record) => admissible(record, request, now_ms),
         }
         .map_err(|refusal| (refusal, "database")))
+    }
+
+    async fn find(&self, id: StreamKeyId) -> Result<Option<KeyRecord>, Status> {
+        self.shared.database.key(id).await.map_err(|error| {
+            self.shared.metrics.key_check("undecided", "database");
+            error.into()
+        })
+    }
+
+    /// Fails where this control cannot decide on the key.
+    fn check_pepper(&self, peppers: &Peppers, version: u32, id: StreamKeyId) -> Result<(), Status> {
+        if peppers.has(version) {
+            return Ok(());
+        }
+        tracing::error!(stream_key_id = %id, pepper_version = version, "the pepper file lacks this version");
+        self.shared.metrics.key_check("undecided", "database");
+        Err(status(
+            Code::Unavailable,
+            "PEPPER_UNKNOWN",
+            "the key's pepper is not known here",
+        ))
     }
 
     fn grant(&self, request: &AuthorizeRequest, record: KeyRecord, now_ms: i64) -> Vec<u8> {
@@ -194,6 +230,7 @@ impl Admission {
             stream_id = %stream_id,
             session_id = request.session_id,
             client_address = request.client_address,
+            client_certificate = subject(request),
             trace_id = telemetry::trace_id(&Span::current()),
             "publish authorized"
         );
@@ -220,9 +257,22 @@ impl Admission {
     }
 }
 
-/// Whether an authentic key may publish to this app now.
-fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Refusal> {
-    if record.app != app {
+/// The common name of the client's certificate, for the log.
+fn subject(request: &AuthorizeRequest) -> Option<&str> {
+    let certificate = request.client_certificate.as_ref();
+    certificate.map(|certificate| certificate.subject.as_str())
+}
+
+/// The key that may publish, or why none may and what that was decided with.
+type Checked = Result<KeyRecord, (Refusal, &'static str)>;
+
+/// Whether an authentic key may publish to this app, from this client, now.
+fn admissible(
+    record: KeyRecord,
+    request: &AuthorizeRequest,
+    now_ms: i64,
+) -> Result<KeyRecord, Refusal> {
+    if record.app != request.app {
         Err(Refusal::WrongApp)
     } else if record.revoke_ms.is_some() {
         Err(Refusal::Revoked)
@@ -234,7 +284,11 @@ fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Re
     } else if record.held_off_until_ms > now_ms {
         Err(Refusal::HeldOff)
     } else {
-        Ok(record)
+        match (&record.client_certificate, &request.client_certificate) {
+            (Some(_), None) => Err(Refusal::CertificateMissing),
+            (Some(binding), Some(shown)) if !binding.is_of(shown) => Err(Refusal::CertificateWrong),
+            (Some(_), Some(_)) | (None, _) => Ok(record),
+        }
     }
 }
 
@@ -242,39 +296,85 @@ fn admissible(record: KeyRecord, app: &str, now_ms: i64) -> Result<KeyRecord, Re
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     AppNotFound,
+    CertificateMissing,
+    CertificateWrong,
     Expired,
     HeldOff,
     Malformed,
     Mistyped,
+    /// User and password, whatever is wrong with them.
+    Password(PasswordFault),
     Revoked,
     Unknown,
     WrongApp,
+    /// Right user and password, another name.
+    WrongName,
     WrongSecret,
+}
+
+/// What is wrong with a user and a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PasswordFault {
+    /// The challenge is of another user or address, or not ours.
+    Forged,
+    /// The key is not what it was when it was in force: revoked, expired, or of another app.
+    KeyNotAdmissible,
+    Late,
+    /// The key was created without.
+    NoPassword,
+    Replayed,
+    UnknownUser,
+    Wrong,
 }
 
 impl Refusal {
     fn outcome(self) -> &'static str {
         match self {
             Self::AppNotFound => "app_not_found",
+            Self::CertificateMissing => "client_certificate_missing",
+            Self::CertificateWrong => "client_certificate_wrong",
             Self::Expired => "expired",
             Self::HeldOff => "held_off",
             Self::Malformed => "malformed",
             Self::Mistyped => "mistyped",
+            Self::Password(fault) => fault.outcome(),
             Self::Revoked => "revoked",
             Self::Unknown => "unknown",
             Self::WrongApp => "wrong_app",
+            Self::WrongName => "wrong_name",
             Self::WrongSecret => "wrong_secret",
         }
     }
 
-    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys.
+    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys. Who has the
+    /// whole key may know what else it needs.
     fn denial(self) -> Denial {
         let (reason, description, retryable) = match self {
             Self::AppNotFound => (DenialReason::AppNotFound, "Application not found", false),
+            Self::CertificateMissing => (
+                DenialReason::ClientCertificateMissing,
+                "This stream key needs its client certificate",
+                false,
+            ),
+            Self::CertificateWrong => (
+                DenialReason::ClientCertificateWrong,
+                "This stream key belongs to another client certificate",
+                false,
+            ),
             Self::HeldOff => (
                 DenialReason::HeldOff,
                 "Session was ended; try again later",
                 true,
+            ),
+            Self::Password(_) => (
+                DenialReason::PasswordNotAccepted,
+                "User or password not accepted",
+                false,
+            ),
+            Self::WrongName => (
+                DenialReason::NameNotAccepted,
+                "Stream name not accepted: user and password are of another stream",
+                false,
             ),
             Self::Expired
             | Self::Malformed
@@ -292,6 +392,20 @@ impl Refusal {
             reason: reason.into(),
             description: description.to_owned(),
             retryable,
+        }
+    }
+}
+
+impl PasswordFault {
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Forged => "challenge_forged",
+            Self::KeyNotAdmissible => "password_of_lapsed_key",
+            Self::Late => "challenge_expired",
+            Self::NoPassword => "no_password",
+            Self::Replayed => "challenge_replayed",
+            Self::UnknownUser => "unknown_user",
+            Self::Wrong => "wrong_password",
         }
     }
 }

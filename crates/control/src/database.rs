@@ -215,13 +215,27 @@ fn create_private(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "stream keys and revocations".into(),
-        MigrationType::Simple,
-        include_str!("../migrations/0001_stream_keys_and_revocations.sql").into_sql_str(),
-        false,
-    )])
+    let migration = |version, description: &'static str, sql: &'static str| {
+        let (description, sql) = (description.into(), sql.into_sql_str());
+        Migration::new(version, description, MigrationType::Simple, sql, false)
+    };
+    Migrator::with_migrations(vec![
+        migration(
+            1,
+            "stream keys and revocations",
+            include_str!("../migrations/0001_stream_keys_and_revocations.sql"),
+        ),
+        migration(
+            2,
+            "adobe credentials",
+            include_str!("../migrations/0002_adobe_credentials.sql"),
+        ),
+        migration(
+            3,
+            "client certificate binding",
+            include_str!("../migrations/0003_client_certificate_binding.sql"),
+        ),
+    ])
 }
 
 /// Connections to the database, per process.

@@ -14,7 +14,9 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Shared,
+    adobe::password_equivalent,
     caller::{address, tenant},
+    client_certificate::CertificateBinding,
     database::{CreateOutcome, KeyFilter, KeyRecord},
     field::{self, Violations, now_ms, timestamp},
     page_token::{Cursor, Page},
@@ -75,26 +77,11 @@ impl StreamKeys {
         let (tenant, address) = (tenant(&request)?, address(&request));
         let request = request.into_inner();
         let now_ms = now_ms();
-        let mut violations = Violations::default();
-        violations.check("app", field::app(&request.app));
-        violations.check("stream", field::stream(&request.stream));
-        violations.check("description", field::description(&request.description));
-        let expire_ms = request
-            .expire_time
-            .map(|time| field::future_ms(time, now_ms))
-            .transpose();
-        let expire_ms = violations.check("expire_time", expire_ms).flatten();
-        let policy = violations.check("takeover_policy", takeover_policy(request.takeover_policy));
-        let own = request.tenant.is_empty() || *request.tenant == *tenant;
-        violations.check(
-            "tenant",
-            if own {
-                Ok(())
-            } else {
-                Err("not the tenant of the caller's token")
-            },
-        );
-        violations.finish()?;
+        let Checked {
+            expire_ms,
+            policy,
+            binding,
+        } = check(&request, &tenant, now_ms)?;
         if !self.0.live.has_application(&request.app) {
             return Err(status(
                 Code::NotFound,
@@ -107,19 +94,25 @@ impl StreamKeys {
         // One version of the file for both: a reload may come between.
         let peppers = self.0.peppers.load_full();
         let stream_key = StreamKey::generate().map_err(|_no_random| unavailable())?;
+        let adobe = request.adobe.then(|| {
+            let equivalent = password_equivalent(&stream_key);
+            peppers.seal(stream_key.id(), &equivalent)
+        });
         let record = KeyRecord {
             id: stream_key.id(),
             tenant: tenant.as_ref().into(),
             app: request.app,
             stream: request.stream,
             description: request.description,
-            takeover_policy: policy.unwrap_or_default(),
+            takeover_policy: policy,
             mac: peppers.mac(&stream_key),
             pepper_version: peppers.current(),
             create_ms: now_ms,
             expire_ms,
             revoke_ms: None,
             held_off_until_ms: 0,
+            client_certificate: binding,
+            adobe: adobe.transpose().map_err(|_no_random| unavailable())?,
         };
         match self.0.database.create_key(&record).await? {
             CreateOutcome::Created => {}
@@ -220,11 +213,50 @@ impl StreamKeys {
             stream_key_id = %record.id,
             app = record.app,
             stream = record.stream,
+            adobe = record.adobe.is_some(),
             client_address,
             reason,
             "stream key changed"
         );
     }
+}
+
+/// What the fields of a new key mean.
+struct Checked {
+    expire_ms: Option<i64>,
+    policy: i32,
+    binding: Option<CertificateBinding>,
+}
+
+fn check(request: &CreateStreamKeyRequest, tenant: &str, now_ms: i64) -> Result<Checked, Status> {
+    let mut violations = Violations::default();
+    violations.check("app", field::app(&request.app));
+    violations.check("stream", field::stream(&request.stream));
+    violations.check("description", field::description(&request.description));
+    let expire_ms = request
+        .expire_time
+        .map(|time| field::future_ms(time, now_ms))
+        .transpose();
+    let expire_ms = violations.check("expire_time", expire_ms).flatten();
+    let policy = violations.check("takeover_policy", takeover_policy(request.takeover_policy));
+    let binding = &request.client_certificate;
+    let binding = (!binding.is_empty()).then(|| CertificateBinding::parse(binding));
+    let binding = violations.check("client_certificate", binding.transpose());
+    let own = request.tenant.is_empty() || request.tenant == tenant;
+    violations.check(
+        "tenant",
+        if own {
+            Ok(())
+        } else {
+            Err("not the tenant of the caller's token")
+        },
+    );
+    violations.finish()?;
+    Ok(Checked {
+        expire_ms,
+        policy: policy.unwrap_or_default(),
+        binding: binding.flatten(),
+    })
 }
 
 fn id(id: &str) -> Result<StreamKeyId, Status> {
@@ -251,5 +283,10 @@ fn message(record: KeyRecord) -> StreamKeyMessage {
         expire_time: record.expire_ms.map(timestamp),
         revoke_time: record.revoke_ms.map(timestamp),
         takeover_policy: record.takeover_policy,
+        client_certificate: record
+            .client_certificate
+            .map(|binding| binding.as_str().to_owned())
+            .unwrap_or_default(),
+        adobe: record.adobe.is_some(),
     }
 }

@@ -7,7 +7,9 @@
 #![deny(missing_docs)]
 
 mod admission;
+mod adobe;
 mod caller;
+mod client_certificate;
 mod cluster;
 mod config;
 mod database;

@@ -1,8 +1,12 @@
-//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away.
+//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. Two more keys are
+//! derived from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    hmac, rand,
+};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use runtime::{
     error::chain,
@@ -12,14 +16,22 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
+    adobe::{OpaqueMac, PasswordEquivalent},
     database::{Database, DatabaseError},
-    stream_key::StreamKey,
+    stream_key::{RandomError, StreamKey, StreamKeyId},
 };
 
 /// A file of `<version>:<64 hex digits>` lines; the highest version makes new MACs, the others still check old ones.
 pub(crate) struct Peppers {
-    keys: BTreeMap<u32, hmac::Key>,
-    current: (u32, hmac::Key),
+    keys: BTreeMap<u32, Arc<Pepper>>,
+    current: (u32, Arc<Pepper>),
+}
+
+/// One version's keys.
+struct Pepper {
+    stream_keys: hmac::Key,
+    opaques: hmac::Key,
+    passwords: RandomizedNonceKey,
 }
 
 /// An HMAC-SHA256 of a stream key.
@@ -34,7 +46,7 @@ impl Peppers {
         content.parse(expected, Self::parse)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut keys = BTreeMap::new();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (version, pepper) = line.split_once(':')?;
@@ -42,8 +54,8 @@ impl Peppers {
             if pepper.len() != PEPPER_BYTES {
                 return None;
             }
-            let key = hmac::Key::new(hmac::HMAC_SHA256, &pepper);
-            if keys.insert(version.parse().ok()?, key).is_some() {
+            let pepper = Arc::new(Pepper::derive(&pepper)?);
+            if keys.insert(version.parse().ok()?, pepper).is_some() {
                 return None;
             }
         }
@@ -64,7 +76,7 @@ impl Peppers {
 
     /// With the current version.
     pub(crate) fn mac(&self, stream_key: &StreamKey) -> Mac {
-        let tag = hmac::sign(&self.current.1, &*stream_key.mac_input());
+        let tag = hmac::sign(&self.current.1.stream_keys, &*stream_key.mac_input());
         let mut mac = [0; 32];
         for (byte, tag) in mac.iter_mut().zip(tag.as_ref()) {
             *byte = *tag;
@@ -74,8 +86,67 @@ impl Peppers {
 
     /// In constant time; false where the version is not known.
     pub(crate) fn verify(&self, version: u32, stream_key: &StreamKey, mac: &Mac) -> bool {
-        let key = self.keys.get(&version);
-        key.is_some_and(|key| hmac::verify(key, &*stream_key.mac_input(), mac).is_ok())
+        let pepper = self.keys.get(&version);
+        pepper.is_some_and(|pepper| {
+            hmac::verify(&pepper.stream_keys, &*stream_key.mac_input(), mac).is_ok()
+        })
+    }
+
+    /// Encrypts with the current version what is stored for a key's password; only for that key it can be opened.
+    pub(crate) fn seal(
+        &self,
+        id: StreamKeyId,
+        equivalent: &PasswordEquivalent,
+    ) -> Result<Vec<u8>, RandomError> {
+        let mut sealed = equivalent.to_vec();
+        let nonce = self
+            .current
+            .1
+            .passwords
+            .seal_in_place_append_tag(Aad::from(id.to_string()), &mut sealed)
+            .map_err(|_unavailable| RandomError)?;
+        sealed.splice(0..0, nonce.as_ref().iter().copied());
+        Ok(sealed)
+    }
+
+    /// The opposite; `None` where the version is not known, or it was sealed otherwise.
+    pub(crate) fn open(
+        &self,
+        version: u32,
+        id: StreamKeyId,
+        sealed: &[u8],
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut opened = Zeroizing::new(sealed.to_vec());
+        let key = &self.keys.get(&version)?.passwords;
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let bytes = key
+            .open_in_place(nonce, Aad::from(id.to_string()), &mut opened)
+            .ok()?
+            .len();
+        opened.truncate(bytes);
+        Some(opened)
+    }
+
+    /// Of an opaque's content; `None` where the version is not known.
+    pub(crate) fn opaque_mac(&self, version: u32, content: &[u8]) -> Option<OpaqueMac> {
+        let tag = hmac::sign(&self.keys.get(&version)?.opaques, content);
+        tag.as_ref().first_chunk().copied()
+    }
+}
+
+impl Pepper {
+    /// The pepper itself is the key for stream keys, as it always was.
+    fn derive(pepper: &[u8]) -> Option<Self> {
+        let stream_keys = hmac::Key::new(hmac::HMAC_SHA256, pepper);
+        let derived = |label: &[u8]| hmac::sign(&stream_keys, label);
+        let opaques = derived(b"headwater-adobe-opaque-v1");
+        let passwords = derived(b"headwater-adobe-password-v1");
+        Some(Self {
+            opaques: hmac::Key::new(hmac::HMAC_SHA256, opaques.as_ref()),
+            passwords: RandomizedNonceKey::new(&AES_256_GCM, passwords.as_ref()).ok()?,
+            stream_keys,
+        })
     }
 }
 
@@ -203,6 +274,24 @@ mod tests {
         assert!(!both.verify(10, &stream_key, &old.mac(&stream_key)));
         assert!(!both.verify(11, &stream_key, &both.mac(&stream_key)));
         assert!(!both.verify(10, &StreamKey::generate().unwrap(), &both.mac(&stream_key)));
+    }
+
+    #[test]
+    fn what_is_sealed_opens_for_its_key_and_version_alone() {
+        let peppers = Peppers::parse(&format!("1:{}\n2:{}", hex("a"), hex("b"))).unwrap();
+        let [key, other] = [(); 2].map(|()| StreamKey::generate().unwrap());
+        let equivalent = crate::adobe::password_equivalent(&key);
+        let sealed = peppers.seal(key.id(), &equivalent).unwrap();
+        assert_eq!(sealed.len(), NONCE_LEN + 24 + 16);
+        let open = |version, id, sealed: &[u8]| peppers.open(version, id, sealed);
+        let opened = open(2, key.id(), &sealed).unwrap();
+        assert_eq!(opened[..], equivalent[..]);
+        assert!(open(1, key.id(), &sealed).is_none() && open(3, key.id(), &sealed).is_none());
+        assert!(open(2, other.id(), &sealed).is_none());
+        let mut changed = sealed.clone();
+        changed[20] ^= 1;
+        assert!(open(2, key.id(), &changed).is_none() && open(2, key.id(), &[1; 5]).is_none());
+        assert_ne!(sealed, peppers.seal(key.id(), &equivalent).unwrap());
     }
 
     #[test]

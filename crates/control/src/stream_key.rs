@@ -96,6 +96,16 @@ impl StreamKey {
         text
     }
 
+    /// For encoders that log in with user and password: the id is the user, and this is the password.
+    pub(crate) fn password(&self) -> Zeroizing<[u8; SECRET_CHARS + CHECKSUM_CHARS]> {
+        let mut password = Zeroizing::new([0; SECRET_CHARS + CHECKSUM_CHARS]);
+        let characters = self.secret.iter().copied().chain(self.checksum());
+        for (byte, character) in password.iter_mut().zip(characters) {
+            *byte = character;
+        }
+        password
+    }
+
     /// What is authenticated: the secret, bound to its id.
     pub(crate) fn mac_input(&self) -> Zeroizing<[u8; ID_CHARS + SECRET_CHARS]> {
         let mut input = Zeroizing::new([0; ID_CHARS + SECRET_CHARS]);
@@ -237,6 +247,9 @@ mod tests {
         assert!(text.starts_with(&format!("hw_{}_", stream_key.id())));
         let parsed = StreamKey::parse(&text).ok().unwrap();
         assert_eq!(*parsed.mac_input(), *stream_key.mac_input());
+        let user_and_password = format!("hw_{}_", stream_key.id()).into_bytes();
+        let whole = [&user_and_password, &stream_key.password()[..]].concat();
+        assert_eq!(whole, text.as_bytes());
     }
 
     #[test]

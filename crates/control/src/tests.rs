@@ -2,6 +2,7 @@
 //! ports.
 
 mod admission_service;
+mod adobe_authentication;
 mod cluster_service;
 mod fixture;
 mod key_service;

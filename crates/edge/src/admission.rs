@@ -1,12 +1,13 @@
 //! Asks control whether a publish is allowed.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use proto::{
     grant::read_unverified,
     internal::v1::{
-        AuthorizeRequest, Denial, DenialReason, Grant,
-        admission_service_client::AdmissionServiceClient, authorize_response::Decision,
+        AdobeChallenge, AdobeCredential, AuthorizeRequest, Denial, DenialReason, Grant,
+        admission_service_client::AdmissionServiceClient, authorize_request::Credential,
+        authorize_response::Decision,
     },
     v1::TakeoverPolicy,
 };
@@ -14,6 +15,7 @@ use registry::{Policy, SessionId, Slot, StreamId};
 use runtime::{grpc::Endpoints, telemetry};
 use tokio::time::timeout;
 use tracing::{Instrument as _, info_span, warn};
+use uuid::Uuid;
 
 /// Control, as far as a publish needs it.
 pub(crate) struct Admission {
@@ -58,6 +60,14 @@ impl Refusal {
             description: NOT_AVAILABLE.to_owned(),
         }
     }
+
+    /// Whether it may be one of many attempts to guess.
+    pub(crate) fn may_be_a_guess(&self) -> bool {
+        matches!(
+            self.reason,
+            "key_not_accepted" | "name_not_accepted" | "password_not_accepted"
+        )
+    }
 }
 
 impl Admission {
@@ -79,6 +89,55 @@ impl Admission {
         session: &SessionId,
         patience: Duration,
     ) -> Result<Granted, Refusal> {
+        match self.decide(request, patience).await? {
+            Decision::Denial(denial) => Err(refusal(denial)),
+            Decision::SignedGrant(signed_grant) => {
+                self.granted(signed_grant, session).ok_or_else(|| {
+                    warn!("control's grant cannot be read, or is of another session");
+                    Refusal::not_available("grant_invalid")
+                })
+            }
+            Decision::AdobeChallenge(_) => Err(undecided()),
+        }
+    }
+
+    /// A challenge for an encoder that wants to log in with a password.
+    pub(crate) async fn challenge(
+        &self,
+        user: String,
+        client_address: SocketAddr,
+        patience: Duration,
+    ) -> Result<rtmp::AdobeChallenge, Refusal> {
+        let credential = AdobeCredential {
+            user,
+            response: None,
+        };
+        let request = AuthorizeRequest {
+            credential: Some(Credential::Adobe(credential)),
+            client_address: client_address.to_string(),
+            session_id: new_session_id().to_string(),
+            ..AuthorizeRequest::default()
+        };
+        match self.decide(request, patience).await? {
+            Decision::AdobeChallenge(AdobeChallenge {
+                salt,
+                challenge,
+                opaque,
+            }) => Ok(rtmp::AdobeChallenge {
+                salt,
+                challenge,
+                opaque,
+            }),
+            Decision::Denial(denial) => Err(refusal(denial)),
+            Decision::SignedGrant(_) => Err(undecided()),
+        }
+    }
+
+    async fn decide(
+        &self,
+        request: AuthorizeRequest,
+        patience: Duration,
+    ) -> Result<Decision, Refusal> {
         let span = info_span!("authorize", otel.kind = "client", rpc.method = "Authorize");
         let call = self.control.call(|channel| {
             let request = request.clone();
@@ -88,30 +147,17 @@ impl Admission {
                     .await
             }
         });
-        let response = match timeout(patience, call).instrument(span.clone()).await {
-            Ok(Ok(response)) => response.into_inner(),
+        match timeout(patience, call).instrument(span.clone()).await {
+            Ok(Ok(response)) => response.into_inner().decision.ok_or_else(undecided),
             Ok(Err(status)) => {
                 telemetry::fail(&span, "control_unavailable");
                 warn!(code = ?status.code(), error = status.message(), "control did not decide on a publish");
-                return Err(Refusal::not_available("control_unavailable"));
+                Err(Refusal::not_available("control_unavailable"))
             }
             Err(_elapsed) => {
                 telemetry::fail(&span, "control_timeout");
                 warn!("control did not answer in time");
-                return Err(Refusal::not_available("control_timeout"));
-            }
-        };
-        match response.decision {
-            Some(Decision::Denial(denial)) => Err(refusal(denial)),
-            Some(Decision::SignedGrant(signed_grant)) => {
-                self.granted(signed_grant, session).ok_or_else(|| {
-                    warn!("control's grant cannot be read, or is of another session");
-                    Refusal::not_available("grant_invalid")
-                })
-            }
-            None => {
-                warn!("control's answer holds no decision");
-                Err(Refusal::not_available("grant_invalid"))
+                Err(Refusal::not_available("control_timeout"))
             }
         }
     }
@@ -150,11 +196,27 @@ impl Admission {
     }
 }
 
+fn undecided() -> Refusal {
+    warn!("control's answer holds no decision");
+    Refusal::not_available("grant_invalid")
+}
+
+/// For a publish, or an attempt at one.
+pub(crate) fn new_session_id() -> SessionId {
+    let id = Uuid::now_v7().to_string();
+    // Hexadecimal digits and dashes are an id.
+    SessionId::new(&id).unwrap_or_else(|_| unreachable!("{id} is an id"))
+}
+
 fn refusal(denial: Denial) -> Refusal {
     let reason = match denial.reason() {
         DenialReason::AppNotFound => "app_not_found",
+        DenialReason::ClientCertificateMissing => "client_certificate_missing",
+        DenialReason::ClientCertificateWrong => "client_certificate_wrong",
         DenialReason::HeldOff => "held_off",
         DenialReason::KeyNotAccepted => "key_not_accepted",
+        DenialReason::NameNotAccepted => "name_not_accepted",
+        DenialReason::PasswordNotAccepted => "password_not_accepted",
         DenialReason::Unspecified => "denied",
     };
     let description = if denial.description.is_empty() {

@@ -15,6 +15,8 @@ pub struct Config {
     pub origins_dns: Option<String>,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: ProxyProtocol,
+    /// What becomes of RTMP without TLS.
+    pub plain_rtmp: PlainRtmp,
     /// What happens to new publishes while the registry is down.
     pub outage_policy: OutagePolicy,
     /// Limits of connections.
@@ -46,7 +48,31 @@ pub enum ProxyProtocol {
     Require {
         /// The load balancers.
         trusted: Vec<IpNet>,
+        /// Whether the encoder's TLS may end at the load balancer.
+        terminated_tls: TerminatedTls,
     },
+}
+
+/// What becomes of RTMP without TLS, on the same ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlainRtmp {
+    /// Taken in like RTMPS: stream keys travel in the clear.
+    Allow,
+    /// Told to come over RTMPS, then closed.
+    #[default]
+    Refuse,
+}
+
+/// RTMP without TLS from a trusted load balancer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TerminatedTls {
+    /// Taken where the header says that the encoder came over TLS (PP2_TYPE_SSL).
+    Announced,
+    /// Always taken: the load balancer is known to take nothing but TLS, and does not say so.
+    Assumed,
+    /// As [`PlainRtmp`] has it.
+    #[default]
+    Refuse,
 }
 
 /// What happens to new publishes while the registry is down.
@@ -82,10 +108,17 @@ pub struct ConnectionLimits {
     pub keepalive_probes: u32,
     /// TCP_USER_TIMEOUT: sent bytes may stay unacknowledged for this long.
     pub tcp_user_timeout: Duration,
+    /// Between two pings of a publisher: they measure the round trip, and are bytes for the timeout above to watch. An
+    /// answer is not waited for: OBS sends none.
+    pub ping_period: Duration,
     /// Chunk size that is announced to encoders, in bytes. FFmpeg adopts it for sending.
     pub chunk_bytes_out: u32,
     /// Window acknowledgement size that is announced, in bytes.
     pub window_bytes: u32,
+    /// A publisher that sends more than this is read more slowly.
+    pub bytes_per_second_max: u32,
+    /// One that goes on for this long is disconnected.
+    pub bitrate_patience: Duration,
 }
 
 /// Limits of a publish and of its way to the origin.
@@ -136,8 +169,12 @@ impl Default for ConnectionLimits {
             keepalive_interval: Duration::from_secs(5),
             keepalive_probes: 3,
             tcp_user_timeout: Duration::from_secs(20),
+            ping_period: Duration::from_secs(15),
             chunk_bytes_out: 65_536,
             window_bytes: 2_500_000,
+            // 400 Mbit/s: more than any encoder sends, less than what fills a link.
+            bytes_per_second_max: 50_000_000,
+            bitrate_patience: Duration::from_secs(10),
         }
     }
 }

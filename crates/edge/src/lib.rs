@@ -11,13 +11,17 @@
 //! | [`publish`] | one publish from authorization to the released lease |
 //! | [`relay`], [`replay_ring`] | hop 4: replay ring ─▶ Publish RPC, reopened where an origin is lost |
 //! | [`admission`], [`revocations`] | what control says |
+//! | [`challenge`] | a user and a password instead of a stream key |
+//! | [`guesses`] | who is refused too often |
 //! | [`placement`], [`origins`] | which origin, and the connections to it |
 //! | [`live`], [`leases`] | the sessions that publish now, and their leases |
 
 #![deny(missing_docs)]
 
 mod admission;
+mod challenge;
 mod config;
+mod guesses;
 mod leases;
 mod listener;
 mod live;
@@ -39,7 +43,7 @@ use runtime::{
     grpc::{Endpoints, InProcessTarget},
     metrics::Metrics,
     shutdown::Shutdown,
-    tls::{InternalTls, ReloadingCertificate, TlsError},
+    tls::{EncoderTls, InternalTls},
 };
 use tokio::{net::TcpListener, task::JoinSet, time::interval};
 use tokio_util::task::TaskTracker;
@@ -47,7 +51,8 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 pub use config::{
-    Config, ConnectionLimits, OutagePolicy, ProxyProtocol, RelayLimits, StaticOrigin,
+    Config, ConnectionLimits, OutagePolicy, PlainRtmp, ProxyProtocol, RelayLimits, StaticOrigin,
+    TerminatedTls,
 };
 pub use listener::ConnectionPermits;
 
@@ -70,8 +75,8 @@ pub struct Dependencies {
     pub control: Endpoints,
     /// How origins are reached.
     pub origins: OriginDialer,
-    /// What encoders see.
-    pub certificate: ReloadingCertificate,
+    /// What encoders see, and whether they show certificates.
+    pub tls: EncoderTls,
 }
 
 /// How an announced origin is reached.
@@ -85,25 +90,17 @@ pub enum OriginDialer {
 
 /// Where encoders connect.
 pub struct Listeners {
-    /// RTMPS.
+    /// RTMPS, and RTMP as far as the configuration allows it: the first byte tells.
     pub rtmps: Vec<TcpListener>,
-}
-
-/// The edge could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum EdgeError {
-    /// No TLS handshake could succeed with this certificate.
-    #[error("the certificate for encoders cannot be used")]
-    Certificate(#[from] TlsError),
 }
 
 /// What every connection of this edge shares.
 pub(crate) struct Context {
     admission: admission::Admission,
     budget: Budget,
-    certificate: ReloadingCertificate,
     config: Config,
     edge: EdgeName,
+    guesses: guesses::Guesses,
     live: live::LiveSessions,
     metrics: metrics::EdgeMetrics,
     origins: origins::Origins,
@@ -111,6 +108,7 @@ pub(crate) struct Context {
     registry: Registry,
     revocations: revocations::Revocations,
     shutdown: Shutdown,
+    tls: EncoderTls,
     /// Publications: each ends with its lease released, and `run` waits for that.
     publications: TaskTracker,
 }
@@ -122,8 +120,7 @@ const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(1);
 
 impl Edge {
     /// Prepares; nothing is accepted yet.
-    pub fn new(config: Config, dependencies: Dependencies) -> Result<Self, EdgeError> {
-        dependencies.certificate.server_config()?;
+    pub fn new(config: Config, dependencies: Dependencies) -> Self {
         let readiness = &dependencies.readiness;
         readiness.expect(LISTENING, "not listening yet");
         readiness.expect(revocations::READY, "control has not answered yet");
@@ -131,11 +128,11 @@ impl Edge {
         let limits = &config.connections;
         let permits =
             ConnectionPermits::new(limits.connections_max, limits.connections_per_address_max);
-        Ok(Self {
+        Self {
             config,
             dependencies,
             permits,
-        })
+        }
     }
 
     /// How many connections there may be: what may change while the edge runs.
@@ -201,15 +198,15 @@ impl Context {
             readiness,
             control,
             origins,
-            certificate,
+            tls,
         } = dependencies;
         let budget = Budget::new(config.relay.process_bytes_max);
         Self {
             admission: admission::Admission::new(control, config.relay.stale_after),
             metrics: metrics::EdgeMetrics::register(&metrics, &budget),
             budget,
-            certificate,
             edge: new_edge_name(),
+            guesses: guesses::Guesses::new(),
             live: live::LiveSessions::default(),
             origins: origins::Origins::new(
                 origins,
@@ -220,6 +217,7 @@ impl Context {
             registry,
             revocations: revocations::Revocations::new(),
             shutdown,
+            tls,
             config,
             publications: TaskTracker::new(),
         }
@@ -230,6 +228,8 @@ impl Context {
         self.metrics
             .drain_remaining_sessions
             .set(i64::try_from(remaining).unwrap_or(i64::MAX));
+        let unusable = i64::try_from(self.tls.unusable()).unwrap_or(i64::MAX);
+        self.metrics.certificates_unusable.set(unusable);
     }
 }
 

@@ -1,11 +1,12 @@
 //! Hop 1 of a frame's life: accept, limits, PROXY protocol, TLS. What comes out is a socket whose bytes should be RTMP.
 
+mod front;
 mod permits;
 mod proxy;
-mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use runtime::tls::ClientCertificate;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -15,8 +16,10 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 pub use self::permits::ConnectionPermits;
+pub(crate) use self::permits::counted_as;
+use self::{front::Front, proxy::Announced};
 use crate::{
-    Context, ProxyProtocol,
+    ConnectionLimits, Context, ProxyProtocol,
     session::{self, Client},
 };
 
@@ -70,42 +73,87 @@ async fn serve(
         return context.metrics.rejected("connections_max");
     };
     let _active = Active::new(&context);
-    if let Err(error) = prepare(&stream, &context) {
+    if let Err(error) = prepare(&stream, &context.config.connections) {
         debug!(client_address = %peer, %error, "the connection was gone at once");
         return;
     }
     let mut stream = stream;
-    let address = match announced_address(&mut stream, peer, &context).await {
-        Ok(address) => address,
+    let announced = match announcement(&mut stream, peer, &context).await {
+        Ok(announced) => announced,
         Err(error) => {
             warn!(client_address = %peer, reason = error.reason(), %error, "no PROXY header, closing the connection");
             return context.metrics.rejected(error.reason());
         }
     };
+    // The load balancer's own connections (health checks) have no other address.
+    let address = announced.source.unwrap_or(peer);
     let Some(_address_permit) = permits.address(address.ip()) else {
         info!(client_address = %address, "too many connections of one address");
         return context.metrics.rejected("connections_per_address_max");
     };
     let accepting = tokio::select! {
-        accepted = tls::accept(stream, &context) => accepted,
+        accepted = front::accept(stream, &announced, &context) => accepted,
         () = context.shutdown.stopping() => return,
     };
-    let (stream, server_name) = match accepting {
-        Ok(accepted) => accepted,
+    match accepting {
+        Ok(front) => answer(front, announced, address, &context).await,
         Err(error) => {
             error.log(address);
-            return context.metrics.rejected(error.reason());
+            context.metrics.rejected(error.reason());
         }
-    };
-    let client = Client {
-        address,
-        server_name,
-    };
-    session::run(stream, client, context.clone()).await;
+    }
 }
 
-fn prepare(stream: &TcpStream, context: &Context) -> io::Result<()> {
-    let limits = &context.config.connections;
+/// Everything that follows from what a connection begins with.
+async fn answer(front: Front, announced: Announced, address: SocketAddr, context: &Arc<Context>) {
+    match front {
+        Front::Http(stream) => {
+            info!(client_address = %address, reason = "http", "HTTP on an RTMPS port");
+            context.metrics.rejected("http");
+            front::answer_http(stream, context.config.connections.linger).await;
+        }
+        Front::Plain(stream) => {
+            if let Some(tls) = &announced.tls {
+                debug!(client_address = %address, version = tls.version, cipher = tls.cipher,
+                    common_name = tls.common_name, "the encoder's TLS ends at the load balancer");
+            }
+            context.metrics.plain_connections.inc();
+            let client = Client {
+                address,
+                server_name: announced.server_name.unwrap_or_default(),
+                // Whatever the header says: nothing was proved to us.
+                certificate: None,
+                encrypted: announced.tls.is_some(),
+            };
+            session::run(stream, client, context.clone()).await;
+        }
+        Front::RefusedPlain(stream) => {
+            // The commonest support question.
+            warn!(client_address = %address, reason = "plain_rtmp", "rtmp:// used on an rtmps:// port");
+            context.metrics.rejected("plain_rtmp");
+            let client = Client {
+                address,
+                server_name: String::new(),
+                certificate: None,
+                encrypted: false,
+            };
+            session::refuse_plain(stream, client, context.clone()).await;
+        }
+        Front::Tls(stream) => {
+            let connection = &stream.get_ref().1;
+            let certificates = connection.peer_certificates().unwrap_or_default();
+            let client = Client {
+                address,
+                server_name: connection.server_name().unwrap_or_default().to_owned(),
+                certificate: certificates.first().map(ClientCertificate::read),
+                encrypted: true,
+            };
+            session::run(*stream, client, context.clone()).await;
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream, limits: &ConnectionLimits) -> io::Result<()> {
     // Nagle and delayed acknowledgements cost an encoder 40 ms per command.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -118,25 +166,23 @@ fn prepare(stream: &TcpStream, context: &Context) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(limits.tcp_user_timeout))
 }
 
-/// The encoder's address: the peer's, or what a trusted load balancer says.
-async fn announced_address(
+/// What a trusted load balancer says of the connection; nothing where none is expected.
+async fn announcement(
     stream: &mut TcpStream,
     peer: SocketAddr,
     context: &Context,
-) -> Result<SocketAddr, proxy::ProxyError> {
-    let ProxyProtocol::Require { trusted } = &context.config.proxy_protocol else {
-        return Ok(peer);
+) -> Result<Announced, proxy::ProxyError> {
+    let ProxyProtocol::Require { trusted, .. } = &context.config.proxy_protocol else {
+        return Ok(Announced::default());
     };
     let peer_ip = peer.ip().to_canonical();
     if !trusted.iter().any(|network| network.contains(&peer_ip)) {
         return Err(proxy::ProxyError::Untrusted);
     }
     let patience = context.config.connections.proxy_header_timeout;
-    let source = timeout(patience, proxy::read(stream))
+    timeout(patience, proxy::read(stream))
         .await
-        .map_err(|_elapsed| proxy::ProxyError::Timeout)??;
-    // The load balancer's own connections (health checks) have no other address.
-    Ok(source.unwrap_or(peer))
+        .map_err(|_elapsed| proxy::ProxyError::Timeout)?
 }
 
 /// Faults of the connection that was to be accepted, not of the listener (accept(2)).
@@ -174,5 +220,40 @@ impl Active {
 impl Drop for Active {
     fn drop(&mut self) {
         self.context.metrics.connections_active.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_has_every_timeout_that_was_configured() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_near, accepted) = tokio::join!(
+            TcpStream::connect(listener.local_addr().unwrap()),
+            listener.accept()
+        );
+        let (stream, _) = accepted.unwrap();
+        let limits = ConnectionLimits {
+            keepalive_idle: Duration::from_secs(11),
+            keepalive_interval: Duration::from_secs(7),
+            keepalive_probes: 5,
+            tcp_user_timeout: Duration::from_millis(13_500),
+            ..ConnectionLimits::default()
+        };
+        prepare(&stream, &limits).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), limits.keepalive_idle);
+        assert_eq!(
+            socket.tcp_keepalive_interval().unwrap(),
+            limits.keepalive_interval
+        );
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(limits.tcp_user_timeout)
+        );
     }
 }

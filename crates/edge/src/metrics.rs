@@ -18,6 +18,10 @@ pub(crate) struct EdgeMetrics {
     pub(crate) connections_accepted: Counter,
     pub(crate) connections_rejected: Family<Reason, Counter>,
     pub(crate) tls_handshake_seconds: Family<Outcome, Histogram, Latency>,
+    pub(crate) tls_handshakes: Family<Handshake, Counter>,
+    pub(crate) plain_connections: Counter,
+    pub(crate) certificates_unusable: Gauge,
+    pub(crate) round_trip_seconds: Histogram,
     pub(crate) publish_attempts: Family<PublishAttempt, Counter>,
     pub(crate) publish_start_seconds: Histogram,
     pub(crate) publishers_active: Family<App, Gauge>,
@@ -46,6 +50,15 @@ pub(crate) struct Reason {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Outcome {
     pub(crate) outcome: &'static str,
+}
+
+/// What a TLS handshake agreed on. Each label has a handful of values.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Handshake {
+    pub(crate) version: &'static str,
+    pub(crate) cipher: &'static str,
+    pub(crate) server_name: &'static str,
+    pub(crate) client_certificate: &'static str,
 }
 
 /// An application as a grant names it.
@@ -145,8 +158,34 @@ impl EdgeMetrics {
                 &this.revocation_watch_restarts,
             );
         });
+        this.register_tls(metrics);
         this.register_labelled(metrics);
         this
+    }
+
+    fn register_tls(&self, metrics: &Metrics) {
+        metrics.register(|registry| {
+            registry.register(
+                "certificates_unusable",
+                "Certificates and revocation lists whose files cannot be used as they are now",
+                self.certificates_unusable.clone(),
+            );
+            registry.register(
+                "plain_connections",
+                "Connections taken in without TLS of ours",
+                self.plain_connections.clone(),
+            );
+            registry.register(
+                "tls_handshake_duration_seconds",
+                "TLS handshakes",
+                self.tls_handshake_seconds.clone(),
+            );
+            registry.register(
+                "tls_handshakes",
+                "TLS handshakes that succeeded, and what they agreed on",
+                self.tls_handshakes.clone(),
+            );
+        });
     }
 
     fn register_labelled(&self, metrics: &Metrics) {
@@ -157,9 +196,9 @@ impl EdgeMetrics {
                 self.connections_rejected.clone(),
             );
             registry.register(
-                "tls_handshake_duration_seconds",
-                "TLS handshakes",
-                self.tls_handshake_seconds.clone(),
+                "rtmp_round_trip_seconds",
+                "From a ping to the encoder's answer",
+                self.round_trip_seconds.clone(),
             );
             registry.register(
                 "publish_attempts",
@@ -215,6 +254,10 @@ impl EdgeMetrics {
             connections_accepted: Counter::default(),
             connections_rejected: Family::default(),
             tls_handshake_seconds: Family::new_with_constructor(Latency),
+            tls_handshakes: Family::default(),
+            plain_connections: Counter::default(),
+            certificates_unusable: Gauge::default(),
+            round_trip_seconds: Latency.new_metric(),
             publish_attempts: Family::default(),
             publish_start_seconds: Latency.new_metric(),
             publishers_active: Family::default(),

@@ -10,20 +10,21 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use proto::internal::v1::{AuthorizeRequest, authorize_request::Credential};
+use proto::internal::v1::{
+    AdobeCredential, AdobeResponse, AuthorizeRequest, Capabilities, authorize_request::Credential,
+};
 use registry::{LeaseStats, SessionId};
 use rtmp::PublishRequest;
-use runtime::{error::chain, telemetry};
+use runtime::{error::chain, telemetry, tls::ClientCertificate};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
 };
 use tracing::{Instrument as _, Span, field::Empty, info, info_span, warn};
-use uuid::Uuid;
 
 use crate::{
     Context,
-    admission::{Granted, NOT_AVAILABLE, Refusal},
+    admission::{Granted, NOT_AVAILABLE, Refusal, new_session_id},
     live::{End, Ending, LiveSession, Registration},
     metrics::{App, PublishAttempt, Reason},
     relay::{Feed, Relay, Rpc, Terms},
@@ -44,6 +45,8 @@ struct Publication {
     context: Arc<Context>,
     client: Client,
     encoder: String,
+    /// As the encoder announced them.
+    capabilities: rtmp::Capabilities,
     session: SessionId,
     feed: Feed,
     ending: Ending,
@@ -82,6 +85,7 @@ pub(crate) fn begin(context: &Arc<Context>, request: PublishRequest, client: Cli
         context: context.clone(),
         client,
         encoder: request.encoder.clone(),
+        capabilities: request.capabilities.clone(),
         session: new_session_id(),
         feed: feed.clone(),
         ending: ending.clone(),
@@ -192,21 +196,57 @@ impl Publication {
             warn!("control does not tell revocations: no publish can start");
             return Err(Refusal::not_available("control_unavailable"));
         }
-        let request = AuthorizeRequest {
-            credential: Some(Credential::StreamKey(
-                request.stream_key.expose().to_owned(),
-            )),
+        let left = authorize_timeout.saturating_sub(self.asked.elapsed());
+        let (guesses, address) = (&self.context.guesses, self.client.address.ip());
+        guesses.admit(address)?;
+        let with_password = request.adobe.is_some();
+        let request = self.question(request);
+        let admission = &self.context.admission;
+        let granted = admission.authorize(request, &self.session, left).await;
+        match &granted {
+            Ok(_) if with_password => guesses.forgive(address),
+            Err(refusal) if refusal.may_be_a_guess() => sleep(guesses.refused(address)).await,
+            Ok(_) | Err(_) => {}
+        }
+        granted
+    }
+
+    /// What control is asked.
+    fn question(&self, request: PublishRequest) -> AuthorizeRequest {
+        let name = request.stream_key.expose().to_owned();
+        let credential = match request.adobe {
+            None => Credential::StreamKey(name),
+            Some(answer) => Credential::Adobe(AdobeCredential {
+                user: answer.user,
+                response: Some(AdobeResponse {
+                    challenge: answer.challenge,
+                    response: answer.response.expose().to_owned(),
+                    opaque: answer.opaque.expose().to_owned(),
+                    name,
+                }),
+            }),
+        };
+        AuthorizeRequest {
+            credential: Some(credential),
             app: request.app,
             client_address: self.client.address.to_string(),
             server_name: self.client.server_name.clone(),
             encoder: request.encoder,
             session_id: self.session.to_string(),
-        };
-        let left = authorize_timeout.saturating_sub(self.asked.elapsed());
-        self.context
-            .admission
-            .authorize(request, &self.session, left)
-            .await
+            client_certificate: self.client.certificate.clone().map(|shown| {
+                let ClientCertificate {
+                    subject,
+                    sans,
+                    sha256,
+                } = shown;
+                proto::internal::v1::ClientCertificate {
+                    subject,
+                    sans,
+                    sha256: sha256.to_vec(),
+                }
+            }),
+            capabilities: Some(capabilities(request.capabilities)),
+        }
     }
 
     /// Ends when nobody waits for the decision any more, or it was revoked.
@@ -228,7 +268,7 @@ impl Publication {
             session_until_ms,
         } = ready;
         info!(client_address = %self.client.address, encoder = ?self.encoder, app, edge = %self.context.edge,
-            "session started");
+            caps_ex = self.capabilities.caps_ex, four_ccs = ?self.capabilities.four_cc_list, "session started");
         let publishers = self
             .context
             .metrics
@@ -328,6 +368,17 @@ impl Publication {
     }
 }
 
+fn capabilities(announced: rtmp::Capabilities) -> Capabilities {
+    Capabilities {
+        caps_ex: announced.caps_ex,
+        video_function: announced.video_function,
+        object_encoding: announced.object_encoding,
+        four_cc_list: announced.four_cc_list,
+        video_four_cc_info: announced.video_four_cc_info.into_iter().collect(),
+        audio_four_cc_info: announced.audio_four_cc_info.into_iter().collect(),
+    }
+}
+
 fn aborted() -> Refusal {
     Refusal {
         reason: "aborted",
@@ -340,10 +391,4 @@ fn revoked(end: End) -> Refusal {
         reason: end.reason(),
         description: end.description().unwrap_or(NOT_AVAILABLE).to_owned(),
     }
-}
-
-fn new_session_id() -> SessionId {
-    let id = Uuid::now_v7().to_string();
-    // Hexadecimal digits and dashes are an id.
-    SessionId::new(&id).unwrap_or_else(|_| unreachable!("{id} is an id"))
 }

@@ -1,5 +1,7 @@
 //! Hop 2 of a frame's life: socket ⇄ [`rtmp::ServerSession`]. Nothing else here knows both a socket and the protocol.
 
+mod bitrate;
+mod farewell;
 mod intake;
 
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -8,19 +10,23 @@ use aws_lc_rs::rand;
 use bytes::BytesMut;
 use media::{FrameKind, TrackId, flv, timestamp::Unwrapper};
 use rtmp::{
-    MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent, ServerSession,
+    AdobeChallenge, MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent,
+    ServerSession, limits::Limits,
 };
+use runtime::tls::ClientCertificate;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep_until, timeout},
 };
 use tracing::{debug, info};
 
+use self::bitrate::Bitrate;
 pub(crate) use self::intake::MediaFault;
 use self::intake::{Intake, Refused};
 use crate::{
     Context,
     admission::Refusal,
+    challenge::{self, Challenging},
     live::{End, LiveSession},
     metrics::Reason,
     publish::{self, Publishing},
@@ -33,6 +39,10 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// TLS server name; empty where none was sent.
     pub(crate) server_name: String,
+    /// What it proved in the TLS handshake.
+    pub(crate) certificate: Option<ClientCertificate>,
+    /// Whether it came over TLS.
+    pub(crate) encrypted: bool,
 }
 
 /// One connection whose bytes are RTMP.
@@ -48,8 +58,11 @@ struct Session<S> {
     intake: Intake,
     timestamps: Unwrapper,
     discontinuities: u64,
+    bitrate: Bitrate,
     /// Wakes at `rtmp`'s next deadline or before; deadlines move with every read, this does not.
     timer: Pin<Box<Sleep>>,
+    /// When to ping a publisher.
+    pings: Interval,
     /// Ends when the process stops: waited for once, not once per read.
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -57,6 +70,8 @@ struct Session<S> {
 enum State {
     /// No publish yet.
     Await,
+    /// It wants to be asked for a password.
+    Challenging(Challenging),
     /// A publish is being decided on.
     Deciding(Publishing),
     Publishing {
@@ -71,8 +86,10 @@ enum State {
 
 /// What the driver waits for.
 enum Wake {
+    Challenged(Result<AdobeChallenge, Refusal>),
     Decided(Result<Arc<LiveSession>, Refusal>),
     Ended(End),
+    Ping,
     Read(io::Result<usize>),
     Room,
     Timeout,
@@ -83,19 +100,63 @@ const READ_BYTES: usize = 32 * 1024;
 /// What an encoder may send while its publish is decided on, in bytes.
 const UNDECIDED_INPUT_BYTES: usize = 64 * 1024;
 
+/// Refusing RTMP without TLS: for each of handshake and `connect`.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(5);
+/// What a person who forgot the S reads.
+const PLAIN_REFUSED: &str = "This server takes RTMPS only: use rtmps:// instead of rtmp://";
+
 /// Drives one connection to its end.
 pub(crate) async fn run<S>(socket: S, client: Client, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let limits = context.config.rtmp.clone();
+    drive(socket, client, context, limits, None).await;
+}
+
+/// Lets the encoder come as far as `connect`, so that it can be told what to do instead.
+pub(crate) async fn refuse_plain<S>(socket: S, client: Client, context: Arc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut limits = context.config.rtmp.clone();
+    limits.handshake_deadline = limits.handshake_deadline.min(REFUSAL_DEADLINE);
+    limits.connect_deadline = limits.connect_deadline.min(REFUSAL_DEADLINE);
+    let refusal = Rejection {
+        description: PLAIN_REFUSED.to_owned(),
+    };
+    drive(socket, client, context, limits, Some(refusal)).await;
+}
+
+async fn drive<S>(
+    socket: S,
+    client: Client,
+    context: Arc<Context>,
+    limits: Limits,
+    refusal: Option<Rejection>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut random = [0; 1528];
     // Nobody checks that these bytes are random (RTMP 1.0 §5.2.3).
     rand::fill(&mut random).ok();
+    let connections = &context.config.connections;
     let config = ServerConfig {
-        chunk_bytes_out: context.config.connections.chunk_bytes_out,
-        window_bytes: context.config.connections.window_bytes,
-        limits: context.config.rtmp.clone(),
+        chunk_bytes_out: connections.chunk_bytes_out,
+        window_bytes: connections.window_bytes,
+        offers_adobe: client.encrypted,
+        limits,
+        refusal,
     };
+    let mut pings = interval_at(
+        Instant::now() + connections.ping_period,
+        connections.ping_period,
+    );
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let bitrate = Bitrate::new(
+        connections.bytes_per_second_max,
+        connections.bitrate_patience,
+    );
     let shutdown = context.shutdown.clone();
     let mut session = Session {
         rtmp: ServerSession::new(config, &random, std_now()),
@@ -108,7 +169,9 @@ where
         intake: Intake::default(),
         timestamps: Unwrapper::new(),
         discontinuities: 0,
+        bitrate,
         timer: Box::pin(sleep_until(far_future())),
+        pings,
         stopping: Box::pin(async move { shutdown.stopping().await }),
     };
     let end = session.drive().await.unwrap_or_else(|end| end);
@@ -140,13 +203,16 @@ where
             }
             self.apply_backpressure();
             match self.wait().await {
+                Wake::Challenged(challenge) => self.handle_challenge(challenge),
                 Wake::Decided(decision) => self.handle_decision(decision),
                 Wake::Ended(end) => return Ok(end),
+                Wake::Ping => self.rtmp.ping(std_now()),
                 Wake::Read(Ok(0) | Err(_)) => return Ok(End::Disconnected),
                 Wake::Read(Ok(bytes)) => {
                     self.fresh = true;
                     let bytes = u64::try_from(bytes).unwrap_or_default();
                     self.context.metrics.received_bytes.inc_by(bytes);
+                    self.apply_ceiling(bytes);
                 }
                 Wake::Room => {}
                 Wake::Timeout => {
@@ -172,28 +238,35 @@ where
             input,
             state,
             timer,
+            pings,
             stopping,
+            bitrate,
             ..
         } = self;
         // A publish that is decided on is read beside, so that an encoder that leaves is noticed.
         let read = match state {
             State::Await | State::Publishing { paused: false, .. } => rtmp.wants_input(),
-            State::Deciding(_) => input.len() < UNDECIDED_INPUT_BYTES,
+            State::Challenging(_) | State::Deciding(_) => input.len() < UNDECIDED_INPUT_BYTES,
             State::Publishing { paused: true, .. } | State::Refused => false,
         };
         let idle = matches!(state, State::Await);
+        let live = matches!(state, State::Publishing { .. });
+        let read_at = bitrate.read_at();
+        let held = read && read_at > Instant::now();
         if let Some(wake_at) = rtmp.poll_timeout().map(Instant::from_std)
             && wake_at < timer.deadline()
         {
             timer.as_mut().reset(wake_at);
         }
-        if read {
+        if read && !held {
             input.reserve(READ_BYTES);
         }
         tokio::select! {
-            read = socket.read_buf(input), if read => Wake::Read(read),
+            read = socket.read_buf(input), if read && !held => Wake::Read(read),
+            () = sleep_until(read_at), if held => Wake::Room,
             wake = state_wake(state) => wake,
             () = timer.as_mut() => Wake::Timeout,
+            _ = pings.tick(), if live => Wake::Ping,
             () = context.shutdown.draining(), if idle => Wake::Ended(End::Drain),
             () = stopping.as_mut() => Wake::Ended(End::Drain),
         }
@@ -229,17 +302,25 @@ where
     fn handle_events(&mut self) -> Option<End> {
         while let Some(event) = self.rtmp.poll_event() {
             match event {
+                ServerEvent::AdobeChallengeRequested { user } => {
+                    let challenging = challenge::begin(&self.context, user, self.client.clone());
+                    self.state = State::Challenging(challenging);
+                }
                 ServerEvent::Media(message) => {
                     if let Some(end) = self.handle_media(message) {
                         return Some(end);
                     }
+                }
+                ServerEvent::Ponged(round_trip) => {
+                    let metrics = &self.context.metrics;
+                    metrics.round_trip_seconds.observe(round_trip.as_secs_f64());
                 }
                 ServerEvent::PublishEnded(cause) => {
                     debug!(client_address = %self.client.address, ?cause, "the encoder ended its publish");
                     return Some(End::ClientClose);
                 }
                 ServerEvent::PublishRequested(request) => {
-                    let publishing = publish::begin(&self.context, request, self.client.clone());
+                    let publishing = publish::begin(&self.context, *request, self.client.clone());
                     self.state = State::Deciding(publishing);
                 }
             }
@@ -318,7 +399,7 @@ where
     fn session_id(&self) -> &str {
         match &self.state {
             State::Publishing { live, .. } => live.session.as_str(),
-            State::Await | State::Deciding(_) | State::Refused => "",
+            State::Await | State::Challenging(_) | State::Deciding(_) | State::Refused => "",
         }
     }
 
@@ -343,6 +424,15 @@ where
         }
     }
 
+    /// Either way the connection ends; the encoder comes back with an answer, if it has one.
+    fn handle_challenge(&mut self, challenge: Result<AdobeChallenge, Refusal>) {
+        self.state = State::Refused;
+        match challenge {
+            Ok(challenge) => self.rtmp.challenge(&challenge),
+            Err(Refusal { description, .. }) => self.rtmp.reject(Rejection { description }),
+        }
+    }
+
     fn handle_decision(&mut self, decision: Result<Arc<LiveSession>, Refusal>) {
         let deciding = std::mem::replace(&mut self.state, State::Refused);
         match (deciding, decision) {
@@ -357,7 +447,10 @@ where
                 };
             }
             (_, Err(Refusal { description, .. })) => self.rtmp.reject(Rejection { description }),
-            (State::Await | State::Publishing { .. } | State::Refused, Ok(_)) => {}
+            (
+                State::Await | State::Challenging(_) | State::Publishing { .. } | State::Refused,
+                Ok(_),
+            ) => {}
         }
     }
 
@@ -384,66 +477,19 @@ where
         }
     }
 
+    /// Ends a publisher that sends too fast for too long.
+    fn apply_ceiling(&mut self, bytes: u64) {
+        self.bitrate.received(bytes);
+        if self.bitrate.is_exceeded() {
+            self.rtmp.close(Rejection {
+                description: "The stream's bitrate is above what is allowed here".to_owned(),
+            });
+        }
+    }
+
     fn misbehaved(&self, error: &ProtocolError) -> End {
         info!(client_address = %self.client.address, reason = error.reason(), %error, "closing the connection");
         End::Protocol(error.reason())
-    }
-
-    /// Our last words, and the time that they need to arrive.
-    async fn close(mut self, end: End) {
-        let was_live = match std::mem::replace(&mut self.state, State::Refused) {
-            State::Publishing { publishing, .. } => {
-                publishing.feed.finish(end);
-                true
-            }
-            State::Deciding(publishing) => {
-                publishing.feed.finish(end);
-                self.tell(end, |rtmp, rejection| rtmp.reject(rejection));
-                false
-            }
-            State::Await | State::Refused => false,
-        };
-        if end == End::Disconnected {
-            return;
-        }
-        if was_live {
-            self.tell(end, |rtmp, rejection| rtmp.close(rejection));
-        }
-        if self.transmit().await.is_err() {
-            return;
-        }
-        if end == End::ClientClose {
-            // The encoder has more to say (deleteStream behind FCUnpublish) and takes a close before that for an error.
-            self.linger().await;
-        }
-        let linger = self.context.config.connections.linger;
-        if !matches!(timeout(linger, self.socket.shutdown()).await, Ok(Ok(()))) {
-            return;
-        }
-        // Unread bytes would turn our close into a reset, and that may overtake what we said.
-        self.linger().await;
-    }
-
-    /// Reads and discards until the encoder closes, for a bounded time.
-    async fn linger(&mut self) {
-        let deadline = Instant::now() + self.context.config.connections.linger;
-        loop {
-            self.input.clear();
-            self.input.reserve(READ_BYTES);
-            let read = tokio::time::timeout_at(deadline, self.socket.read_buf(&mut self.input));
-            if !matches!(read.await, Ok(Ok(1..))) {
-                return;
-            }
-        }
-    }
-
-    fn tell(&mut self, end: End, how: impl FnOnce(&mut ServerSession, Rejection)) {
-        if let Some(description) = end.description() {
-            let rejection = Rejection {
-                description: description.to_owned(),
-            };
-            how(&mut self.rtmp, rejection);
-        }
     }
 }
 
@@ -452,6 +498,11 @@ async fn state_wake(state: &mut State) -> Wake {
     match state {
         State::Await | State::Refused => std::future::pending().await,
         // A lost decision is a failure of ours.
+        State::Challenging(challenging) => Wake::Challenged(
+            (&mut challenging.decided)
+                .await
+                .unwrap_or_else(|_lost| Err(Refusal::not_available("internal"))),
+        ),
         State::Deciding(publishing) => Wake::Decided(
             (&mut publishing.decided)
                 .await

@@ -251,6 +251,13 @@ pub(crate) enum KeysCommand {
         /// What a second publisher with the key gets while the first is live
         #[arg(long, default_value = "if-stale")]
         takeover: Takeover,
+        /// Publish only with this client certificate: a DNS name, URI or email address of its subjectAltName, or its
+        /// SHA-256 fingerprint
+        #[arg(long, value_name = "NAME")]
+        client_certificate: Option<String>,
+        /// The encoder insists on user and password (Adobe authentication, over TLS alone)
+        #[arg(long)]
+        adobe: bool,
         /// Write the secret to this file (mode 0600) instead of showing it
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,

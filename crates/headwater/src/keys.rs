@@ -39,6 +39,8 @@ pub(crate) async fn run_at(
             description,
             expires_in,
             takeover,
+            client_certificate,
+            adobe,
             secret_file,
         } => {
             let request = CreateStreamKeyRequest {
@@ -48,6 +50,8 @@ pub(crate) async fn run_at(
                 expire_time: expires_in.map(expire_time),
                 takeover_policy: policy(takeover).into(),
                 tenant: String::new(),
+                client_certificate: client_certificate.unwrap_or_default(),
+                adobe,
             };
             create(&mut client, request, secret_file.as_deref(), json).await
         }
@@ -79,6 +83,10 @@ async fn create(
         if secret_file.is_none()
             && let Some(fields) = value.as_object_mut()
         {
+            if let Some(password) = password(&stream_key, &response.secret) {
+                fields.insert("user".to_owned(), stream_key.id.clone().into());
+                fields.insert("password".to_owned(), password.into());
+            }
             fields.insert("secret".to_owned(), response.secret.into());
         }
         output::json(&value);
@@ -92,13 +100,34 @@ async fn create(
             stream_key.stream,
             path.display()
         ));
+        if stream_key.adobe {
+            output::line(format_args!(
+                "User and password: the id, and what stands behind it in the secret. {PASSWORD_COST}"
+            ));
+        }
         return Ok(());
     }
     output::line(format_args!(
         "Stream key {} publishes {}/{}. Enter this in the encoder as stream key; it is not shown again:\n\n    {}\n",
         stream_key.id, stream_key.app, stream_key.stream, response.secret
     ));
+    if let Some(password) = password(&stream_key, &response.secret) {
+        output::line(format_args!(
+            "An encoder that insists on user and password takes these instead, with /{}/_adobe_ in its URL and {} as \
+             stream name:\n\n    user      {}\n    password  {password}\n\n{PASSWORD_COST}\n",
+            stream_key.app, stream_key.stream, stream_key.id
+        ));
+    }
     Ok(())
+}
+
+/// What --adobe costs.
+const PASSWORD_COST: &str = "For this, control stores a form of the password that is as good as the password itself (encrypted with the pepper).";
+
+/// What an encoder enters beside the id, if the key was created for that.
+fn password<'a>(stream_key: &StreamKey, secret: &'a str) -> Option<&'a str> {
+    let (_, password) = secret.rsplit_once('_')?;
+    stream_key.adobe.then_some(password)
 }
 
 async fn list(client: &mut Client, app: String, all: bool, json: bool) -> anyhow::Result<()> {
@@ -137,9 +166,21 @@ async fn list(client: &mut Client, app: String, all: bool, json: bool) -> anyhow
                 app,
                 stream,
                 description,
+                adobe,
                 ..
             } = stream_key;
-            [id, app, stream, created, expires, revoked, description]
+            let login = if adobe { "key, password" } else { "key" };
+            let login = login.to_owned();
+            [
+                id,
+                app,
+                stream,
+                created,
+                expires,
+                revoked,
+                login,
+                description,
+            ]
         })
         .collect();
     output::table(
@@ -150,6 +191,7 @@ async fn list(client: &mut Client, app: String, all: bool, json: bool) -> anyhow
             "CREATED",
             "EXPIRES",
             "REVOKED",
+            "LOGIN",
             "DESCRIPTION",
         ],
         &rows,
@@ -197,6 +239,8 @@ fn to_json(stream_key: &StreamKey) -> Value {
         "expire_time": time(stream_key.expire_time.as_ref()),
         "revoke_time": time(stream_key.revoke_time.as_ref()),
         "takeover_policy": takeover,
+        "client_certificate": stream_key.client_certificate,
+        "adobe": stream_key.adobe,
     })
 }
 

@@ -22,7 +22,7 @@ use runtime::{
     reload::Reloading,
     shutdown::{DrainTimes, Shutdown},
     telemetry::{self, LogFormat},
-    tls::ReloadingCertificate,
+    tls::{EncoderTls, EncoderTlsFiles, ReloadingCertificate},
 };
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: &StandaloneArguments) -> anyhow::Result<()> {
     let addresses = ReadyFile::new(Some(&data_dir.addresses()))?;
     addresses.write(&json!({ "grpc_url": greeting.grpc_url }))?;
 
-    let roles = Roles::new(&process, &data_dir, &secrets, &ports, certificate.clone()).await?;
+    let roles = Roles::new(&process, &data_dir, &secrets, &ports).await?;
     let serving = roles.run(ports, certificate, process.shutdown.clone());
     let greeted = greet(&process, &ready_file, &data_dir, greeting);
     process.started();
@@ -156,7 +156,6 @@ impl Roles {
         data_dir: &DataDir,
         secrets: &Secrets,
         ports: &Ports,
-        certificate: ReloadingCertificate,
     ) -> anyhow::Result<Self> {
         let registry = Registry::Memory(MemoryRegistry::new());
         let (control_listener, control_target) = grpc::in_process(Role::Edge);
@@ -186,6 +185,8 @@ impl Roles {
                 playback: BearerCredentials::new([secrets.playback_token.as_str()]),
             },
         );
+        let tls = EncoderTls::load(EncoderTlsFiles::of(data_dir.certificate()))
+            .context("the certificate cannot be used")?;
         let edge = edge::Edge::new(
             edge::Config::default(),
             edge::Dependencies {
@@ -194,10 +195,9 @@ impl Roles {
                 readiness: process.readiness.clone(),
                 control: Endpoints::new(vec![Target::InProcess(control_target)]),
                 origins: edge::OriginDialer::InProcess(relay_target),
-                certificate,
+                tls,
             },
-        )
-        .context("the edge cannot start")?;
+        );
         Ok(Self {
             control,
             control_internal: Listener::InProcess(control_listener),

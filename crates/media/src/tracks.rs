@@ -98,7 +98,7 @@ impl Tracks {
         }
     }
 
-    /// Takes what a frame tells. The tracks that began, changed or ended.
+    /// Takes what a frame tells. The tracks that began, changed or ended; metadata that tells nothing new is no change.
     pub fn update(&mut self, frame: &Frame) -> Vec<TrackId> {
         let mut changed = Vec::new();
         for part in &frame.parts {
@@ -112,11 +112,17 @@ impl Tracks {
                 if self.get(id).is_some_and(|track| track.codec != part.codec) {
                     self.tracks.remove(&id);
                 }
+                let began = !self.tracks.contains_key(&id);
                 let track = self
                     .tracks
                     .entry(id)
                     .or_insert_with(|| Track::begin(part.codec, frame.timestamp_ms));
+                let before = track.configuration.take();
                 track.note(part, frame);
+                let told = began || track.configuration != before;
+                if part.part_type == PartType::Metadata && !told {
+                    continue;
+                }
             }
             changed.push(id);
         }

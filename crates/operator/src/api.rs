@@ -27,7 +27,10 @@ pub use self::{
         RtmpPull,
     },
     control::{Control, Database, Postgres, PublicService, Sqlite},
-    edge::{Autoscaling, Drain, Edge, EdgeLimits, EdgeService, ServiceType, TrafficPolicy},
+    edge::{
+        Autoscaling, Drain, Edge, EdgeLimits, EdgeService, PlainRtmp, ServiceType, TerminatedTls,
+        TrafficPolicy,
+    },
     pod_template::PodTemplate,
     redis::{OutagePolicy, PerRoleAuth, Redis, RedisAuth, RedisServer, RedisTls, SharedAuth},
     status::{
@@ -35,7 +38,10 @@ pub use self::{
         Endpoint, LiveConfiguration, Reason, SessionsStatus, TierStatus,
     },
     surroundings::{LogFormat, Logging, NetworkPolicies, Observability, Tracing, WhenServed},
-    tls::{InternalTls, IssuerReference, PublicTls, SelfSigned},
+    tls::{
+        ClientCertificates, ClientCertificatesMode, InternalTls, IssuerReference, PublicTls,
+        SelfSigned, TlsVersion,
+    },
 };
 
 /// API group of both kinds.

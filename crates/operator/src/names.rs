@@ -101,6 +101,11 @@ impl Names {
         format!("{}-{component}-tls", self.0)
     }
 
+    /// Secret of what is in `tls.additionalSecrets`: `NAME.crt` and `NAME.key` of each.
+    pub fn edge_certificates(&self) -> String {
+        format!("{}-edge-certificates", self.0)
+    }
+
     /// Secret `pepper`.
     pub fn pepper(&self) -> String {
         format!("{}-pepper", self.0)

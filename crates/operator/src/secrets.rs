@@ -10,6 +10,7 @@
 
 mod authority;
 mod credentials;
+mod front;
 mod leaves;
 mod references;
 mod stored;
@@ -131,7 +132,7 @@ impl Fault {
     /// What runs pods has to wait: they could not start, or not trust one another. A certificate that ends soon is no such
     /// thing.
     pub fn holds(&self) -> bool {
-        self.reason != Reason::CertificateExpiringSoon
+        self.reason != Reason::CertificateExpiringSoon && self.reason != Reason::CertificateUnusable
     }
 
     /// What is to come from cert-manager does not come without it.
@@ -163,6 +164,7 @@ impl Fault {
 pub fn names(cluster: &ValidatedCluster) -> Vec<String> {
     let mut names = owned(&cluster.names);
     names.extend(references::of(cluster).into_iter().map(|one| one.secret));
+    names.extend(cluster.spec.tls.additional_secrets.iter().cloned());
     names.sort();
     names.dedup();
     names
@@ -178,6 +180,7 @@ pub fn owned(names: &Names) -> Vec<String> {
         names.grant(),
         names.api_token(),
         names.playback_token(),
+        names.edge_certificates(),
     ];
     all.extend(roles);
     all.extend(public);
@@ -199,6 +202,7 @@ pub fn plan(
         }
     }
     leaves::plan_edge(cluster, existing, now, &mut plan)?;
+    front::plan(cluster, existing, now, &mut plan);
     credentials::plan(cluster, in_use, existing, now, &mut plan)?;
     references::check(cluster, existing, now, &mut plan);
     observe(cluster, existing, &mut plan);

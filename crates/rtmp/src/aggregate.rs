@@ -25,7 +25,7 @@ pub(crate) fn messages(aggregate: &Message) -> impl Iterator<Item = Message> + '
         .filter(|message| message.type_id != message_type::AGGREGATE)
 }
 
-/// Type, timestamp and body of the next tag; its stream id and back pointer are skipped.
+/// Type, timestamp and body of the next tag; its stream id and back pointer are skipped, the last one's may be missing.
 fn tag<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, u32, &'a [u8])> {
     let type_id = cursor.u8()?;
     let bytes = cursor.u24()?;
@@ -33,7 +33,7 @@ fn tag<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, u32, &'a [u8])> {
     let high = cursor.u8()?;
     cursor.u24()?;
     let body = cursor.take(usize::try_from(bytes).ok()?)?;
-    cursor.u32()?;
+    cursor.u32();
     Some((type_id, (u32::from(high) << 24) | low, body))
 }
 
@@ -75,8 +75,11 @@ mod tests {
         let nested = aggregate(0, &[(22, 0, b"x"), (8, 5, b"y")]);
         assert_eq!(messages(&nested).count(), 1);
 
-        let mut cut = aggregate(0, &[(8, 0, b"whole"), (8, 5, b"overrun")]);
-        cut.body = cut.body.slice(..cut.body.len() - 5);
-        assert_eq!(messages(&cut).count(), 1);
+        let whole = aggregate(0, &[(8, 0, b"whole"), (8, 5, b"overrun")]);
+        for (missing, tags) in [(0, 2), (1, 2), (4, 2), (5, 1), (11 + 7 + 4, 1)] {
+            let mut cut = whole.clone();
+            cut.body = whole.body.slice(..whole.body.len() - missing);
+            assert_eq!(messages(&cut).count(), tags, "without {missing} bytes");
+        }
     }
 }

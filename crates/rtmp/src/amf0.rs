@@ -1,12 +1,14 @@
 //! AMF0, bounded: depth, number of values and string sizes have limits; no memory is reserved by a declared count.
 //!
-//! Strings are bytes: stream keys are compared as they came. References and AMF3 values are not resolved.
+//! Strings are bytes: stream keys are compared as they came. References are not resolved. AMF3 values (marker 11) are
+//! read by [`amf3`](crate::amf3) and become values of this module.
 
 mod decode;
 mod encode;
 
-pub use decode::{Amf0Error, Decoder};
+pub use decode::Decoder;
 pub use encode::encode;
+pub(crate) use encode::encoded_bytes;
 
 /// A property: key and value.
 pub type Property<'a> = (&'a [u8], Value<'a>);
@@ -16,6 +18,8 @@ pub type Property<'a> = (&'a [u8], Value<'a>);
 pub enum Value<'a> {
     /// Marker 01.
     Boolean(bool),
+    /// Of AMF3 alone.
+    ByteArray(&'a [u8]),
     /// Marker 0B.
     Date {
         /// Since 1970.
@@ -23,8 +27,17 @@ pub enum Value<'a> {
         /// Reserved, normally 0.
         time_zone: i16,
     },
+    /// Of AMF3 alone.
+    Dictionary(Vec<(Self, Self)>),
     /// Marker 08. The count on the wire is advisory and ignored.
     EcmaArray(Vec<Property<'a>>),
+    /// Of AMF3 alone: an array that has keys too.
+    MixedArray {
+        /// Under keys.
+        keyed: Vec<Property<'a>>,
+        /// From 0 on.
+        values: Vec<Self>,
+    },
     /// Marker 05.
     Null,
     /// Marker 00.
@@ -46,7 +59,7 @@ pub enum Value<'a> {
     },
     /// Marker 06.
     Undefined,
-    /// Marker 0D.
+    /// Marker 0D; in AMF3, a reference to an object.
     Unsupported,
     /// Marker 0F. Never parsed.
     Xml(&'a [u8]),
@@ -95,13 +108,19 @@ impl<'a> Value<'a> {
             .map(|(_, value)| value)
     }
 
-    fn properties(&self) -> &[Property<'a>] {
+    /// Properties of an object or ECMA array, in their order.
+    pub fn properties(&self) -> &[Property<'a>] {
         match self {
             Self::EcmaArray(properties)
+            | Self::MixedArray {
+                keyed: properties, ..
+            }
             | Self::Object(properties)
             | Self::TypedObject { properties, .. } => properties,
             Self::Boolean(_)
+            | Self::ByteArray(_)
             | Self::Date { .. }
+            | Self::Dictionary(_)
             | Self::Null
             | Self::Number(_)
             | Self::Reference(_)

@@ -1,8 +1,8 @@
 //! A command message (RTMP 1.0 §7.1.1), taken apart.
 
-use crate::Message;
-use crate::amf0::{Amf0Error, Decoder, Value};
+use crate::amf0::{Decoder, Value};
 use crate::message::{message_type, without_selector};
+use crate::{AmfError, Message};
 
 /// Name, transaction id, command object, arguments. The id may be anything: it is only ever sent back.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,12 +15,9 @@ pub(crate) struct Command<'a> {
 
 impl<'a> Command<'a> {
     /// `body` as of [`body`].
-    pub(crate) fn read(body: &'a [u8], nodes: usize) -> Result<Self, Amf0Error> {
+    pub(crate) fn read(body: &'a [u8], nodes: usize) -> Result<Self, AmfError> {
         let mut decoder = Decoder::command(body, nodes);
-        let name = decoder
-            .value()?
-            .as_bytes()
-            .ok_or(Amf0Error::NoCommandName)?;
+        let name = decoder.value()?.as_bytes().ok_or(AmfError::NoCommandName)?;
         let mut values = Vec::new();
         while !decoder.is_empty() {
             values.push(decoder.value()?);

@@ -1,6 +1,36 @@
-//! What a peer did wrong. Every one of these ends the connection.
+//! What a peer did wrong. Every [`ProtocolError`] ends the connection.
 
-use crate::amf0::Amf0Error;
+/// Why bytes are not acceptable AMF.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AmfError {
+    /// An AMF3 object that only its own class can read.
+    #[error("an externalizable object cannot be read")]
+    Externalizable,
+    /// A command's first value is not its name.
+    #[error("the command has no name")]
+    NoCommandName,
+    /// A reference to nothing, or one in a command, where nothing legitimate has one.
+    #[error("a reference is not allowed here")]
+    Reference,
+    /// A string beyond the limit.
+    #[error("a string is too long")]
+    StringTooLong,
+    /// Containers nested too deeply.
+    #[error("values are nested too deeply")]
+    TooDeep,
+    /// More strings, objects or classes than an AMF3 message may refer to.
+    #[error("too many values that can be referred to")]
+    TooManyReferences,
+    /// More values than the budget.
+    #[error("too many values")]
+    TooManyValues,
+    /// The bytes end in the middle of a value.
+    #[error("the data ends early")]
+    Truncated,
+    /// A reserved or unknown marker, or an object's end where a value must be.
+    #[error("unknown marker {0:#04x}")]
+    UnknownMarker(u8),
+}
 
 /// The peer broke the protocol or a limit.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -23,7 +53,7 @@ pub enum ProtocolError {
     Http,
     /// A command that cannot be read.
     #[error("a command is malformed")]
-    MalformedCommand(#[source] Amf0Error),
+    MalformedCommand(#[source] AmfError),
     /// A protocol control message whose body is too short to mean anything.
     #[error("protocol control message {type_id} is malformed")]
     MalformedControl {

@@ -81,17 +81,25 @@ pub const UNPUBLISHED_MEDIA_BYTES: usize = 64 << 10;
 /// Message streams (`createStream`) open at a time.
 pub const MESSAGE_STREAMS: usize = 8;
 
-/// AMF0 containers inside containers. Real metadata needs four.
+/// AMF containers inside containers. Real metadata needs four.
 pub const AMF_DEPTH: usize = 16;
-/// AMF0 values in one message.
+/// AMF values in one message.
 pub const AMF_NODES: usize = 65_536;
-/// AMF0 values in one message before the publish is accepted.
+/// AMF values in one message before the publish is accepted.
 pub const UNPUBLISHED_AMF_NODES: usize = 4_096;
-/// One AMF0 string, key or XML document.
+/// One AMF string, key or XML document.
 pub const AMF_STRING_BYTES: usize = 64 << 10;
+/// Strings, objects and classes that AMF3 values of one message can refer to, each.
+pub const AMF_REFERENCES: usize = 1_024;
 
-/// `connect`'s app, with its query.
+/// `connect`'s app, with its query; what belongs to Adobe authentication does not count.
 pub const APP_BYTES: usize = 256;
+/// What Adobe authentication may add to it.
+pub const ADOBE_QUERY_BYTES: usize = 512;
+/// Adobe authentication: user, challenge, response, opaque, each.
+pub const ADOBE_FIELD_BYTES: usize = 128;
+/// FourCCs that are kept of each list and map in `connect`.
+pub const FOUR_CCS: usize = 32;
 /// `connect`'s tcUrl.
 pub const TC_URL_BYTES: usize = 2_048;
 /// `publish`'s name, with its query.

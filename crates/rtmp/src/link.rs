@@ -2,7 +2,7 @@
 //! user control (§7.1.7), acknowledgements, and the count of messages against their rates.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -39,6 +39,16 @@ pub(crate) struct Link {
     messages: Rate,
     control_messages: Rate,
     ping_answers: Rate,
+    /// The last ping of ours that was not answered yet.
+    ping: Option<Ping>,
+    ping_time: u32,
+    round_trip: Option<Duration>,
+}
+
+struct Ping {
+    /// What the answer repeats.
+    time: u32,
+    sent: Instant,
 }
 
 impl Link {
@@ -59,6 +69,9 @@ impl Link {
             messages: Rate::new(limits.messages_per_second, now),
             control_messages: Rate::new(limits.control_messages_per_second, now),
             ping_answers: Rate::new(limits::PING_ANSWERS_PER_SECOND, now),
+            ping: None,
+            ping_time: 0,
+            round_trip: None,
         }
     }
 
@@ -174,9 +187,30 @@ impl Link {
         self.peer_acknowledged
     }
 
+    /// Sends a ping. A later one takes the place of one that was not answered.
+    pub(crate) fn ping(&mut self, now: Instant) {
+        // Any number does that the answer can repeat.
+        self.ping_time = self.ping_time.wrapping_add(1);
+        self.ping = Some(Ping {
+            time: self.ping_time,
+            sent: now,
+        });
+        self.send_user_control(user_control::PING_REQUEST, self.ping_time);
+    }
+
+    /// How long the answer to the last ping took; once.
+    pub(crate) fn take_round_trip(&mut self) -> Option<Duration> {
+        self.round_trip.take()
+    }
+
     /// Bytes that belong in front of all messages: the handshake's.
     pub(crate) fn output(&mut self) -> &mut BytesMut {
         &mut self.output
+    }
+
+    /// Bytes of memory in unfinished messages and in what waits to be sent.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.reader.held_bytes() + self.output.len()
     }
 
     /// Everything that waits to be sent.
@@ -233,11 +267,18 @@ impl Link {
 
     /// Unknown and short events are ignored.
     fn handle_user_control(&mut self, mut body: Cursor<'_>, now: Instant) {
-        if let (Some(user_control::PING_REQUEST), Some(time)) = (body.u16(), body.u32())
-            && self.answers
-            && self.ping_answers.admit(now)
-        {
-            self.send_user_control(user_control::PING_RESPONSE, time);
+        match (body.u16(), body.u32()) {
+            (Some(user_control::PING_REQUEST), Some(time))
+                if self.answers && self.ping_answers.admit(now) =>
+            {
+                self.send_user_control(user_control::PING_RESPONSE, time);
+            }
+            (Some(user_control::PING_RESPONSE), Some(time)) => {
+                if let Some(ping) = self.ping.take_if(|ping| ping.time == time) {
+                    self.round_trip = Some(now.saturating_duration_since(ping.sent));
+                }
+            }
+            _ => {}
         }
     }
 

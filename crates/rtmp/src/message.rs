@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::script;
+
 /// A publisher's media message, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaMessage {
@@ -13,12 +15,12 @@ pub struct MediaMessage {
     pub body: Bytes,
 }
 
-/// RTMP message types 8, 18 (15 without its selector byte) and 9.
+/// RTMP message types 8, 18 (or 15, made type 18) and 9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaKind {
     /// Type 8.
     Audio,
-    /// Type 18, or 15 without its selector byte.
+    /// Type 18 or 15, AMF0 in either case: AMF3 values are translated, as no player of FLV reads them.
     Script,
     /// Type 9.
     Video,
@@ -50,7 +52,7 @@ impl std::fmt::Debug for Message {
 }
 
 impl Message {
-    /// The media in it; `None` for every other type.
+    /// The media in it; `None` for every other type, and for data beyond the limits of AMF.
     pub(crate) fn into_media(self) -> Option<MediaMessage> {
         let kind = match self.type_id {
             message_type::AUDIO => MediaKind::Audio,
@@ -61,10 +63,10 @@ impl Message {
         Some(MediaMessage {
             kind,
             timestamp: self.timestamp,
-            body: if self.type_id == message_type::DATA_AMF3 {
-                without_selector(self.body)
-            } else {
-                self.body
+            body: match self.type_id {
+                message_type::DATA_AMF0 => script::as_amf0(self.body)?,
+                message_type::DATA_AMF3 => script::as_amf0(without_selector(self.body))?,
+                _ => self.body,
             },
         })
     }

@@ -10,23 +10,27 @@
 //! sends what `poll_transmit` still has, shuts its writing half down, reads and discards for a moment, and closes.
 
 mod commands;
+mod connect;
 mod deadlines;
 pub(crate) mod play;
 mod replies;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use self::commands::PublishedName;
 use self::deadlines::Deadlines;
+use crate::amf0::Value;
 use crate::chunk::Bounds;
 use crate::handshake::ServerHandshake;
 use crate::limits::{UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES};
 use crate::link::Link;
 use crate::message::message_type;
-use crate::{MediaKind, MediaMessage, Message, ProtocolError, aggregate};
+use crate::{
+    AdobeResponse, Capabilities, MediaKind, MediaMessage, Message, ProtocolError, aggregate,
+};
 
 /// What the server announces and allows.
 #[derive(Clone, Debug)]
@@ -35,8 +39,12 @@ pub struct ServerConfig {
     pub chunk_bytes_out: u32,
     /// Window acknowledgement size that is announced, in bytes.
     pub window_bytes: u32,
+    /// Whether user and password may be asked for (Adobe authentication): only where TLS is beneath.
+    pub offers_adobe: bool,
     /// Deadlines and limits.
     pub limits: crate::limits::Limits,
+    /// Given, every `connect` is refused with it.
+    pub refusal: Option<Rejection>,
 }
 
 /// One publishing connection.
@@ -59,13 +67,21 @@ pub struct ServerSession {
 /// What happened.
 #[derive(Debug, PartialEq)]
 pub enum ServerEvent {
+    /// An encoder wants to log in with a password. Answer with [`ServerSession::challenge`] or
+    /// [`ServerSession::reject`]; until then no input is taken.
+    AdobeChallengeRequested {
+        /// As it calls itself: letters, digits, and some of `+/=_-.@`.
+        user: String,
+    },
     /// Media of the accepted publish.
     Media(MediaMessage),
+    /// The answer to a [`ping`](ServerSession::ping) came after this long.
+    Ponged(Duration),
     /// The publish is over, in band: FCUnpublish, deleteStream or closeStream.
     PublishEnded(EndCause),
     /// An encoder wants to publish. Answer with [`ServerSession::accept_publish`] or
     /// [`ServerSession::reject`]; until then no input is taken.
-    PublishRequested(PublishRequest),
+    PublishRequested(Box<PublishRequest>),
 }
 
 /// How a publish ended in band.
@@ -82,14 +98,17 @@ pub enum EndCause {
 /// What `connect` said.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ConnectRequest {
-    /// As sent, lossily decoded; may hold a query. A secret may be in it: for splitting, not for logs.
+    /// Lossily decoded, without what belongs to Adobe authentication; may hold a query. A secret may be in it: for
+    /// splitting, not for logs.
     pub app: String,
-    /// As sent. A secret may be in it.
+    /// The same, without quotes. A secret may be in it.
     pub tc_url: String,
     /// What the encoder calls itself: printable ASCII.
     pub flash_ver: String,
-    /// E-RTMP `capsEx` bits; 0 where absent.
-    pub caps_ex: u32,
+    /// What it can do, as it says.
+    pub capabilities: Capabilities,
+    /// User and password, if it has them.
+    pub adobe: Option<AdobeResponse>,
 }
 
 /// An encoder's wish, app and name already taken apart (rtmp facts: joined with "/", then the query cut).
@@ -98,14 +117,16 @@ pub struct ConnectRequest {
 pub struct PublishRequest {
     /// Application path: everything before the last segment. No secret.
     pub app: String,
-    /// The last segment: a stream key. A secret.
+    /// The last segment: a stream key, which is a secret; with [`adobe`](Self::adobe), perhaps the stream's name.
     pub stream_key: StreamKeyText,
     /// Query parameters in order, last one of a name wins; values may be secrets.
     pub query: Vec<(String, StreamKeyText)>,
     /// What the encoder calls itself (connect's flashVer): printable ASCII, at most 128 characters.
     pub encoder: String,
-    /// E-RTMP `capsEx` bits of connect.
-    pub caps_ex: u32,
+    /// What connect announced.
+    pub capabilities: Capabilities,
+    /// Who publishes, and how that can be checked, where user and password were asked for.
+    pub adobe: Option<AdobeResponse>,
 }
 
 /// Text that may hold a secret: prints as `[redacted]`.
@@ -124,6 +145,12 @@ enum Phase {
     Handshake(ServerHandshake),
     /// Until `connect`.
     Unconnected,
+    /// The driver makes a challenge; then the connection ends.
+    Challenging {
+        /// Of `connect`.
+        transaction: f64,
+        user: String,
+    },
     /// Until `publish`; again after a publish ended.
     Connected,
     /// The driver decides.
@@ -223,10 +250,11 @@ impl ServerSession {
         self.deadlines.next()
     }
 
-    /// Whether the driver should read the socket: no while a publish is undecided (beyond a small buffer), no when
+    /// Whether the driver should read the socket: no while a publish or a challenge is undecided (beyond a small buffer), no when
     /// closing.
     pub fn wants_input(&self) -> bool {
-        !self.is_closing() && !matches!(self.phase, Phase::Requested(_))
+        let is_undecided = matches!(self.phase, Phase::Requested(_) | Phase::Challenging { .. });
+        !self.is_closing() && !is_undecided
     }
 
     /// Whether the driver should send what is left, shut down and close.
@@ -266,18 +294,16 @@ impl ServerSession {
             }
             phase @ (Phase::Handshake(_)
             | Phase::Unconnected
+            | Phase::Challenging { .. }
             | Phase::Connected
             | Phase::Publishing(_)) => phase,
         };
     }
 
-    /// Refuses the requested publish (NetStream.Publish.BadName with a description); the driver then flushes and closes.
+    /// Refuses the requested publish (NetStream.Publish.BadName with a description) or challenge; the driver then
+    /// flushes and closes.
     pub fn reject(&mut self, rejection: Rejection) {
-        if let Phase::Requested(published) = &self.phase {
-            self.refuse_publish(published.message_stream_id, rejection);
-        } else {
-            self.close(rejection);
-        }
+        self.close(rejection);
     }
 
     /// Ends a live publish from our side with a status that FFmpeg shows; the driver then flushes and closes.
@@ -293,10 +319,33 @@ impl ServerSession {
                 self.send_failure(published.message_stream_id, &rejection.description);
                 self.closing = Some(rejection);
             }
+            Phase::Challenging { transaction, .. } => {
+                self.refuse_connect(transaction, &rejection.description);
+            }
             Phase::Handshake(_) | Phase::Unconnected | Phase::Connected => {
                 self.closing = Some(rejection);
             }
         }
+    }
+
+    /// Asks a live publisher for a sign of life (RTMP 1.0 §7.1.7). Nothing depends on the answer: some never give it.
+    pub fn ping(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Publishing(_)) && !self.is_closing() {
+            self.link.ping(now);
+        }
+    }
+
+    /// Bytes of memory that the peer makes the session hold: unfinished messages, messages that
+    /// [`poll_event`](Self::poll_event) has not given out, and what waits to be sent. The driver's buffer is not in it.
+    pub fn held_bytes(&self) -> usize {
+        let events = self.events.iter().map(|event| match event {
+            ServerEvent::Media(media) => media.body.len(),
+            ServerEvent::AdobeChallengeRequested { .. }
+            | ServerEvent::Ponged(_)
+            | ServerEvent::PublishEnded(_)
+            | ServerEvent::PublishRequested(_) => 0,
+        });
+        self.link.held_bytes() + events.sum::<usize>()
     }
 
     /// Bytes received so far, for statistics.
@@ -313,7 +362,11 @@ impl ServerSession {
                 self.phase = Phase::Unconnected;
                 self.deadlines.handshake_done(now);
             }
-            let Some(message) = self.link.read(input, now)? else {
+            let message = self.link.read(input, now)?;
+            if let Some(round_trip) = self.link.take_round_trip() {
+                self.events.push_back(ServerEvent::Ponged(round_trip));
+            }
+            let Some(message) = message else {
                 return Ok(());
             };
             self.handle_message(message, now)?;
@@ -350,7 +403,7 @@ impl ServerSession {
                 self.events.push_back(ServerEvent::Media(media));
                 Ok(())
             }
-            Phase::Handshake(_) | Phase::Unconnected => {
+            Phase::Handshake(_) | Phase::Unconnected | Phase::Challenging { .. } => {
                 Err(ProtocolError::Unconnected { what: "media" })
             }
             Phase::Connected | Phase::Requested(_) => {
@@ -373,14 +426,23 @@ impl ServerSession {
 }
 
 impl MessageStreams {
-    /// `None`: there are enough.
-    fn create(&mut self) -> Option<u32> {
-        if self.open.len() >= crate::limits::MESSAGE_STREAMS {
-            return None;
-        }
-        self.last_id = self.last_id.checked_add(1)?;
-        self.open.push(self.last_id);
-        Some(self.last_id)
+    /// Answers a createStream.
+    fn create(&mut self, transaction: f64, link: &mut Link) -> Result<(), ProtocolError> {
+        const LIMIT: usize = crate::limits::MESSAGE_STREAMS;
+        let next = self.last_id.checked_add(1);
+        let id = next
+            .filter(|_id| self.open.len() < LIMIT)
+            .ok_or(ProtocolError::TooManyMessageStreams { limit: LIMIT })?;
+        self.last_id = id;
+        self.open.push(id);
+        link.send_result(transaction, Value::Number(f64::from(id)));
+        Ok(())
+    }
+
+    /// The one that a command came on, or the only one; `None`: createStream returned no such.
+    fn meant(&self, message_stream_id: u32) -> Option<u32> {
+        let known = Some(message_stream_id).filter(|id| self.contains(*id));
+        known.or_else(|| self.only())
     }
 
     fn contains(&self, id: u32) -> bool {
@@ -423,7 +485,7 @@ impl std::fmt::Debug for ConnectRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConnectRequest")
             .field("flash_ver", &self.flash_ver)
-            .field("caps_ex", &self.caps_ex)
+            .field("capabilities", &self.capabilities)
             .finish_non_exhaustive()
     }
 }
@@ -433,7 +495,9 @@ impl Default for ServerConfig {
         Self {
             chunk_bytes_out: 4096,
             window_bytes: crate::limits::WINDOW_BYTES,
+            offers_adobe: false,
             limits: crate::limits::Limits::default(),
+            refusal: None,
         }
     }
 }

@@ -1,14 +1,16 @@
-//! Files that change while the process runs: looked at again and again, by content. A version that is not valid is
-//! reported once and leaves the last good one in place.
+//! Files that change while the process runs: looked at again and again. A version that is not valid is reported once and
+//! leaves the last good one in place.
 //!
-//! Contents rather than times: Kubernetes swaps a symlink (`..data`), and some file systems have coarse times. The paths
-//! are opened anew at each look, so that a swap is seen.
+//! What decides is content. A file is only not read again where its inode, size and time of change are what they were,
+//! and that time is long enough ago that it cannot hide another change (some file systems have coarse times). Paths are
+//! resolved anew at each look, so that a symlink that was swapped (Kubernetes's `..data`) is seen.
 
 use std::{
     fmt,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -20,6 +22,8 @@ use zeroize::Zeroizing;
 pub const RELOAD_PERIOD: Duration = Duration::from_secs(2);
 /// No file that is looked at is anywhere near this size, in bytes.
 const FILE_LIMIT: u64 = 1024 * 1024;
+/// A change that is older than this has a time that no later change has: coarser clocks than this are not in use.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// What was last read from files in a valid form. A cheap handle; the looking ends with the last one.
 pub struct Reloading<T>(Arc<ArcSwap<T>>);
@@ -57,6 +61,18 @@ pub struct Files {
     paths: Vec<PathBuf>,
     /// Of the version that was looked at last; empty while the files cannot be read.
     seen: Vec<Vec<u8>>,
+    /// Of the same version, where it has settled.
+    stamps: Option<Vec<Stamp>>,
+}
+
+/// Tells one version of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    changed_seconds: i64,
+    changed_nanoseconds: i64,
 }
 
 impl<T> Reloading<T> {
@@ -167,9 +183,15 @@ impl Content {
 impl Files {
     /// Reads them for the first time.
     pub fn read(paths: Vec<PathBuf>) -> Result<(Self, Vec<Content>), FileError> {
+        let stamps = stamps(&paths);
         let contents = read(&paths)?;
         let seen = fingerprint(&contents);
-        Ok((Self { paths, seen }, contents))
+        let this = Self {
+            paths,
+            seen,
+            stamps,
+        };
+        Ok((this, contents))
     }
 
     /// Waits for other contents than were seen last, looking every `period`.
@@ -186,6 +208,12 @@ impl Files {
     ///
     /// Small local files: the read is shorter than a hop to the blocking pool.
     pub fn look(&mut self) -> Result<Option<Vec<Content>>, FileError> {
+        // Before the contents: what changes in between is seen by the next look.
+        let stamps = stamps(&self.paths);
+        if stamps.is_some() && stamps == self.stamps {
+            return Ok(None);
+        }
+        self.stamps = stamps;
         let contents = match read(&self.paths) {
             Ok(contents) => contents,
             Err(_told) if self.seen.is_empty() => return Ok(None),
@@ -281,6 +309,28 @@ fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
         )));
     }
     std::fs::read(path)
+}
+
+/// Those of all files; `None` where one of them is not there, or changed a moment ago.
+fn stamps(paths: &[PathBuf]) -> Option<Vec<Stamp>> {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
+    let settled = i64::try_from(now.checked_sub(SETTLED)?.as_secs()).ok()?;
+    paths
+        .iter()
+        .map(|path| {
+            let file = std::fs::metadata(path).ok()?;
+            let stamp = Stamp {
+                device: file.dev(),
+                inode: file.ino(),
+                bytes: file.size(),
+                changed_seconds: file.ctime(),
+                changed_nanoseconds: file.ctime_nsec(),
+            };
+            (stamp.changed_seconds < settled).then_some(stamp)
+        })
+        .collect()
 }
 
 fn fingerprint(contents: &[Content]) -> Vec<Vec<u8>> {

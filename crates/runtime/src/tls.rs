@@ -3,6 +3,9 @@
 //!
 //! Everything here names its crypto provider (aws-lc-rs), so that nothing depends on the process default.
 
+mod certificate_set;
+mod client_certificates;
+mod encoders;
 mod generate;
 mod identity_files;
 mod internal;
@@ -21,6 +24,11 @@ use crate::reload::{FileError, Reloading};
 
 use self::identity_files::Identity;
 pub use self::{
+    certificate_set::NameMatch,
+    client_certificates::{
+        ClientCertificate, ClientCertificateFiles, ClientCertificates, client_certificate_reason,
+    },
+    encoders::{CERTIFICATES_MAX, EncoderTls, EncoderTlsFiles, LOOK_PERIOD, MinimumVersion},
     generate::{ensure_internal_ca, ensure_self_signed},
     internal::{InternalTls, InternalTlsFiles, refusal},
     misplaced::is_misplaced,
@@ -84,9 +92,8 @@ impl ReloadingCertificate {
         Ok(Self { current })
     }
 
-    /// For a listener that faces encoders or API clients: TLS 1.2 and 1.3, no client certificates, **no TLS 1.3
-    /// tickets** (librtmp-family clients die on them), no session storage. The certificate is the same for every
-    /// server name and for none: librtmp and clients of an IP literal send none.
+    /// For a listener that faces API clients: TLS 1.2 and 1.3, no client certificates, no resumption. The certificate is
+    /// the same for every server name and for none.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

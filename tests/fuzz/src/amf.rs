@@ -2,6 +2,7 @@
 
 use rtmp::{
     amf0::{Decoder, Value, encode},
+    amf3,
     limits::UNPUBLISHED_AMF_NODES,
 };
 
@@ -36,4 +37,17 @@ fn values<'a>(mut decoder: Decoder<'a>) -> Vec<Value<'a>> {
         values.push(value);
     }
     values
+}
+
+/// What is read becomes AMF0 values, which can be written.
+pub(crate) fn amf3(data: &[u8]) {
+    let mut decoder = amf3::Decoder::new(data, UNPUBLISHED_AMF_NODES);
+    let mut values = Vec::new();
+    while !decoder.is_empty()
+        && let Ok(value) = decoder.value()
+    {
+        values.push(value);
+    }
+    let written = encode(&values);
+    assert_eq!(encode(&data_message(&written)), written);
 }

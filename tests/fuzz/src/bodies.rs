@@ -1,7 +1,11 @@
 //! FLV bodies.
 
 use bytes::Bytes;
-use media::{Frame, FrameKind, flv};
+use media::{
+    FourCc, Frame, FrameKind,
+    codec::{self, CodecConfiguration, DIMENSION_MAX, Dimensions},
+    flv,
+};
 
 use crate::script::Script;
 
@@ -42,5 +46,39 @@ fn parts_lie_within_the_body(frame: &Frame) {
             "{part:?} of {} bytes",
             frame.body.len()
         );
+    }
+}
+
+/// Every codec whose decoder configuration or coded media is looked into.
+const CODECS: [&[u8; 4]; 12] = [
+    b"avc1", b"hvc1", b"vvc1", b"av01", b"vp08", b"vp09", b"mp4a", b"Opus", b"fLaC", b"ac-3",
+    b"ec-3", b".mp3",
+];
+
+/// The first byte says which codec's configuration the rest is.
+pub(crate) fn codec(data: &[u8]) {
+    let mut script = Script::new(data);
+    let codec = FourCc(*CODECS[usize::from(script.u8()) % CODECS.len()]);
+    let bytes = script.rest();
+    if let Ok(configuration) = codec::parse(codec, bytes) {
+        is_plausible(&configuration);
+    }
+    if let Some(configuration) = codec::probe(codec, bytes) {
+        is_plausible(&configuration);
+    }
+}
+
+fn is_plausible(configuration: &CodecConfiguration) {
+    let text = &configuration.codec_string;
+    let clean = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    assert!(
+        !text.is_empty() && text.len() <= 64 && text.bytes().all(clean),
+        "{text:?}"
+    );
+    if let Some(Dimensions { width, height }) = configuration.dimensions {
+        assert!((1..=DIMENSION_MAX).contains(&width) && (1..=DIMENSION_MAX).contains(&height));
+    }
+    if let Some(rate) = configuration.frame_rate {
+        assert!(rate.numerator > 0 && rate.denominator > 0);
     }
 }

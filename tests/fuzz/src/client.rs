@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use rtmp::{
-    ClientConfig, ClientEvent, ClientSession, MediaKind, MediaMessage, StreamKeyText,
+    ClientConfig, ClientEvent, ClientSession, MediaKind, MediaMessage, Purpose, StreamKeyText,
     amf0::{Value, encode},
     chunk::{ChunkWriter, MessageHeader},
     handshake::PACKET_BYTES,
@@ -46,6 +46,9 @@ pub(crate) fn client(data: &[u8]) {
             match event {
                 ClientEvent::PublishStarted => started += 1,
                 ClientEvent::Rejected { .. } => rejected += 1,
+                ClientEvent::Media(_) | ClientEvent::PlayEnded | ClientEvent::PlayStarted => {
+                    panic!("a publisher plays")
+                }
             }
         }
         if outcome.is_err() {
@@ -65,6 +68,7 @@ fn config() -> ClientConfig {
         name: StreamKeyText::new("key".to_owned()),
         flash_ver: "fuzz".to_owned(),
         chunk_bytes_out: 4096,
+        purpose: Purpose::Publish,
     }
 }
 

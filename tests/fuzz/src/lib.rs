@@ -7,10 +7,13 @@
 //! | `handshake` | any cut of the bytes gives the same; nothing beyond its own bytes is taken |
 //! | `chunk_reader` | any cut gives the same messages; memory follows what came; written again they read the same |
 //! | `amf0` | what was read can be written and read again |
+//! | `amf3` | what was read can be written as AMF0 |
 //! | `publish_path` | names are clean and within their limits |
 //! | `session` | a server session under any order of calls: events in order, deadlines in the future, little said |
 //! | `client` | a client session under any server |
 //! | `flv` | parts lie within their body |
+//! | `codec` | what a decoder configuration says is plausible, or it is refused |
+//! | `player` | a play session under any player; it asks once |
 //! | `proxy` | a PROXY header is bounded, and nothing behind it is read |
 
 #![allow(
@@ -27,6 +30,7 @@ mod chunks;
 mod client;
 mod handshakes;
 mod paths;
+mod players;
 mod proxies;
 mod script;
 mod sessions;
@@ -37,10 +41,13 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("amf0", amf::amf0),
+    ("amf3", amf::amf3),
     ("chunk_reader", chunks::chunk_reader),
     ("client", client::client),
+    ("codec", bodies::codec),
     ("flv", bodies::flv),
     ("handshake", handshakes::handshake),
+    ("player", players::player),
     ("proxy", proxies::proxy),
     ("publish_path", paths::publish_path),
     ("session", sessions::session),

@@ -132,7 +132,10 @@ async fn an_unknown_application(deployment: &Deployment, edge: &Process) {
 async fn plain_rtmp(deployment: &Deployment, edge: &Process) {
     let plain = tls::connect_plain(deployment.rtmps).await.unwrap();
     let mut encoder = Encoder::new(plain);
-    encoder.handshake().await.unwrap_err();
+    encoder.handshake().await.unwrap();
+    let refused = encoder.connect(APP).await.unwrap().unwrap_err();
+    assert_eq!(refused.code, "NetConnection.Connect.Rejected");
+    assert!(refused.description.contains("rtmps://"), "{refused:?}");
     edge.log_line(
         &["rtmp:// used on an rtmps:// port", "reason=\"plain_rtmp\""],
         LOGGED,

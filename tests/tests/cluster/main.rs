@@ -14,6 +14,7 @@
 mod bad_input;
 mod bad_peers;
 mod certificates;
+mod client_certificates;
 mod command_line;
 mod controls;
 mod discovery;
@@ -23,6 +24,8 @@ mod load;
 mod media;
 mod metrics;
 mod outage;
+mod passwords;
+mod probe;
 mod pull;
 mod restore;
 mod revocation;

@@ -5,9 +5,10 @@ use std::{fs, path::Path, time::Duration};
 
 use proto::v1::CreateStreamKeyRequest;
 use tests::{
+    api::IssuedKey,
     cluster::{Cluster, Database, Layout},
     deployment::{APP, Deployment},
-    ffmpeg::Pace,
+    ffmpeg::{self, Pace},
     fixture, http,
     secrets::Needle,
     standalone::Standalone,
@@ -91,6 +92,8 @@ async fn no_secret_stays_in_the_standalone_process() {
 /// What was used, and must not be found.
 struct Used {
     secrets: Vec<String>,
+    /// Of the keys that have a password: what is stored for it, which only encrypted is anywhere.
+    equivalents: Vec<Needle>,
     /// The public part of the first: logs and database do hold it.
     id: String,
     /// A text that control does store: where it is not found, the search looks in the wrong place.
@@ -101,6 +104,9 @@ impl Used {
     fn assert_absent(&self, place: &str, haystack: &[u8]) {
         for secret in &self.secrets {
             Needle::of_stream_key(secret).assert_absent(place, haystack);
+        }
+        for equivalent in &self.equivalents {
+            equivalent.assert_absent(place, haystack);
         }
     }
 
@@ -171,14 +177,42 @@ async fn use_keys(deployment: &Deployment) -> Used {
     needle.assert_absent("the RTMP status", format!("{status:?}").as_bytes());
     let mut encoder = deployment.encoder().await;
     encoder.publish(APP, &revoked.secret).await.unwrap();
+    let login = log_in(deployment).await;
     // To where a public name belongs.
     let read = http::get(&deployment.flv_urls(&revoked)[0].replace("revoked", &key.secret)).await;
     needle.assert_absent("HTTP's answer", format!("{read:?}").as_bytes());
     Used {
         id: key.id,
-        secrets: vec![key.secret, revoked.secret],
+        equivalents: vec![Needle::of_password(&login.id, login.password())],
+        secrets: vec![key.secret, revoked.secret, login.secret],
         canary,
     }
+}
+
+/// With a user and a password, right and wrong.
+async fn log_in(deployment: &Deployment) -> IssuedKey {
+    let request = CreateStreamKeyRequest {
+        app: APP.to_owned(),
+        stream: "login".to_owned(),
+        adobe: true,
+        ..CreateStreamKeyRequest::default()
+    };
+    let key = deployment.api.try_create_key(request).await.unwrap();
+    for (name, password, succeeds) in [
+        ("right", key.password(), true),
+        ("wrong", &key.password()[1..], false),
+    ] {
+        let url = format!(
+            "rtmps://{}:{password}@{}/{APP}/_adobe_/login",
+            key.id, deployment.rtmps
+        );
+        let (name, file) = (format!("ffmpeg-{name}"), fixture("source.flv"));
+        let mut ffmpeg =
+            ffmpeg::publish_named(&name, &file, 1, Pace::Unpaced, &url, &deployment.logs);
+        let status = ffmpeg.exit(PUBLISHED).await;
+        assert_eq!(status.success(), succeeds, "{}", ffmpeg.log());
+    }
+    key
 }
 
 /// The content of every file below a directory.

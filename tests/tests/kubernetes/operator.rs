@@ -441,13 +441,13 @@ async fn without_its_definitions_the_operator_says_what_to_do() {
     );
     let definitions = kube::run(Command::new(headwater()).arg("crds")).await;
     let old = definitions.replace(
-        "headwater.dev/crd-revision: \"1\"",
+        "headwater.dev/crd-revision: \"2\"",
         "headwater.dev/crd-revision: \"0\"",
     );
     assert_ne!(old, definitions);
     plane.apply(&old).await;
     let log = refused("old").await;
-    assert!(log.contains("has revision 0, and 1 is needed"), "{log}");
+    assert!(log.contains("has revision 0, and 2 is needed"), "{log}");
 }
 
 #[tokio::test]

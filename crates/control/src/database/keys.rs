@@ -4,7 +4,10 @@ use data_encoding::HEXLOWER;
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{Database, DatabaseError, revocations::append};
-use crate::{database::Target, page_token::Cursor, pepper::Mac, stream_key::StreamKeyId};
+use crate::{
+    client_certificate::CertificateBinding, database::Target, page_token::Cursor, pepper::Mac,
+    stream_key::StreamKeyId,
+};
 
 /// A stream key as stored. Times are milliseconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,9 @@ pub(crate) struct KeyRecord {
     pub(crate) expire_ms: Option<i64>,
     pub(crate) revoke_ms: Option<i64>,
     pub(crate) held_off_until_ms: i64,
+    pub(crate) client_certificate: Option<CertificateBinding>,
+    /// Encrypted with the pepper of the same version; `None`: the key has no password.
+    pub(crate) adobe: Option<Vec<u8>>,
 }
 
 /// What became of a new key.
@@ -63,7 +69,8 @@ impl Database {
             }
             sqlx::query(
                 "INSERT INTO stream_keys (id, tenant, app, stream, description, takeover_policy, secret_mac, \
-                 pepper_version, create_ms, expire_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                 pepper_version, create_ms, expire_ms, client_certificate, adobe_sealed) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             )
             .bind(key.id.to_string())
             .bind(&key.tenant)
@@ -75,6 +82,8 @@ impl Database {
             .bind(i64::from(key.pepper_version))
             .bind(key.create_ms)
             .bind(key.expire_ms)
+            .bind(key.client_certificate.as_ref().map(CertificateBinding::as_str))
+            .bind(key.adobe.as_ref().map(|sealed| HEXLOWER.encode(sealed)))
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await?;
@@ -176,6 +185,8 @@ impl KeyRecord {
             .decode(mac.as_bytes())
             .ok()
             .and_then(|mac| mac.try_into().ok());
+        let adobe: Option<String> = row.try_get("adobe_sealed")?;
+        let adobe = adobe.map(|sealed| HEXLOWER.decode(sealed.as_bytes()));
         Ok(Self {
             id: StreamKeyId::parse(&id).map_err(|_other| malformed("stream key id"))?,
             tenant: row.try_get("tenant")?,
@@ -189,6 +200,12 @@ impl KeyRecord {
             expire_ms: row.try_get("expire_ms")?,
             revoke_ms: row.try_get("revoke_ms")?,
             held_off_until_ms: row.try_get("held_off_until_ms")?,
+            client_certificate: row
+                .try_get::<Option<String>, _>("client_certificate")?
+                .map(CertificateBinding::stored),
+            adobe: adobe
+                .transpose()
+                .map_err(|_other| malformed("Adobe credential"))?,
         })
     }
 }

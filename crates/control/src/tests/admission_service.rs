@@ -2,17 +2,20 @@
 
 use proto::{
     internal::v1::{
-        AuthorizeRequest, AuthorizeResponse, Denial, DenialReason, WatchRevocationsRequest,
-        admission_service_server::AdmissionService as _, authorize_response::Decision,
+        AuthorizeRequest, AuthorizeResponse, ClientCertificate, Denial, DenialReason,
+        WatchRevocationsRequest, admission_service_server::AdmissionService as _,
+        authorize_request::Credential, authorize_response::Decision,
     },
-    v1::TakeoverPolicy,
+    v1::{
+        CreateStreamKeyRequest, TakeoverPolicy, stream_key_service_server::StreamKeyService as _,
+    },
 };
 use registry::StreamId;
 use runtime::identity::Role;
 use tonic::{Code, Request};
 
 use super::{
-    fixture::{Fixture, of_role, reason},
+    fixture::{Fixture, of_role, of_tenant, reason},
     on_both,
 };
 use crate::{
@@ -26,12 +29,13 @@ on_both!(
     every_fault_of_a_key_is_one_denial_outside_and_its_own_inside,
     only_edges_are_admitted,
     a_rotated_pepper_still_checks_old_keys,
+    a_bound_key_needs_its_client_certificate,
 );
 
 fn denial(answer: AuthorizeResponse) -> Denial {
     match answer.decision {
         Some(Decision::Denial(denial)) => denial,
-        Some(Decision::SignedGrant(_)) | None => panic!("no denial"),
+        Some(Decision::AdobeChallenge(_) | Decision::SignedGrant(_)) | None => panic!("no denial"),
     }
 }
 
@@ -207,4 +211,63 @@ async fn a_rotated_pepper_still_checks_old_keys(fixture: Fixture) {
     .unwrap();
     let error = fixture.try_replica().await.err().unwrap();
     assert!(error.to_string().contains("lacks version 1"), "{error}");
+}
+
+async fn a_bound_key_needs_its_client_certificate(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let create = CreateStreamKeyRequest {
+        app: "live".to_owned(),
+        stream: "bound".to_owned(),
+        client_certificate: "Camera-7.example".to_owned(),
+        ..Default::default()
+    };
+    let created = control
+        .keys
+        .create_stream_key(of_tenant("default", create))
+        .await
+        .unwrap()
+        .into_inner();
+    let key = created.stream_key.unwrap();
+    assert_eq!(key.client_certificate, "dns:camera-7.example");
+    let (_, free) = control.create("free").await;
+    let decide = async |secret: &str, sans: Option<&[&str]>| {
+        let request = AuthorizeRequest {
+            credential: Some(Credential::StreamKey(secret.to_owned())),
+            app: "live".to_owned(),
+            session_id: "session-1".to_owned(),
+            client_certificate: sans.map(|sans| ClientCertificate {
+                subject: "camera-7.example".to_owned(),
+                sans: sans.iter().map(|san| (*san).to_owned()).collect(),
+                sha256: vec![7; 32],
+            }),
+            ..Default::default()
+        };
+        let answer = control.admission.authorize(of_role(Role::Edge, request));
+        answer.await.unwrap().into_inner()
+    };
+    let (good, other) = (["dns:camera-7.example"], ["dns:camera-8.example"]);
+    assert!(is_granted(&decide(&created.secret, Some(&good)).await));
+    assert!(is_granted(&decide(&free, Some(&other)).await));
+    for (sans, reason, outcome) in [
+        (
+            None,
+            DenialReason::ClientCertificateMissing,
+            "client_certificate_missing",
+        ),
+        (
+            Some(&other[..]),
+            DenialReason::ClientCertificateWrong,
+            "client_certificate_wrong",
+        ),
+    ] {
+        let denial = denial(decide(&created.secret, sans).await);
+        assert_eq!(denial.reason(), reason);
+        assert!(denial.description.contains("client certificate"));
+        let line =
+            format!("headwater_key_checks_total{{outcome=\"{outcome}\",source=\"database\"}} 1");
+        assert!(control.metric(&line), "{line}");
+    }
+    // Without the secret nobody learns of it.
+    let mistyped = denial(decide("hw_0", None).await);
+    assert_eq!(mistyped.reason(), DenialReason::KeyNotAccepted);
 }

@@ -34,6 +34,7 @@ async fn a_created_key_is_found_without_its_secret(fixture: Fixture) {
         expire_time: Some(timestamp(expire_ms)),
         takeover_policy: TakeoverPolicy::Reject.into(),
         tenant: "default".to_owned(),
+        ..Default::default()
     };
     let created = control
         .keys
@@ -216,6 +217,8 @@ async fn everything_wrong_with_a_request_is_told_at_once(fixture: Fixture) {
         expire_time: Some(timestamp(1)),
         takeover_policy: 99,
         tenant: "other".to_owned(),
+        client_certificate: "a b".to_owned(),
+        adobe: false,
     };
     let status = control
         .keys
@@ -237,6 +240,7 @@ async fn everything_wrong_with_a_request_is_told_at_once(fixture: Fixture) {
             "description",
             "expire_time",
             "takeover_policy",
+            "client_certificate",
             "tenant"
         ]
     );

@@ -22,6 +22,7 @@ use super::{
 };
 
 on_both!(
+    a_session_is_told_to_its_own_tenant,
     sessions_are_listed_in_pages_to_their_own_tenant,
     a_terminated_session_loses_its_lease_and_holds_its_key_off,
 );
@@ -112,7 +113,12 @@ async fn sessions_are_listed_in_pages_to_their_own_tenant(fixture: Fixture) {
             .map(|number| format!("session-{number}"))
             .collect::<Vec<_>>()
     );
+}
 
+async fn a_session_is_told_to_its_own_tenant(fixture: Fixture) {
+    let control = fixture.replica().await;
+    publish(&fixture, "elsewhere", "default", "events/main", "").await;
+    publish(&fixture, "foreign", "other", "live", "").await;
     let get = |id: &str| GetSessionRequest { id: id.to_owned() };
     let session = control
         .sessions

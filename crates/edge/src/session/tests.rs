@@ -10,7 +10,7 @@ use runtime::{
     grpc::{self, Endpoints},
     identity::Role,
     shutdown::Shutdown,
-    tls::{CertificateFiles, ReloadingCertificate, ensure_self_signed},
+    tls::{CertificateFiles, EncoderTls, EncoderTlsFiles, ensure_self_signed},
 };
 use tokio::{
     io::{DuplexStream, ReadBuf, duplex},
@@ -45,6 +45,8 @@ impl Fixture {
         let client = Client {
             address: "192.0.2.1:1234".parse().unwrap(),
             server_name: String::new(),
+            certificate: None,
+            encrypted: true,
         };
         let (_control, control_target) = grpc::in_process(Role::Edge);
         let control = Endpoints::new(vec![grpc::Target::InProcess(control_target)]);
@@ -85,7 +87,7 @@ pub(crate) fn context(shutdown: Shutdown, control: Endpoints) -> Arc<Context> {
         readiness: runtime::admin::Readiness::default(),
         control,
         origins: OriginDialer::InProcess(origin_target),
-        certificate: ReloadingCertificate::load(&files).unwrap(),
+        tls: EncoderTls::load(EncoderTlsFiles::of(files)).unwrap(),
     };
     Arc::new(Context::new(Config::default(), dependencies, shutdown))
 }

@@ -11,17 +11,22 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// One publishing connection.
 pub(crate) struct Encoder {
-    socket: TlsStream<TcpStream>,
+    socket: Box<dyn Connection>,
     session: ClientSession,
     input: BytesMut,
 }
+
+/// Bytes both ways, encrypted or not.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// What the server said to a publish, or in the middle of one.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,9 +44,12 @@ impl Encoder {
 
     /// The same over a connection that is there.
     pub(crate) async fn over(socket: TcpStream, app: &str, stream_key: &str) -> Self {
-        let name = ServerName::try_from("localhost").unwrap();
-        let connector = TlsConnector::from(trusting_everyone());
-        let socket = connector.connect(name, socket).await.unwrap();
+        let socket = connect_tls(socket, "localhost", trusting_everyone().into()).await;
+        Self::speaking(socket.unwrap(), app, stream_key)
+    }
+
+    /// RTMP over bytes of any kind.
+    pub(crate) fn speaking(socket: impl Connection + 'static, app: &str, stream_key: &str) -> Self {
         let config = ClientConfig {
             purpose: rtmp::Purpose::Publish,
             app: app.to_owned(),
@@ -51,7 +59,7 @@ impl Encoder {
             chunk_bytes_out: 4096,
         };
         Self {
-            socket,
+            socket: Box::new(socket),
             session: ClientSession::new(config, &[7; 1528], Instant::now()),
             input: BytesMut::new(),
         }
@@ -100,8 +108,19 @@ impl Encoder {
 
     /// Bytes that no session would send.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
-        self.socket.write_all(bytes).await.unwrap();
-        self.socket.flush().await.unwrap();
+        self.try_send_raw(bytes).await.unwrap();
+    }
+
+    /// The same to a server that may have closed.
+    pub(crate) async fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.socket.write_all(bytes).await?;
+        self.socket.flush().await
+    }
+
+    /// The same to a server that may have closed.
+    pub(crate) async fn send_raw_unchecked(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.ok();
+        self.socket.flush().await.ok();
     }
 
     /// The first half of a farewell.
@@ -176,15 +195,25 @@ fn message(kind: MediaKind, timestamp: u32, start: &[u8], padding: usize) -> Med
     }
 }
 
-fn trusting_everyone() -> Arc<TlsConfig> {
+/// A TLS handshake as the client of a server of this name.
+pub(crate) async fn connect_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
+    server_name: &str,
+    config: Arc<TlsConfig>,
+) -> std::io::Result<TlsStream<S>> {
+    let name = ServerName::try_from(server_name.to_owned()).unwrap();
+    TlsConnector::from(config).connect(name, socket).await
+}
+
+/// A client that takes any certificate and shows none.
+pub(crate) fn trusting_everyone() -> TlsConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = TlsConfig::builder_with_provider(provider)
+    TlsConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(TrustEveryone))
-        .with_no_client_auth();
-    Arc::new(config)
+        .with_no_client_auth()
 }
 
 #[derive(Debug)]

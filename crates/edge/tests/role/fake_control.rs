@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use proto::{
     grant::GrantSigner,
     internal::v1::{
-        AuthorizeRequest, AuthorizeResponse, Denial, DenialReason, Grant, Revocation,
-        WatchRevocationsRequest, WatchRevocationsResponse,
+        AdobeChallenge, AdobeResponse, AuthorizeRequest, AuthorizeResponse, Denial, DenialReason,
+        Grant, Revocation, WatchRevocationsRequest, WatchRevocationsResponse,
         admission_service_server::{AdmissionService, AdmissionServiceServer},
         authorize_request::Credential,
         authorize_response::Decision,
@@ -38,6 +38,20 @@ struct Shared {
     traceparents: Mutex<Vec<String>>,
     /// Called for each decision, before it is answered.
     before_answer: Mutex<Option<Target>>,
+}
+
+/// The response to every challenge.
+pub(crate) const RIGHT: &str = "canaryResp0nse==";
+
+fn challenge_for(user: &str) -> Response<AuthorizeResponse> {
+    let challenge = AdobeChallenge {
+        salt: format!("salt-of-{user}"),
+        challenge: "00000001".to_owned(),
+        opaque: "opaque".to_owned(),
+    };
+    Response::new(AuthorizeResponse {
+        decision: Some(Decision::AdobeChallenge(challenge)),
+    })
 }
 
 /// `good-NAME` may publish NAME, `reject-NAME` and `takeover-NAME` with that policy; `hang-…` is never answered.
@@ -125,8 +139,14 @@ impl AdmissionService for FakeControl {
         self.shared.traceparents.lock().push(traceparent);
         let request = request.into_inner();
         self.shared.requests.lock().push(request.clone());
-        let Some(Credential::StreamKey(stream_key)) = &request.credential else {
-            return Err(Status::invalid_argument("no credential"));
+        let stream_key = match &request.credential {
+            Some(Credential::StreamKey(stream_key)) => stream_key.as_str(),
+            Some(Credential::Adobe(credential)) => match &credential.response {
+                None => return Ok(challenge_for(&credential.user)),
+                Some(AdobeResponse { response, name, .. }) if response == RIGHT => name,
+                Some(_) => "wrong",
+            },
+            None => return Err(Status::invalid_argument("no credential")),
         };
         let (policy, name) = match stream_key.split_once('-') {
             Some(("good", name)) => (TakeoverPolicy::TakeoverIfStale, name),

@@ -18,8 +18,8 @@ use runtime::{
     shutdown::Shutdown,
     telemetry,
     tls::{
-        CertificateFiles, InternalTls, InternalTlsFiles, ReloadingCertificate, ensure_internal_ca,
-        ensure_self_signed,
+        CertificateFiles, EncoderTls, EncoderTlsFiles, InternalTls, InternalTlsFiles,
+        ensure_internal_ca, ensure_self_signed,
     },
 };
 use tempfile::TempDir;
@@ -57,10 +57,27 @@ impl Harness {
         Self::start_on(Registry::Memory(MemoryRegistry::new()), origins, configure).await
     }
 
+    /// With other files for TLS.
+    pub(crate) async fn start_with_tls(
+        origins: usize,
+        configure: impl FnOnce(&mut Config, &mut EncoderTlsFiles),
+    ) -> Self {
+        let registry = Registry::Memory(MemoryRegistry::new());
+        Self::start_whole(registry, origins, configure).await
+    }
+
     pub(crate) async fn start_on(
         registry: Registry,
         origins: usize,
         configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        Self::start_whole(registry, origins, |config, _| configure(config)).await
+    }
+
+    async fn start_whole(
+        registry: Registry,
+        origins: usize,
+        configure: impl FnOnce(&mut Config, &mut EncoderTlsFiles),
     ) -> Self {
         LazyLock::force(&LOG);
         let files = TempDir::new().unwrap();
@@ -83,7 +100,8 @@ impl Harness {
         ensure_self_signed(&certificate_files, &["localhost".to_owned()]).unwrap();
         config.relay.stall_timeout = Duration::from_secs(1);
         config.relay.replay_window = Duration::from_millis(500);
-        configure(&mut config);
+        let mut tls = EncoderTlsFiles::of(certificate_files);
+        configure(&mut config, &mut tls);
         let (metrics, readiness, shutdown) = Default::default();
         let edge = Edge::new(
             config,
@@ -93,10 +111,9 @@ impl Harness {
                 readiness: Readiness::clone(&readiness),
                 control: control_endpoints,
                 origins: OriginDialer::Internal(internal.tls(Role::Edge)),
-                certificate: ReloadingCertificate::load(&certificate_files).unwrap(),
+                tls: EncoderTls::load(tls).unwrap(),
             },
-        )
-        .unwrap();
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let listeners = Listeners {

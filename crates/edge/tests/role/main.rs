@@ -9,6 +9,7 @@
     reason = "helpers of tests"
 )]
 
+mod adobe;
 mod connections;
 mod encoder;
 mod failover;
@@ -16,4 +17,9 @@ mod fake_control;
 mod fake_origin;
 mod harness;
 mod hostile_media;
+mod hostile_rtmp;
+mod hostile_tls;
+mod liveness;
+mod neighbour;
 mod publish;
+mod tls;

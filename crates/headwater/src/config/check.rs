@@ -100,6 +100,22 @@ impl Check {
         self.readable(path, file?)
     }
 
+    /// A directory that must be readable where one is given.
+    pub(super) fn optional_directory(
+        &mut self,
+        path: &str,
+        directory: Option<PathBuf>,
+    ) -> Option<PathBuf> {
+        let directory = self.resolve(&directory?);
+        match fs::read_dir(&directory) {
+            Ok(_entries) => Some(directory),
+            Err(error) => {
+                self.mistake(path, format_args!("{}: {error}", directory.display()));
+                None
+            }
+        }
+    }
+
     /// A path; relative ones count from the configuration's own directory.
     pub(super) fn resolve(&self, path: &Path) -> PathBuf {
         // The directory of `control.yaml` alone is the working directory, and not the empty path.

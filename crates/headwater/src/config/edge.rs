@@ -1,11 +1,14 @@
 //! The section `edge`.
 
+mod tls;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use edge::{ProxyProtocol, StaticOrigin};
-use runtime::tls::CertificateFiles;
+use runtime::tls::EncoderTlsFiles;
 use serde::Deserialize;
 
+use self::tls::{ClientCertificatesSection, PlainRtmp, TerminatedTls, TlsVersion};
 use super::{
     check::Check,
     scalar::{
@@ -18,27 +21,31 @@ use super::{
 /// What an edge process needs beside [`shared::Shared`].
 #[derive(Debug)]
 pub(crate) struct EdgeConfig {
-    pub(crate) certificate: CertificateFiles,
     /// `host:port` of control's internal port; each name may resolve to many addresses.
     pub(crate) control: Vec<String>,
     pub(crate) edge: edge::Config,
     pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) tls: EncoderTlsFiles,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Section {
     certificate: Option<PathBuf>,
+    certificates: Option<PathBuf>,
+    client_certificates: Option<ClientCertificatesSection>,
     connections: Option<ConnectionsSection>,
     control: Option<OneOrMany<HostPort>>,
     listen: Option<OneOrMany<Address>>,
     origins: Option<Vec<Option<OriginSection>>>,
     origins_dns: Option<HostPort>,
     outage_policy: Option<OutagePolicy>,
+    plain_rtmp: Option<PlainRtmp>,
     private_key: Option<PathBuf>,
     proxy_protocol: Option<ProxySection>,
     relay: Option<RelaySection>,
     rtmp: Option<RtmpSection>,
+    tls_minimum: Option<TlsVersion>,
     zone: Option<String>,
 }
 
@@ -54,6 +61,7 @@ struct OriginSection {
 #[serde(default)]
 struct ProxySection {
     mode: Option<ProxyMode>,
+    terminated_tls: Option<TerminatedTls>,
     trusted: Option<OneOrMany<Network>>,
 }
 
@@ -76,8 +84,11 @@ defaulted_section! {
         keepalive_interval: Seconds,
         keepalive_probes: Count<u32>,
         tcp_user_timeout: Time,
+        ping_period: Period,
         chunk_bytes_out: Bytes<u32>,
         window_bytes: Bytes<u32>,
+        bytes_per_second_max: Bytes<u32>,
+        bitrate_patience: Time,
     }
 }
 
@@ -120,7 +131,9 @@ defaulted_section! {
 
 impl Section {
     pub(super) fn finish(self, check: &mut Check) -> Option<EdgeConfig> {
-        let certificate = shared::certificate("edge", self.certificate, self.private_key, check);
+        let default = shared::certificate("edge", self.certificate, self.private_key, check);
+        let others = check.optional_directory("edge.certificates", self.certificates);
+        let client_certificates = self.client_certificates.unwrap_or_default().finish(check);
         let control = check.required("edge.control", self.control);
         let control = control.map(|control| control.finish("edge.control", check));
         let listen = check.required("edge.listen", self.listen);
@@ -136,6 +149,10 @@ impl Section {
             static_origins: origins(self.origins.unwrap_or_default(), check),
             origins_dns: self.origins_dns.map(|name| name.0),
             proxy_protocol: self.proxy_protocol.unwrap_or_default().finish(check),
+            plain_rtmp: match self.plain_rtmp {
+                Some(PlainRtmp::Allow) => edge::PlainRtmp::Allow,
+                Some(PlainRtmp::Refuse) | None => edge::PlainRtmp::Refuse,
+            },
             outage_policy: match self.outage_policy {
                 Some(OutagePolicy::FailClosed) => edge::OutagePolicy::FailClosed,
                 Some(OutagePolicy::Keep) => edge::OutagePolicy::Keep,
@@ -152,10 +169,15 @@ impl Section {
             );
         }
         Some(EdgeConfig {
-            certificate: certificate?,
             control: control?.into_iter().map(|address| address.0).collect(),
             edge,
             listen: listen?.into_iter().map(|address| address.0).collect(),
+            tls: EncoderTlsFiles {
+                default: default?,
+                others,
+                client_certificates: client_certificates?,
+                minimum_version: self.tls_minimum.unwrap_or(TlsVersion::Tls12).version(),
+            },
         })
     }
 }
@@ -198,6 +220,13 @@ impl ProxySection {
                 "is required where mode is require: anybody could claim any address",
             );
         }
-        ProxyProtocol::Require { trusted }
+        ProxyProtocol::Require {
+            trusted,
+            terminated_tls: match self.terminated_tls {
+                Some(TerminatedTls::Announced) => edge::TerminatedTls::Announced,
+                Some(TerminatedTls::Assumed) => edge::TerminatedTls::Assumed,
+                Some(TerminatedTls::Refuse) | None => edge::TerminatedTls::Refuse,
+            },
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use ::edge::{PlainRtmp, ProxyProtocol, TerminatedTls};
+use runtime::tls::{ClientCertificateFiles, ClientCertificates, MinimumVersion};
 use tempfile::TempDir;
 
 use super::*;
@@ -71,7 +73,7 @@ fn the_deployed_configuration_is_right() {
     let (shared, edge) = load_edge(&file("edge.yaml"), &[]).unwrap();
     assert_eq!(edge.listen, ["127.0.0.1:8443".parse().unwrap()]);
     assert_eq!(edge.control, ["127.0.0.1:7445"]);
-    assert_eq!(edge.certificate.certificate, file("public.pem"));
+    assert_eq!(edge.tls.default.certificate, file("public.pem"));
     assert_eq!(shared.registry.username.as_deref(), Some("edge"));
     assert_eq!(shared.process.drain.timeout, Duration::from_secs(30));
 
@@ -106,6 +108,10 @@ edge:
   relay: { ring_bytes_max: 1MB }
   outage_policy: hope
   proxy_protocol: { mode: require, trusted: [10.0.0.0/33] }
+  certificates: missing-directory
+  client_certificates: { mode: required, crls: [missing.crl] }
+  plain_rtmp: maybe
+  tls_minimum: tls1.1
   origins: [{ name: "a b" }]
 "#,
     );
@@ -115,6 +121,9 @@ edge:
         r#"cluster.namespace: "a/b" has more than letters, digits, . and -"#.to_owned(),
         r#"drain_timeout: "soon" is not a length of time (such as 15s or 250ms)"#.to_owned(),
         format!("edge.certificate: {base}/. is not a file"),
+        format!("edge.certificates: {base}/missing-directory: No such file or directory (os error 2)"),
+        "edge.client_certificates.ca: is required".to_owned(),
+        format!("edge.client_certificates.crls[0]: {base}/missing.crl: No such file or directory (os error 2)"),
         "edge.connections.connections_max: 0 is not a number in the range allowed".to_owned(),
         "edge.connections.tls_handshake_timeout: invalid type: integer `10`, expected a string"
             .to_owned(),
@@ -125,10 +134,12 @@ edge:
         r#"edge.origins[0].name: "a b" is not a name (letters, digits, and . _ : -)"#.to_owned(),
         "edge.origins[0].relay_address: is required".to_owned(),
         "edge.outage_policy: unknown variant `hope`, expected `fail_closed` or `keep`".to_owned(),
+        "edge.plain_rtmp: unknown variant `maybe`, expected `allow` or `refuse`".to_owned(),
         "edge.private_key: is required".to_owned(),
         "edge.proxy_protocol.trusted: is required where mode is require: anybody could claim any address".to_owned(),
         r#"edge.proxy_protocol.trusted[0]: "10.0.0.0/33" is not a network (such as 10.0.0.0/8)"#.to_owned(),
         r#"edge.relay.ring_bytes_max: invalid value: string "1MB", expected a number of bytes (such as 65536 or 64KiB)"#.to_owned(),
+        "edge.tls_minimum: unknown variant `tls1.1`, expected `tls1.2` or `tls1.3`".to_owned(),
         format!("internal_tls.ca: {base}/missing-ca.pem: No such file or directory (os error 2)"),
         format!("internal_tls.certificate: {base}/missing.pem: No such file or directory (os error 2)"),
         format!("internal_tls.private_key: {base}/missing.key: No such file or directory (os error 2)"),
@@ -151,6 +162,16 @@ fn the_environment_overrides_the_file() {
             ("HEADWATER__EDGE__CONNECTIONS__CONNECTIONS_MAX", "17"),
             ("HEADWATER__REGISTRY__REDIS__PASSWORD_FILE", "null"),
             ("HEADWATER__DRAIN_TIMEOUT", "1m"),
+            ("HEADWATER__EDGE__TLS_MINIMUM", "tls1.3"),
+            ("HEADWATER__EDGE__PLAIN_RTMP", "allow"),
+            (
+                "HEADWATER__EDGE__CLIENT_CERTIFICATES",
+                "{ mode: optional, ca: internal/ca.pem }",
+            ),
+            (
+                "HEADWATER__EDGE__PROXY_PROTOCOL",
+                "{ mode: require, trusted: 10.0.0.0/8, terminated_tls: announced }",
+            ),
             ("HEADWATER_SERVER", "not a field"),
         ],
     )
@@ -158,6 +179,18 @@ fn the_environment_overrides_the_file() {
     assert_eq!(edge.listen.len(), 2);
     assert_eq!(edge.edge.relay.stall_timeout, Duration::from_secs(7));
     assert_eq!(edge.edge.connections.connections_max, 17);
+    assert_eq!(edge.tls.minimum_version, MinimumVersion::Tls13);
+    assert_eq!(edge.edge.plain_rtmp, PlainRtmp::Allow);
+    let client_certificates = ClientCertificates::Optional(ClientCertificateFiles {
+        ca: directory.path().join("internal/ca.pem"),
+        crls: Vec::new(),
+    });
+    assert_eq!(edge.tls.client_certificates, client_certificates);
+    let balancer = ProxyProtocol::Require {
+        trusted: vec!["10.0.0.0/8".parse().unwrap()],
+        terminated_tls: TerminatedTls::Announced,
+    };
+    assert_eq!(edge.edge.proxy_protocol, balancer);
     assert_eq!(shared.registry.password_file, None);
     assert_eq!(shared.process.drain.timeout, Duration::from_secs(60));
 }

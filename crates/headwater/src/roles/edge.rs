@@ -5,10 +5,11 @@ use edge::{Dependencies, Edge, Listeners, OriginDialer};
 use runtime::{
     grpc::{Endpoints, Target},
     identity::Role,
+    tls::EncoderTls,
 };
 use serde_json::json;
 
-use super::{Wiring, public_certificate};
+use super::Wiring;
 use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
 
 pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
@@ -34,18 +35,20 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         .iter()
         .map(|address| Target::Internal(address.clone(), internal_tls.clone(), Role::Control))
         .collect();
-    let certificate = public_certificate(&process, &config.certificate)
-        .context("edge.certificate cannot be used")?;
+    let tls =
+        EncoderTls::load(config.tls).context("the certificates for encoders cannot be used")?;
+    let shown = tls.clone();
+    process.own_metrics.certificates(move || shown.ends());
     let dependencies = Dependencies {
         registry,
         metrics: process.metrics.clone(),
         readiness: process.readiness.clone(),
         control: Endpoints::new(control),
         origins: OriginDialer::Internal(internal_tls),
-        certificate,
+        tls,
     };
     let own_limits = config.edge.connections.clone();
-    let edge = Edge::new(config.edge, dependencies).context("the edge cannot start")?;
+    let edge = Edge::new(config.edge, dependencies);
     let permits = edge.connection_permits();
     live.follow(move |version| {
         let all = version.connections_max;

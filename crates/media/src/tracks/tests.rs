@@ -22,11 +22,11 @@ fn told(tracks: &Tracks, id: TrackId) -> String {
     configuration.map_or_else(String::new, ToString::to_string)
 }
 
-/// Takes a frame; `changed_by` and `update` must say the same.
+/// Takes a frame; nothing changes that `changed_by` does not tell, and nothing twice.
 fn take(tracks: &mut Tracks, frame: &Frame) -> Vec<TrackId> {
     let expected = tracks.changed_by(frame);
     let changed = tracks.update(frame);
-    assert_eq!(expected, !changed.is_empty(), "{frame:?}");
+    assert!(expected || changed.is_empty(), "{frame:?}");
     assert!(!tracks.changed_by(frame) || frame.parts[0].part_type == PartType::SequenceEnd);
     changed
 }
@@ -157,7 +157,7 @@ fn hostile_49_there_are_sixteen_tracks_of_a_kind_at_most() {
     let mut tracks = Tracks::default();
     let of = |kind, id: u8| match kind {
         FrameKind::Audio => frame(kind, &[b"\x95\x01Opus", &[id], b"x"]),
-        _ => frame(kind, &[b"\x96\x01av01", &[id], b"x"]),
+        FrameKind::Script | FrameKind::Video => frame(kind, &[b"\x96\x01av01", &[id], b"x"]),
     };
     for id in 0..=255 {
         for kind in [AUDIO, VIDEO] {

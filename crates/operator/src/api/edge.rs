@@ -25,12 +25,25 @@ pub struct Edge {
     /// The Service that encoders reach.
     #[serde(default)]
     pub service: EdgeService,
+    /// What becomes of RTMP without TLS, on the same ports.
+    #[serde(default)]
+    pub plain_rtmp: PlainRtmp,
     /// Against floods. Changes restart nothing.
     #[serde(default)]
     pub limits: EdgeLimits,
     /// Changes to the pods.
     #[serde(default)]
     pub pod_template: PodTemplate,
+}
+
+/// What becomes of RTMP without TLS.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum PlainRtmp {
+    /// Taken in: stream keys travel in the clear.
+    Allow,
+    /// Told to come over RTMPS, and closed.
+    #[default]
+    Refuse,
 }
 
 /// A HorizontalPodAutoscaler, which sets the cluster's scale subresource.
@@ -112,6 +125,8 @@ impl Default for Drain {
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[x_kube(validation = Rule::new("!self.proxyProtocol || self.trustedCidrs.size() > 0")
     .message("edge.service.proxyProtocol needs trustedCidrs: anybody could claim any address"))]
+#[x_kube(validation = Rule::new("self.proxyProtocol || self.terminatedTls == 'Refuse'")
+    .message("edge.service.terminatedTls needs proxyProtocol"))]
 #[x_kube(validation = Rule::new("!has(self.nodePort) || self.type != 'ClusterIP'")
     .message("edge.service.nodePort needs type NodePort or LoadBalancer"))]
 #[x_kube(validation = Rule::new("self.type == 'LoadBalancer' || (!has(self.loadBalancerClass) && !has(self.loadBalancerSourceRanges))")
@@ -125,6 +140,11 @@ pub struct EdgeService {
     #[serde(default = "EdgeService::port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
+    /// A second port of the Service for the same: encoders that know no other than RTMP's own. 0, or the same as `port`:
+    /// none.
+    #[serde(default = "EdgeService::rtmp_port")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub rtmp_port: i32,
     /// On every node, with type NodePort or LoadBalancer; by default one that Kubernetes chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
@@ -147,6 +167,9 @@ pub struct EdgeService {
     /// The load balancer sends the PROXY protocol (v1 or v2), and connections without it are refused.
     #[serde(default)]
     pub proxy_protocol: bool,
+    /// RTMP without TLS from the load balancer, where the encoder's TLS ends: needs proxyProtocol.
+    #[serde(default)]
+    pub terminated_tls: TerminatedTls,
     /// The load balancer's networks: whose PROXY headers are believed.
     #[serde(default)]
     #[schemars(length(max = 64), inner(length(max = 64)))]
@@ -158,6 +181,10 @@ impl EdgeService {
     fn port() -> i32 {
         443
     }
+
+    fn rtmp_port() -> i32 {
+        1935
+    }
 }
 
 impl Default for EdgeService {
@@ -165,15 +192,29 @@ impl Default for EdgeService {
         Self {
             service_type: ServiceType::default(),
             port: Self::port(),
+            rtmp_port: Self::rtmp_port(),
             node_port: None,
             external_traffic_policy: TrafficPolicy::default(),
             load_balancer_class: None,
             load_balancer_source_ranges: None,
             annotations: BTreeMap::new(),
             proxy_protocol: false,
+            terminated_tls: TerminatedTls::default(),
             trusted_cidrs: Vec::new(),
         }
     }
+}
+
+/// Whether the encoder's TLS may end at the load balancer.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum TerminatedTls {
+    /// Where the PROXY header says that the encoder came over TLS.
+    Announced,
+    /// Whatever the header says: the load balancer takes nothing but TLS.
+    Assumed,
+    /// No: as edge.plainRtmp has it.
+    #[default]
+    Refuse,
 }
 
 /// As Kubernetes has it.

@@ -197,6 +197,8 @@ pub enum Reason {
     CertificateExpiringSoon,
     /// A certificate is not there yet.
     CertificatePending,
+    /// One of `tls.additionalSecrets` cannot be used; the others are.
+    CertificateUnusable,
     /// Certificates are valid.
     CertificatesValid,
     /// The IngestCluster does not exist.

@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::KeyReference;
+
 /// One of the three.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[x_kube(validation = Rule::new("[has(self.secretName), has(self.issuerRef), has(self.selfSigned)].exists_one(x, x)")
@@ -26,6 +28,53 @@ pub struct PublicTls {
     #[serde(default)]
     #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
     pub dns_names: Vec<String>,
+    /// Further Secrets with `tls.crt` and `tls.key`, yours: encoders get the certificate that has the server name which
+    /// they ask for, and the one above where none has. One more, one less and renewals restart nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), inner(length(min = 1, max = 249)))]
+    pub additional_secrets: Vec<String>,
+    /// Certificates that encoders show. By default none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificates: Option<ClientCertificates>,
+    /// The oldest version of TLS. Hardware, and OBS before 30, speak no other than 1.2.
+    #[serde(default)]
+    pub minimum_version: TlsVersion,
+}
+
+/// Certificates that encoders show. A change of the Secrets restarts nothing, a change here makes new edges.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCertificates {
+    /// Whether an encoder without one may come.
+    #[serde(default)]
+    pub mode: ClientCertificatesMode,
+    /// The CAs (PEM) that issue them.
+    pub ca_secret_ref: KeyReference,
+    /// Their revocation lists (PEM or DER). A CA without one revokes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl_secret_ref: Option<KeyReference>,
+}
+
+/// Whether an encoder without a certificate may come.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ClientCertificatesMode {
+    /// It may, for stream keys that are not bound to one.
+    Optional,
+    /// It may not.
+    #[default]
+    Required,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 /// No settings.

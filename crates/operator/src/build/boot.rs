@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Map, Value, json};
 
 use super::{
-    files::{LIVE_FILE, SQLITE_FILE, boot_key, secret_file},
+    files::{LIVE_FILE, SQLITE_FILE, boot_key, certificates_directory, secret_file},
     hash,
     metadata::object_meta,
     pod::{drain_seconds, log_format},
@@ -16,7 +16,10 @@ use super::{
     yaml,
 };
 use crate::{
-    api::{IngestClusterSpec, OutagePolicy},
+    api::{
+        ClientCertificatesMode, IngestClusterSpec, OutagePolicy, PlainRtmp, TerminatedTls,
+        TlsVersion,
+    },
     names::Component,
     validate::{ValidatedCluster, ValidatedDatabase},
 };
@@ -126,9 +129,19 @@ fn edge(cluster: &ValidatedCluster) -> Value {
     let namespace = &cluster.namespace;
     let origins = cluster.names.tier(Component::Origin);
     json!({
-        "listen": Port::Rtmps.listen(),
+        "listen": [Port::Rtmps.listen(), Port::Rtmp.listen()],
         "certificate": secret_file("public/tls.crt"),
         "private_key": secret_file("public/tls.key"),
+        "certificates": certificates_directory(),
+        "client_certificates": client_certificates(cluster),
+        "tls_minimum": match cluster.spec.tls.minimum_version {
+            TlsVersion::Tls12 => "tls1.2",
+            TlsVersion::Tls13 => "tls1.3",
+        },
+        "plain_rtmp": match cluster.spec.edge.plain_rtmp {
+            PlainRtmp::Allow => "allow",
+            PlainRtmp::Refuse => "refuse",
+        },
         "control": [format!(
             "{}.{namespace}.svc:{}",
             cluster.names.control_internal(),
@@ -137,11 +150,33 @@ fn edge(cluster: &ValidatedCluster) -> Value {
         "origins_dns": format!("{origins}.{namespace}.svc:{}", Port::Relay.number()),
         "outage_policy": outage_policy(cluster),
         "proxy_protocol": if service.proxy_protocol {
-            json!({"mode": "require", "trusted": service.trusted_cidrs})
+            json!({
+                "mode": "require",
+                "trusted": service.trusted_cidrs,
+                "terminated_tls": match service.terminated_tls {
+                    TerminatedTls::Announced => "announced",
+                    TerminatedTls::Assumed => "assumed",
+                    TerminatedTls::Refuse => "refuse",
+                },
+            })
         } else {
             json!({"mode": "off"})
         },
         "relay": {"process_bytes_max": cluster.edge_memory_limit.map(media_bytes_max)},
+    })
+}
+
+fn client_certificates(cluster: &ValidatedCluster) -> Value {
+    let Some(clients) = &cluster.spec.tls.client_certificates else {
+        return Value::Null;
+    };
+    json!({
+        "mode": match clients.mode {
+            ClientCertificatesMode::Optional => "optional",
+            ClientCertificatesMode::Required => "required",
+        },
+        "ca": secret_file("clients/ca.crt"),
+        "crls": clients.crl_secret_ref.as_ref().map(|_| [secret_file("clients/ca.crl")]),
     })
 }
 

@@ -4,7 +4,8 @@
 
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, EmptyDirVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource,
-    ProjectedVolumeSource, SecretProjection, Volume, VolumeMount, VolumeProjection,
+    ProjectedVolumeSource, SecretProjection, SecretVolumeSource, Volume, VolumeMount,
+    VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -20,7 +21,7 @@ pub const DATA_DIRECTORY: &str = "/var/lib/headwater";
 /// Certificates that PostgreSQL's is checked against, where there are some.
 pub const POSTGRES_CA_FILE: &str = "/etc/headwater/secrets/postgres/ca.crt";
 /// Names of volumes that are ours.
-pub const VOLUMES: [&str; 5] = [BOOT, LIVE, SECRETS, DATA, TEMPORARY];
+pub const VOLUMES: [&str; 6] = [BOOT, CERTIFICATES, LIVE, SECRETS, DATA, TEMPORARY];
 
 /// Key of the live configuration.
 pub(super) const LIVE_KEY: &str = "live.yaml";
@@ -30,6 +31,7 @@ pub(super) const LIVE_FILE: &str = "/etc/headwater/live/live.yaml";
 pub(super) const SQLITE_FILE: &str = "/var/lib/headwater/control.db";
 
 const BOOT: &str = "boot";
+const CERTIFICATES: &str = "certificates";
 const DATA: &str = "data";
 const LIVE: &str = "live";
 const SECRETS: &str = "secrets";
@@ -48,6 +50,11 @@ pub(super) fn boot_key(component: Component) -> String {
 /// A role's boot configuration.
 pub(super) fn boot_file(component: Component) -> String {
     format!("{CONFIGURATION_DIRECTORY}/{BOOT}/{}", boot_key(component))
+}
+
+/// Where an edge finds the certificates beside its default.
+pub(super) fn certificates_directory() -> String {
+    format!("{CONFIGURATION_DIRECTORY}/{CERTIFICATES}")
 }
 
 /// A file of the Secrets.
@@ -76,6 +83,17 @@ pub(super) fn volumes(cluster: &ValidatedCluster, component: Component, boot: &s
             ..Volume::default()
         },
     ];
+    if component == Component::Edge {
+        volumes.push(Volume {
+            name: CERTIFICATES.to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(cluster.names.edge_certificates()),
+                default_mode: Some(SECRET_MODE),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+    }
     if has_data(cluster, component) {
         volumes.push(Volume {
             name: DATA.to_owned(),
@@ -112,6 +130,9 @@ pub(super) fn mounts(cluster: &ValidatedCluster, component: Component) -> Vec<Vo
         )
     };
     let mut mounts = [BOOT, LIVE, SECRETS].map(configuration).to_vec();
+    if component == Component::Edge {
+        mounts.push(configuration(CERTIFICATES));
+    }
     if has_data(cluster, component) {
         mounts.push(mount(DATA, DATA_DIRECTORY.to_owned(), None));
         mounts.push(mount(TEMPORARY, "/tmp".to_owned(), None));
@@ -157,7 +178,7 @@ fn secrets(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjec
             ));
             sources.push(projection(&names.api_token(), &[("token", "api/token")]));
         }
-        Component::Edge => {}
+        Component::Edge => sources.extend(client_certificates(cluster)),
         Component::Origin => {
             sources.push(projection(
                 &names.grant(),
@@ -168,6 +189,18 @@ fn secrets(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjec
                 &[("token", "playback/token")],
             ));
         }
+    }
+    sources
+}
+
+fn client_certificates(cluster: &ValidatedCluster) -> Vec<VolumeProjection> {
+    let Some(clients) = &cluster.spec.tls.client_certificates else {
+        return Vec::new();
+    };
+    let ca = &clients.ca_secret_ref;
+    let mut sources = vec![projection(&ca.name, &[(&ca.key, "clients/ca.crt")])];
+    if let Some(crl) = &clients.crl_secret_ref {
+        sources.push(projection(&crl.name, &[(&crl.key, "clients/ca.crl")]));
     }
     sources
 }

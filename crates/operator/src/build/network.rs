@@ -53,7 +53,11 @@ type Rules = (Vec<NetworkPolicyIngressRule>, Vec<NetworkPolicyEgressRule>);
 fn edge(cluster: &ValidatedCluster) -> Rules {
     let anybody = NetworkPolicyIngressRule {
         from: None,
-        ports: Some(vec![tcp(Port::Rtmps.number())]),
+        ports: Some(
+            [Port::Rtmps, Port::Rtmp]
+                .map(|port| tcp(port.number()))
+                .into(),
+        ),
     };
     let to = |component, port: Port| NetworkPolicyEgressRule {
         to: Some(vec![tier(cluster, component)]),

@@ -22,6 +22,8 @@ pub enum Port {
     Playback,
     /// Of an origin: for edges.
     Relay,
+    /// Of an edge: for encoders, on RTMP's own number; the same as the other one.
+    Rtmp,
     /// Of an origin: RTMP for players.
     RtmpPull,
     /// Of an edge: for encoders.
@@ -30,10 +32,10 @@ pub enum Port {
 
 impl Port {
     /// Those of a tier.
-    pub(super) fn of(cluster: &ValidatedCluster, component: Component) -> Vec<Self> {
+    pub fn of(cluster: &ValidatedCluster, component: Component) -> Vec<Self> {
         let own = match component {
             Component::Control => vec![Self::Api, Self::Internal],
-            Component::Edge => vec![Self::Rtmps],
+            Component::Edge => vec![Self::Rtmps, Self::Rtmp],
             Component::Origin => [vec![Self::Relay], Self::of_players(cluster)].concat(),
         };
         [own, vec![Self::Admin]].concat()
@@ -57,6 +59,7 @@ impl Port {
             Self::Internal => "internal",
             Self::Playback => "playback",
             Self::Relay => "relay",
+            Self::Rtmp => "rtmp",
             Self::RtmpPull => "rtmp-pull",
             Self::Rtmps => "rtmps",
         }
@@ -71,6 +74,7 @@ impl Port {
             Self::Internal => 7445,
             Self::Playback => 7446,
             Self::Relay => 7444,
+            Self::Rtmp => 1935,
             Self::RtmpPull => 1936,
             Self::Rtmps => 8443,
         }

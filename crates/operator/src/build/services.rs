@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::{Service, ServicePort, ServiceSpec},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 
 use super::{
     metadata::{object_meta, selector},
@@ -34,17 +31,21 @@ fn edge(cluster: &ValidatedCluster) -> Service {
         // Keeps the encoder's address for limits and logs.
         TrafficPolicy::Local => "Local",
     };
+    let mut ports = vec![ServicePort {
+        port: wanted.port,
+        node_port: wanted.node_port,
+        ..Port::Rtmps.of_service()
+    }];
+    if wanted.rtmp_port != 0 && wanted.rtmp_port != wanted.port {
+        ports.push(ServicePort {
+            port: wanted.rtmp_port,
+            ..Port::Rtmp.of_service()
+        });
+    }
     let outside = wanted.service_type != ServiceType::ClusterIp;
     let spec = ServiceSpec {
         type_: Some(service_type(wanted.service_type)),
-        ports: Some(vec![ServicePort {
-            name: Some(Port::Rtmps.name().to_owned()),
-            port: wanted.port,
-            node_port: wanted.node_port,
-            target_port: Some(IntOrString::String(Port::Rtmps.name().to_owned())),
-            protocol: Some("TCP".to_owned()),
-            ..ServicePort::default()
-        }]),
+        ports: Some(ports),
         external_traffic_policy: outside.then(|| policy.to_owned()),
         load_balancer_class: wanted.load_balancer_class.clone(),
         load_balancer_source_ranges: wanted.load_balancer_source_ranges.clone(),

@@ -89,16 +89,22 @@ pub(super) fn step(
     };
     draft
         .data
-        .insert("ca.crt", state.current.certificate.clone());
+        .insert("ca.crt".to_owned(), state.current.certificate.clone());
     draft
         .data
-        .insert("ca.key", state.current.private_key.clone());
+        .insert("ca.key".to_owned(), state.current.private_key.clone());
     if let Some(next) = &state.next {
-        draft.data.insert("next.crt", next.certificate.clone());
-        draft.data.insert("next.key", next.private_key.clone());
+        draft
+            .data
+            .insert("next.crt".to_owned(), next.certificate.clone());
+        draft
+            .data
+            .insert("next.key".to_owned(), next.private_key.clone());
     }
     if !state.previous.is_empty() {
-        draft.data.insert("previous.crt", state.previous.concat());
+        draft
+            .data
+            .insert("previous.crt".to_owned(), state.previous.concat());
     }
     let bundle = state.bundle();
     draft.plan(cluster, existing, plan);

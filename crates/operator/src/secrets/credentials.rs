@@ -69,7 +69,7 @@ fn pepper(
         },
     };
     let mut draft = Draft::of(name, "control", present);
-    draft.data.insert("pepper", text);
+    draft.data.insert("pepper".to_owned(), text);
     draft.plan(cluster, existing, plan);
     Ok(())
 }
@@ -115,12 +115,12 @@ fn grant(
             }
         },
     };
-    draft.data.insert("grant.key", keys.private);
+    draft.data.insert("grant.key".to_owned(), keys.private);
     draft
         .data
-        .insert("grant.pub", keys.public.join("\n") + "\n");
+        .insert("grant.pub".to_owned(), keys.public.join("\n") + "\n");
     if let Some(next) = keys.next {
-        draft.data.insert("next.key", next);
+        draft.data.insert("next.key".to_owned(), next);
     }
     draft.plan(cluster, existing, plan);
     Ok(())
@@ -241,7 +241,7 @@ fn token(
         }
         _ => random_hex()? + "\n",
     };
-    draft.data.insert("token", text);
+    draft.data.insert("token".to_owned(), text);
     draft.plan(cluster, existing, plan);
     Ok(())
 }

@@ -63,7 +63,7 @@ pub(super) fn plan(
             draft.annotations.insert(BUNDLE_SINCE, now.to_string());
         }
         fill(&mut draft, pair);
-        draft.data.insert("ca.crt", trust.bundle.clone());
+        draft.data.insert("ca.crt".to_owned(), trust.bundle.clone());
         draft.plan(cluster, existing, plan);
     }
     Ok(())
@@ -158,6 +158,6 @@ fn keep(secret: &Secret, subject: &Subject, trust: Option<&Trust>, now: Timestam
 
 fn fill(draft: &mut Draft, pair: Pair) {
     draft.tls = true;
-    draft.data.insert("tls.crt", pair.certificate);
-    draft.data.insert("tls.key", pair.private_key);
+    draft.data.insert("tls.crt".to_owned(), pair.certificate);
+    draft.data.insert("tls.key".to_owned(), pair.private_key);
 }

@@ -36,6 +36,13 @@ pub(super) fn of(cluster: &ValidatedCluster) -> Vec<Reference> {
         let secret = names.public_certificate(Component::Edge);
         all.push(certificate(secret, "tls.issuerRef", true));
     }
+    if let Some(clients) = &spec.tls.client_certificates {
+        let path = "tls.clientCertificates.caSecretRef";
+        all.push(key(&clients.ca_secret_ref, path));
+        if let Some(crl) = &clients.crl_secret_ref {
+            all.push(key(crl, "tls.clientCertificates.crlSecretRef"));
+        }
+    }
     if spec.control.tls.is_some() {
         for component in [Component::Control, Component::Origin] {
             let secret = names.public_certificate(component);
@@ -162,7 +169,7 @@ fn key(reference: &KeyReference, path: &'static str) -> Reference {
     }
 }
 
-fn soon(not_after: Timestamp) -> Timestamp {
+pub(super) fn soon(not_after: Timestamp) -> Timestamp {
     not_after
         .checked_sub(EXPIRY_NOTICE)
         .unwrap_or(Timestamp::MIN)

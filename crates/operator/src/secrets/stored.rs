@@ -39,7 +39,7 @@ pub(super) struct Draft {
     /// `app.kubernetes.io/component`.
     pub(super) component: &'static str,
     pub(super) tls: bool,
-    pub(super) data: BTreeMap<&'static str, String>,
+    pub(super) data: BTreeMap<String, String>,
     pub(super) annotations: BTreeMap<&'static str, String>,
 }
 
@@ -122,7 +122,7 @@ impl Draft {
             secret.type_ = Some(if self.tls { tls } else { "Opaque".to_owned() });
         }
         let data = self.data.into_iter();
-        let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes())));
+        let data = data.map(|(key, value)| (key, ByteString(value.into_bytes())));
         secret.data = Some(data.collect());
         secret
     }

@@ -15,6 +15,8 @@ use crate::{
     validate::{Defaults, validate},
 };
 
+mod front;
+
 const UID: &str = "00000000-0000-0000-0000-000000000001";
 const RUNNING: InUse = InUse {
     control: true,

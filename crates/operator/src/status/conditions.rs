@@ -230,7 +230,8 @@ fn autoscaling_active(seen: &Seen<'_>) -> Option<Stated> {
     })
 }
 
-/// Encoders can publish. A certificate that ends soon is no reason why they could not.
+/// Encoders can publish. A certificate that ends soon is no reason why they could not, nor one of many that cannot be
+/// used.
 fn ready(seen: &Seen<'_>, all: &[Stated]) -> Stated {
     let about = ConditionType::Ready;
     let needed = [
@@ -246,6 +247,7 @@ fn ready(seen: &Seen<'_>, all: &[Stated]) -> Stated {
             one.about == *needed
                 && one.holds != Some(true)
                 && one.reason != Reason::CertificateExpiringSoon
+                && one.reason != Reason::CertificateUnusable
         })
     });
     match failed {

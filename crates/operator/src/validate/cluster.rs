@@ -260,6 +260,32 @@ fn check_tls(tls: &PublicTls, problems: &mut Problems) {
         "spec.tls.dnsNames",
         tls.dns_names.iter().map(String::as_str),
     );
+    check_additional_secrets(tls, problems);
+    if let Some(clients) = &tls.client_certificates {
+        const PATH: &str = "spec.tls.clientCertificates";
+        check_key(
+            &format!("{PATH}.caSecretRef"),
+            &clients.ca_secret_ref,
+            problems,
+        );
+        if let Some(crl) = &clients.crl_secret_ref {
+            check_key(&format!("{PATH}.crlSecretRef"), crl, problems);
+        }
+    }
+}
+
+fn check_additional_secrets(tls: &PublicTls, problems: &mut Problems) {
+    const PATH: &str = "spec.tls.additionalSecrets";
+    for (index, name) in tls.additional_secrets.iter().enumerate() {
+        let path = format!("{PATH}[{index}]");
+        problems.object_name(&path, name);
+        // Its keys in the Secret that edges mount have four characters more, and may have 253.
+        problems.text(&path, name, 249);
+        if tls.secret_name.as_ref() == Some(name) {
+            problems.add(path, "is tls.secretName: the default is served anyway");
+        }
+    }
+    problems.unique(PATH, tls.additional_secrets.iter().map(String::as_str));
 }
 
 fn check_issuer(path: &str, issuer: &IssuerReference, problems: &mut Problems) {

@@ -1,7 +1,7 @@
 //! The two Services that users shape.
 
 use super::problems::{Problems, is_subdomain};
-use crate::api::{EdgeService, IngestClusterSpec, ServiceType};
+use crate::api::{EdgeService, IngestClusterSpec, ServiceType, TerminatedTls};
 
 /// Where a Service of type LoadBalancer or NodePort is on every node, unless an API server was told otherwise.
 const NODE_PORTS: (i64, i64) = (1, 65_535);
@@ -26,6 +26,7 @@ pub(super) fn check(spec: &IngestClusterSpec, problems: &mut Problems) {
 fn check_edge(service: &EdgeService, problems: &mut Problems) {
     const PATH: &str = "spec.edge.service";
     problems.port(&format!("{PATH}.port"), service.port);
+    check_rtmp(service, problems);
     if let Some(port) = service.node_port {
         problems.range(
             &format!("{PATH}.nodePort"),
@@ -83,6 +84,19 @@ fn check_edge(service: &EdgeService, problems: &mut Problems) {
         &service.annotations,
         problems,
     );
+}
+
+fn check_rtmp(service: &EdgeService, problems: &mut Problems) {
+    const PATH: &str = "spec.edge.service";
+    if service.rtmp_port != 0 {
+        problems.port(&format!("{PATH}.rtmpPort"), service.rtmp_port);
+    }
+    if !service.proxy_protocol && service.terminated_tls != TerminatedTls::Refuse {
+        problems.add(
+            format!("{PATH}.terminatedTls"),
+            "needs proxyProtocol: nobody else is trusted to have ended TLS",
+        );
+    }
 }
 
 pub(super) fn check_annotations<'a>(

@@ -100,6 +100,39 @@ fn every_problem_is_found_at_once() {
 }
 
 #[test]
+fn what_contradicts_itself_about_tls_is_refused() {
+    for (path, value, at) in [
+        (
+            "edge.service.terminatedTls",
+            json!("Assumed"),
+            "spec.edge.service.terminatedTls",
+        ),
+        (
+            "edge.service.rtmpPort",
+            json!(70_000),
+            "spec.edge.service.rtmpPort",
+        ),
+        (
+            "tls.additionalSecrets",
+            json!(["a", "Upper"]),
+            "spec.tls.additionalSecrets[1]",
+        ),
+        (
+            "tls.additionalSecrets",
+            json!(["a", "a"]),
+            "spec.tls.additionalSecrets",
+        ),
+        (
+            "tls.clientCertificates",
+            json!({"caSecretRef": {"name": "Upper", "key": "ca.crt"}}),
+            "spec.tls.clientCertificates.caSecretRef.name",
+        ),
+    ] {
+        assert_refused(path, value, at);
+    }
+}
+
+#[test]
 fn what_the_schema_and_its_rules_refuse_is_refused_again() {
     for (path, value, at) in [
         ("edge.replicas", json!(-1), "spec.edge.replicas"),

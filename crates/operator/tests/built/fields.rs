@@ -15,8 +15,10 @@ use crate::{
     fixture::{FIXTURES, Fixture, render},
 };
 
-/// Fields that decide what is done with the objects, not what they are: the controller's tests show what they do.
-const DECISIONS: [&str; 1] = ["paused"];
+/// Fields that decide what is done with the objects, or what is in a Secret, and not what the objects are: the tests of the
+/// controller and of the Secrets show what they do.
+const DECISIONS: [&str; 2] = ["paused", ADDITIONAL_SECRETS];
+const ADDITIONAL_SECRETS: &str = "tls.additionalSecrets";
 
 /// Path, and two values that are not the same thing.
 type Field = (&'static str, Value, Value);
@@ -38,7 +40,8 @@ fn fields() -> Vec<Field> {
     let mut fields = cluster_fields();
     fields.extend(edge_fields());
     fields.extend(control_fields());
-    fields.extend(redis_and_tls_fields());
+    fields.extend(redis_and_internal_tls_fields());
+    fields.extend(public_tls_fields());
     for tier in ["edge", "origin", "control"] {
         fields.extend(pod_fields(tier));
     }
@@ -137,6 +140,13 @@ fn edge_fields() -> Vec<Field> {
         ("edge.service.annotations", json!({"a": "b"}), json!({})),
         ("edge.service.proxyProtocol", json!(true), json!(false)),
         (
+            "edge.service.terminatedTls",
+            json!("Announced"),
+            json!("Assumed"),
+        ),
+        ("edge.service.rtmpPort", json!(0), json!(1936)),
+        ("edge.plainRtmp", json!("Allow"), json!("Refuse")),
+        (
             "edge.service.trustedCidrs",
             json!(["10.0.0.0/8"]),
             json!(["10.0.0.0/9"]),
@@ -204,7 +214,52 @@ fn control_fields() -> Vec<Field> {
     ]
 }
 
-fn redis_and_tls_fields() -> Vec<Field> {
+fn public_tls_fields() -> Vec<Field> {
+    vec![
+        ("tls.secretName", json!("a"), json!("b")),
+        ("tls.issuerRef.name", json!("a"), json!("b")),
+        (
+            "tls.issuerRef.kind",
+            json!("Issuer"),
+            json!("ClusterIssuer"),
+        ),
+        (
+            "tls.issuerRef.group",
+            json!("a.example"),
+            json!("b.example"),
+        ),
+        ("tls.selfSigned", json!({}), json!(null)),
+        ("tls.dnsNames", json!(["a.example"]), json!(["b.example"])),
+        ("tls.minimumVersion", json!("1.2"), json!("1.3")),
+        (
+            "tls.clientCertificates.mode",
+            json!("Optional"),
+            json!("Required"),
+        ),
+        (
+            "tls.clientCertificates.caSecretRef.name",
+            json!("a"),
+            json!("b"),
+        ),
+        (
+            "tls.clientCertificates.caSecretRef.key",
+            json!("a"),
+            json!("b"),
+        ),
+        (
+            "tls.clientCertificates.crlSecretRef.name",
+            json!("a"),
+            json!("b"),
+        ),
+        (
+            "tls.clientCertificates.crlSecretRef.key",
+            json!("a"),
+            json!("b"),
+        ),
+    ]
+}
+
+fn redis_and_internal_tls_fields() -> Vec<Field> {
     let shared = json!({"shared": {"passwordSecretRef": {"name": "a", "key": "b"}}});
     vec![
         ("redis.standalone.host", json!("a"), json!("b")),
@@ -241,20 +296,6 @@ fn redis_and_tls_fields() -> Vec<Field> {
             json!("FailClosed"),
             json!("KeepExisting"),
         ),
-        ("tls.secretName", json!("a"), json!("b")),
-        ("tls.issuerRef.name", json!("a"), json!("b")),
-        (
-            "tls.issuerRef.kind",
-            json!("Issuer"),
-            json!("ClusterIssuer"),
-        ),
-        (
-            "tls.issuerRef.group",
-            json!("a.example"),
-            json!("b.example"),
-        ),
-        ("tls.selfSigned", json!({}), json!(null)),
-        ("tls.dnsNames", json!(["a.example"]), json!(["b.example"])),
         ("internalTls.issuerRef", json!({"name": "a"}), json!(null)),
         ("internalTls.issuerRef.name", json!("a"), json!("b")),
         (
@@ -320,6 +361,13 @@ fn surroundings(path: &str) -> Value {
     match path {
         "edge.service.proxyProtocol" => {
             json!({"edge": {"service": {"trustedCidrs": ["10.0.0.0/8"]}}})
+        }
+        "edge.service.terminatedTls" => json!({
+            "edge": {"service": {"proxyProtocol": true, "trustedCidrs": ["10.0.0.0/8"]}}
+        }),
+        path if path.starts_with("tls.clientCertificates.") => {
+            let reference = json!({"name": "x", "key": "x"});
+            json!({"tls": {"clientCertificates": {"caSecretRef": reference, "crlSecretRef": reference}}})
         }
         "edge.service.trustedCidrs" => json!({"edge": {"service": {"proxyProtocol": true}}}),
         "redis.auth.perRole" | "redis.auth.perRole.secretName" => {
@@ -392,6 +440,13 @@ fn every_field_of_the_specification_does_something() {
             "{path} does nothing"
         );
     }
+}
+
+#[test]
+fn a_further_certificate_changes_no_pod() {
+    let with = |secrets: Value| outcome(ADDITIONAL_SECRETS, &secrets);
+    assert_eq!(with(json!([])), with(json!(["a"])));
+    assert_eq!(with(json!(["a"])), with(json!(["a", "b"])));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio::{
 use super::*;
 
 /// A whole response: status line and headers, and the body with its chunks joined.
-pub(super) async fn get(address: SocketAddr, path: &str) -> (String, Vec<u8>) {
+async fn get(address: SocketAddr, path: &str) -> (String, Vec<u8>) {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: origin\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -70,6 +70,20 @@ async fn a_player_that_waits_for_the_stream_gets_the_file_as_published() {
     assert!(body == file(&frames));
 }
 
+/// A player of the stream that is there, once it is attached.
+pub(super) async fn late_player(origin: &Running) -> JoinHandle<(String, Vec<u8>)> {
+    let (address, metrics) = (origin.http, origin.metrics.clone());
+    let path = format!("/live/live/main.flv?token={CREDENTIAL}");
+    let player = tokio::spawn(async move { get(address, &path).await });
+    eventually("the player is attached", async || {
+        metrics
+            .encode()
+            .contains("sent_bytes_total{output=\"flv\"}")
+    })
+    .await;
+    player
+}
+
 #[tokio::test]
 async fn a_late_player_gets_headers_and_the_current_gop() {
     let origin = start(config()).await;
@@ -79,16 +93,7 @@ async fn a_late_player_gets_headers_and_the_current_gop() {
         .iter_mut()
         .for_each(|f| f.timestamp_ms += 1_000_000);
     publisher.publish(&frames).await;
-    let path = format!("/live/live/main.flv?token={CREDENTIAL}");
-    let address = origin.http;
-    let player = tokio::spawn(async move { get(address, &path).await });
-    let metrics = origin.metrics.clone();
-    eventually("the player is attached", async || {
-        metrics
-            .encode()
-            .contains("sent_bytes_total{output=\"flv\"}")
-    })
-    .await;
+    let player = late_player(&origin).await;
     publisher.close("done").await;
     let (_, body) = player.await.unwrap();
     let base_ms = frames[12].timestamp_ms - 500;

@@ -3,7 +3,7 @@
 
 use proto::tracks::describe;
 
-use super::{outputs::get, *};
+use super::*;
 
 /// libx264: 426×240 at 25 frames a second.
 const AVC: &[u8] = &[
@@ -86,6 +86,17 @@ fn stream() -> Vec<Frame> {
     headers().into_iter().chain(gops).collect()
 }
 
+/// The tracks as people read them, and the headers.
+async fn first_header(player: &mut Player) -> (Vec<String>, Vec<(u64, Frame)>) {
+    let header = match player.next().await.unwrap() {
+        subscribe_event::Event::Header(header) => header,
+        other => panic!("{other:?}"),
+    };
+    let frames = header.headers.unwrap();
+    let frames = Assembler::new(Parts::Included).push(frames).unwrap();
+    (header.tracks.iter().map(describe).collect(), frames)
+}
+
 #[tokio::test]
 async fn a_late_subscriber_gets_every_track_and_every_byte() {
     let origin = start(config()).await;
@@ -95,11 +106,7 @@ async fn a_late_subscriber_gets_every_track_and_every_byte() {
     let mut player = origin.subscribe("main", |_| {}).await;
     publisher.close("finished").await;
 
-    let header = match player.next().await.unwrap() {
-        subscribe_event::Event::Header(header) => header,
-        other => panic!("{other:?}"),
-    };
-    let described: Vec<_> = header.tracks.iter().map(describe).collect();
+    let (described, told) = first_header(&mut player).await;
     assert_eq!(
         described,
         [
@@ -110,9 +117,6 @@ async fn a_late_subscriber_gets_every_track_and_every_byte() {
             "2:av01.0.00M.08 320x180",
         ]
     );
-    let told = Assembler::new(Parts::Included)
-        .push(header.headers.unwrap())
-        .unwrap();
     assert!(told.into_iter().eq((0..).zip(headers())));
     // From the last keyframe of track 0 on, parts and nanoseconds included.
     let begin = headers().len() + 2 * gop(0).len();
@@ -132,15 +136,7 @@ async fn a_late_flv_player_gets_every_track_and_every_byte() {
     let frames = stream();
     let mut publisher = origin.publish("main", "s1", 1, 1).await.unwrap();
     publisher.publish(&frames).await;
-    let (address, metrics) = (origin.http, origin.metrics.clone());
-    let path = format!("/live/live/main.flv?token={CREDENTIAL}");
-    let player = tokio::spawn(async move { get(address, &path).await });
-    eventually("the player is attached", async || {
-        metrics
-            .encode()
-            .contains("sent_bytes_total{output=\"flv\"}")
-    })
-    .await;
+    let player = outputs::late_player(&origin).await;
     publisher.close("done").await;
     let (_, file) = player.await.unwrap();
     // Headers stand at the time of the first frame, which stands half a second behind zero.
@@ -168,11 +164,7 @@ async fn a_track_that_changes_or_ends_is_told_anew_to_who_comes_later() {
     publisher.publish(&[stereo.clone(), end, again]).await;
     publisher.publish(&gop(2_000)[..1]).await;
     let mut player = origin.subscribe("main", |_| {}).await;
-    let header = match player.next().await.unwrap() {
-        subscribe_event::Event::Header(header) => header,
-        other => panic!("{other:?}"),
-    };
-    let described: Vec<_> = header.tracks.iter().map(describe).collect();
+    let (described, told) = first_header(&mut player).await;
     assert_eq!(
         described,
         [
@@ -182,9 +174,6 @@ async fn a_track_that_changes_or_ends_is_told_anew_to_who_comes_later() {
             "avc1.42C015 426x240@25",
         ]
     );
-    let told = Assembler::new(Parts::Included)
-        .push(header.headers.unwrap())
-        .unwrap();
     let sequences: Vec<_> = told.iter().map(|(sequence, _)| *sequence).collect();
     let changed = headers().len() as u64 + gop(0).len() as u64;
     assert_eq!(sequences, [0, 1, 4, 5, changed]);

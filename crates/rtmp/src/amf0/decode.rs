@@ -1,62 +1,45 @@
 //! Reading.
 
 use super::{Property, Value, marker};
+use crate::AmfError;
+use crate::amf3;
 use crate::cursor::Cursor;
 use crate::limits::{AMF_DEPTH, AMF_STRING_BYTES};
-
-/// Why bytes are not acceptable AMF0.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Amf0Error {
-    /// Marker 0x11: an AMF3 value.
-    #[error("an AMF3 value is not supported here")]
-    Amf3,
-    /// A command's first value is not its name.
-    #[error("the command has no name")]
-    NoCommandName,
-    /// A reference in a command, where nothing legitimate has one.
-    #[error("a reference is not allowed here")]
-    Reference,
-    /// A string beyond the limit.
-    #[error("a string is too long")]
-    StringTooLong,
-    /// Containers nested too deeply.
-    #[error("values are nested too deeply")]
-    TooDeep,
-    /// More values than the budget.
-    #[error("too many values")]
-    TooManyValues,
-    /// The bytes end in the middle of a value.
-    #[error("the data ends early")]
-    Truncated,
-    /// A reserved or unknown marker, or an object's end where a value must be.
-    #[error("unknown marker {0:#04x}")]
-    UnknownMarker(u8),
-}
 
 /// Reads the values of one message, one after the other.
 pub struct Decoder<'a> {
     cursor: Cursor<'a>,
     nodes_left: usize,
     is_command: bool,
+    /// What AMF3 values of this message may refer to.
+    tables: amf3::Tables<'a>,
+    holds_amf3: bool,
 }
 
 impl<'a> Decoder<'a> {
     /// For a command: references are refused, every object must end.
     pub fn command(bytes: &'a [u8], nodes: usize) -> Self {
-        Self {
-            cursor: Cursor::new(bytes),
-            nodes_left: nodes,
-            is_command: true,
-        }
+        Self::new(bytes, nodes, true)
     }
 
     /// For a data message: some encoders leave out the end marker of the outermost array at the message's end.
     pub fn data(bytes: &'a [u8], nodes: usize) -> Self {
+        Self::new(bytes, nodes, false)
+    }
+
+    fn new(bytes: &'a [u8], nodes: usize, is_command: bool) -> Self {
         Self {
             cursor: Cursor::new(bytes),
             nodes_left: nodes,
-            is_command: false,
+            is_command,
+            tables: amf3::Tables::default(),
+            holds_amf3: false,
         }
+    }
+
+    /// Whether a value so far was AMF3.
+    pub fn holds_amf3(&self) -> bool {
+        self.holds_amf3
     }
 
     /// Whether all was read.
@@ -67,39 +50,39 @@ impl<'a> Decoder<'a> {
     /// The next value.
     ///
     /// # Errors
-    /// [`Amf0Error`]; nothing after it can be read.
-    pub fn value(&mut self) -> Result<Value<'a>, Amf0Error> {
+    /// [`AmfError`]; nothing after it can be read.
+    pub fn value(&mut self) -> Result<Value<'a>, AmfError> {
         self.nested_value(0)
     }
 
     /// `depth` containers are around this value.
-    fn nested_value(&mut self, depth: usize) -> Result<Value<'a>, Amf0Error> {
+    fn nested_value(&mut self, depth: usize) -> Result<Value<'a>, AmfError> {
         self.nodes_left = self
             .nodes_left
             .checked_sub(1)
-            .ok_or(Amf0Error::TooManyValues)?;
-        let marker = self.cursor.u8().ok_or(Amf0Error::Truncated)?;
+            .ok_or(AmfError::TooManyValues)?;
+        let marker = self.cursor.u8().ok_or(AmfError::Truncated)?;
         Ok(match marker {
-            marker::NUMBER => Value::Number(self.cursor.f64().ok_or(Amf0Error::Truncated)?),
-            marker::BOOLEAN => Value::Boolean(self.cursor.u8().ok_or(Amf0Error::Truncated)? != 0),
+            marker::NUMBER => Value::Number(self.cursor.f64().ok_or(AmfError::Truncated)?),
+            marker::BOOLEAN => Value::Boolean(self.cursor.u8().ok_or(AmfError::Truncated)? != 0),
             marker::STRING => Value::String(self.short_string()?),
             marker::OBJECT => Value::Object(self.properties(depth)?),
             marker::NULL => Value::Null,
             marker::UNDEFINED => Value::Undefined,
-            marker::REFERENCE if self.is_command => return Err(Amf0Error::Reference),
-            marker::REFERENCE => Value::Reference(self.cursor.u16().ok_or(Amf0Error::Truncated)?),
+            marker::REFERENCE if self.is_command => return Err(AmfError::Reference),
+            marker::REFERENCE => Value::Reference(self.cursor.u16().ok_or(AmfError::Truncated)?),
             marker::ECMA_ARRAY => {
-                self.cursor.u32().ok_or(Amf0Error::Truncated)?;
+                self.cursor.u32().ok_or(AmfError::Truncated)?;
                 Value::EcmaArray(self.properties(depth)?)
             }
             marker::STRICT_ARRAY => Value::StrictArray(self.strict_array(depth)?),
             marker::DATE => Value::Date {
-                milliseconds: self.cursor.f64().ok_or(Amf0Error::Truncated)?,
+                milliseconds: self.cursor.f64().ok_or(AmfError::Truncated)?,
                 time_zone: self
                     .cursor
                     .array()
                     .map(i16::from_be_bytes)
-                    .ok_or(Amf0Error::Truncated)?,
+                    .ok_or(AmfError::Truncated)?,
             },
             marker::LONG_STRING => Value::String(self.long_string()?),
             marker::UNSUPPORTED => Value::Unsupported,
@@ -108,12 +91,24 @@ impl<'a> Decoder<'a> {
                 class: self.short_string()?,
                 properties: self.properties(depth)?,
             },
-            marker::AVM_PLUS => return Err(Amf0Error::Amf3),
-            unknown => return Err(Amf0Error::UnknownMarker(unknown)),
+            marker::AVM_PLUS => self.amf3_value(depth)?,
+            unknown => return Err(AmfError::UnknownMarker(unknown)),
         })
     }
 
-    fn properties(&mut self, depth: usize) -> Result<Vec<Property<'a>>, Amf0Error> {
+    /// The switch is for this one value, with all that is in it.
+    fn amf3_value(&mut self, depth: usize) -> Result<Value<'a>, AmfError> {
+        self.holds_amf3 = true;
+        let reader = amf3::Reader {
+            cursor: &mut self.cursor,
+            nodes_left: &mut self.nodes_left,
+            tables: &mut self.tables,
+            is_command: self.is_command,
+        };
+        reader.read(depth)
+    }
+
+    fn properties(&mut self, depth: usize) -> Result<Vec<Property<'a>>, AmfError> {
         let depth = deeper(depth)?;
         let mut properties = Vec::new();
         loop {
@@ -130,11 +125,11 @@ impl<'a> Decoder<'a> {
     }
 
     /// Every element costs at least a byte, so a count beyond what is left is a lie; and the count reserves nothing.
-    fn strict_array(&mut self, depth: usize) -> Result<Vec<Value<'a>>, Amf0Error> {
+    fn strict_array(&mut self, depth: usize) -> Result<Vec<Value<'a>>, AmfError> {
         let depth = deeper(depth)?;
         let count = self.long_length()?;
         if count > self.cursor.rest().len() {
-            return Err(Amf0Error::Truncated);
+            return Err(AmfError::Truncated);
         }
         let mut values = Vec::new();
         for _ in 0..count {
@@ -143,30 +138,30 @@ impl<'a> Decoder<'a> {
         Ok(values)
     }
 
-    fn short_string(&mut self) -> Result<&'a [u8], Amf0Error> {
-        let bytes = self.cursor.u16().ok_or(Amf0Error::Truncated)?;
+    fn short_string(&mut self) -> Result<&'a [u8], AmfError> {
+        let bytes = self.cursor.u16().ok_or(AmfError::Truncated)?;
         self.cursor
             .take(usize::from(bytes))
-            .ok_or(Amf0Error::Truncated)
+            .ok_or(AmfError::Truncated)
     }
 
-    fn long_string(&mut self) -> Result<&'a [u8], Amf0Error> {
+    fn long_string(&mut self) -> Result<&'a [u8], AmfError> {
         let bytes = self.long_length()?;
         if bytes > AMF_STRING_BYTES {
-            return Err(Amf0Error::StringTooLong);
+            return Err(AmfError::StringTooLong);
         }
-        self.cursor.take(bytes).ok_or(Amf0Error::Truncated)
+        self.cursor.take(bytes).ok_or(AmfError::Truncated)
     }
 
-    fn long_length(&mut self) -> Result<usize, Amf0Error> {
-        let length = self.cursor.u32().ok_or(Amf0Error::Truncated)?;
-        usize::try_from(length).map_err(|_| Amf0Error::Truncated)
+    fn long_length(&mut self) -> Result<usize, AmfError> {
+        let length = self.cursor.u32().ok_or(AmfError::Truncated)?;
+        usize::try_from(length).map_err(|_| AmfError::Truncated)
     }
 }
 
-fn deeper(depth: usize) -> Result<usize, Amf0Error> {
+fn deeper(depth: usize) -> Result<usize, AmfError> {
     if depth >= AMF_DEPTH {
-        return Err(Amf0Error::TooDeep);
+        return Err(AmfError::TooDeep);
     }
     Ok(depth + 1)
 }
@@ -176,7 +171,7 @@ mod tests {
     use super::super::encode;
     use super::*;
 
-    fn command(bytes: &[u8]) -> Result<Value<'_>, Amf0Error> {
+    fn command(bytes: &[u8]) -> Result<Value<'_>, AmfError> {
         Decoder::command(bytes, 4096).value()
     }
 
@@ -228,7 +223,7 @@ mod tests {
     #[test]
     fn a_missing_end_is_accepted_in_data_and_refused_in_commands() {
         let bytes = [marker::OBJECT, 0, 1, b'k', marker::NULL];
-        assert_eq!(command(&bytes), Err(Amf0Error::Truncated));
+        assert_eq!(command(&bytes), Err(AmfError::Truncated));
         assert_eq!(
             Decoder::data(&bytes, 4096).value(),
             Ok(Value::Object(vec![(b"k", Value::Null)]))
@@ -236,7 +231,7 @@ mod tests {
         let nested = [marker::OBJECT, 0, 1, b'k', marker::OBJECT];
         assert_eq!(
             Decoder::data(&nested, 4096).value(),
-            Err(Amf0Error::Truncated)
+            Err(AmfError::Truncated)
         );
     }
 
@@ -255,10 +250,10 @@ mod tests {
             command(&bytes).map(|_| ())
         };
         assert_eq!(nested(AMF_DEPTH), Ok(()));
-        assert_eq!(nested(AMF_DEPTH + 1), Err(Amf0Error::TooDeep));
-        assert_eq!(nested(10_000), Err(Amf0Error::TooDeep));
+        assert_eq!(nested(AMF_DEPTH + 1), Err(AmfError::TooDeep));
+        assert_eq!(nested(10_000), Err(AmfError::TooDeep));
         let objects = [marker::OBJECT, 0, 1, b'k'].repeat(10_000);
-        assert_eq!(command(&objects), Err(Amf0Error::TooDeep));
+        assert_eq!(command(&objects), Err(AmfError::TooDeep));
     }
 
     #[test]
@@ -271,31 +266,27 @@ mod tests {
             &[marker::ECMA_ARRAY, 0, 0],
             &[],
         ] {
-            assert_eq!(command(bytes), Err(Amf0Error::Truncated));
+            assert_eq!(command(bytes), Err(AmfError::Truncated));
         }
         let long = [marker::LONG_STRING, 0xFF, 0xFF, 0xFF, 0xFF];
-        assert_eq!(command(&long), Err(Amf0Error::StringTooLong));
+        assert_eq!(command(&long), Err(AmfError::StringTooLong));
     }
 
     #[test]
     fn the_number_of_values_is_bounded() {
         let mut bytes = vec![marker::OBJECT];
         bytes.extend_from_slice(&[0, 1, b'k', marker::NULL].repeat(5_000));
-        assert_eq!(command(&bytes), Err(Amf0Error::TooManyValues));
+        assert_eq!(command(&bytes), Err(AmfError::TooManyValues));
     }
 
     #[test]
-    fn references_amf3_and_reserved_markers_are_refused_in_commands() {
+    fn references_and_reserved_markers_are_refused_in_commands() {
         assert_eq!(
             command(&[marker::REFERENCE, 0, 0]),
-            Err(Amf0Error::Reference)
+            Err(AmfError::Reference)
         );
-        assert_eq!(command(&[marker::AVM_PLUS, 1]), Err(Amf0Error::Amf3));
         for reserved in [0x04, 0x09, 0x0E, 0x12, 0xFF] {
-            assert_eq!(
-                command(&[reserved]),
-                Err(Amf0Error::UnknownMarker(reserved))
-            );
+            assert_eq!(command(&[reserved]), Err(AmfError::UnknownMarker(reserved)));
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Property, Value, marker};
 
 /// The values one after the other. Strings beyond 65 535 bytes become long strings; keys and class names, which have
-/// no long form, are cut there.
+/// no long form, are cut there. What AMF0 has no form for (byte arrays, dictionaries) is written as unsupported.
 pub fn encode(values: &[Value<'_>]) -> Vec<u8> {
     let mut output = Vec::with_capacity(256);
     for value in values {
@@ -12,9 +12,39 @@ pub fn encode(values: &[Value<'_>]) -> Vec<u8> {
     output
 }
 
+/// What [`encode`] makes of a value at most, in bytes: AMF3 says a thing once and refers to it from then on.
+pub(crate) fn encoded_bytes(value: &Value<'_>) -> usize {
+    /// Marker and a long length; or an end marker behind.
+    const FRAME: usize = 5;
+    let sum = |values: &[Value<'_>]| values.iter().map(encoded_bytes).sum::<usize>();
+    let properties = |properties: &[Property<'_>]| {
+        let each = |(key, value): &Property<'_>| 2 + key.len() + encoded_bytes(value);
+        properties.iter().map(each).sum::<usize>() + 3
+    };
+    match value {
+        Value::Boolean(_) | Value::Null | Value::Reference(_) | Value::Undefined => 3,
+        Value::ByteArray(_) | Value::Dictionary(_) | Value::Unsupported => 1,
+        Value::Date { .. } | Value::Number(_) => 11,
+        Value::EcmaArray(list) | Value::Object(list) => FRAME + properties(list),
+        // An index is a key of at most six digits.
+        Value::MixedArray { keyed, values } => {
+            FRAME + properties(keyed) + sum(values) + 8 * values.len()
+        }
+        Value::StrictArray(values) => FRAME + sum(values),
+        Value::String(bytes) | Value::Xml(bytes) => FRAME + bytes.len(),
+        Value::TypedObject {
+            class,
+            properties: list,
+        } => FRAME + class.len() + properties(list),
+    }
+}
+
 fn put_value(value: &Value<'_>, output: &mut Vec<u8>) {
     match value {
         Value::Boolean(boolean) => output.extend_from_slice(&[marker::BOOLEAN, (*boolean).into()]),
+        Value::ByteArray(_) | Value::Dictionary(_) | Value::Unsupported => {
+            output.push(marker::UNSUPPORTED);
+        }
         Value::Date {
             milliseconds,
             time_zone,
@@ -28,6 +58,7 @@ fn put_value(value: &Value<'_>, output: &mut Vec<u8>) {
             put_long_length(properties.len(), output);
             put_properties(properties, output);
         }
+        Value::MixedArray { keyed, values } => put_mixed_array(keyed, values, output),
         Value::Null => output.push(marker::NULL),
         Value::Number(number) => {
             output.push(marker::NUMBER);
@@ -62,12 +93,22 @@ fn put_value(value: &Value<'_>, output: &mut Vec<u8>) {
             put_properties(properties, output);
         }
         Value::Undefined => output.push(marker::UNDEFINED),
-        Value::Unsupported => output.push(marker::UNSUPPORTED),
         Value::Xml(bytes) => {
             output.push(marker::XML);
             put_long_string(bytes, output);
         }
     }
+}
+
+/// As an ECMA array: indices are keys like others.
+fn put_mixed_array(keyed: &[Property<'_>], values: &[Value<'_>], output: &mut Vec<u8>) {
+    output.push(marker::ECMA_ARRAY);
+    put_long_length(keyed.len() + values.len(), output);
+    for (index, value) in values.iter().enumerate() {
+        put_short_string(index.to_string().as_bytes(), output);
+        put_value(value, output);
+    }
+    put_properties(keyed, output);
 }
 
 fn put_properties(properties: &[Property<'_>], output: &mut Vec<u8>) {

@@ -120,6 +120,12 @@ impl ChunkReader {
         }
     }
 
+    /// Bytes of memory that unfinished messages and chunk streams take.
+    pub fn held_bytes(&self) -> usize {
+        let bodies = self.streams.iter().map(|stream| stream.body.capacity());
+        bodies.sum::<usize>() + self.streams.capacity() * size_of::<ChunkStream>()
+    }
+
     /// From the next chunk on.
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;

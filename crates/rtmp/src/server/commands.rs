@@ -2,16 +2,10 @@
 
 use std::time::Instant;
 
-use super::{
-    ConnectRequest, EndCause, Phase, PublishRequest, Published, Rejection, ServerEvent,
-    ServerSession,
-};
+use super::{EndCause, Phase, PublishRequest, Published, Rejection, ServerEvent, ServerSession};
 use crate::amf0::Value;
 use crate::command::{self, Command};
-use crate::limits::{
-    AMF_NODES, APP_BYTES, ENCODER_CHARACTERS, MESSAGE_STREAMS, NAME_BYTES, TC_URL_BYTES,
-    UNPUBLISHED_AMF_NODES,
-};
+use crate::limits::{AMF_NODES, NAME_BYTES, UNPUBLISHED_AMF_NODES};
 use crate::{Message, ProtocolError, PublishPath};
 
 /// The published name without query and slashes: FCUnpublish names it again.
@@ -44,7 +38,10 @@ impl ServerSession {
             b"connect" => {
                 self.refuse_connect(command.transaction, "This connection is already connected.");
             }
-            b"createStream" => self.create_stream(&command)?,
+            b"createStream" => {
+                self.message_streams
+                    .create(command.transaction, &mut self.link)?;
+            }
             b"publish" => self.publish(&command, message_stream_id),
             b"play" => self.refuse_play(
                 self.message_streams.only().unwrap_or(message_stream_id),
@@ -85,32 +82,8 @@ impl ServerSession {
         }
     }
 
-    fn connect(&mut self, command: &Command<'_>, now: Instant) {
-        let Some(connect) = ConnectRequest::read(command) else {
-            self.refuse_connect(command.transaction, URL_TOO_LONG);
-            return;
-        };
-        self.connect = connect;
-        self.phase = Phase::Connected;
-        self.deadlines.connected(now);
-        self.link.send_connected(command.transaction, &self.config);
-    }
-
-    fn create_stream(&mut self, command: &Command<'_>) -> Result<(), ProtocolError> {
-        let id = self
-            .message_streams
-            .create()
-            .ok_or(ProtocolError::TooManyMessageStreams {
-                limit: MESSAGE_STREAMS,
-            })?;
-        self.link
-            .send_result(command.transaction, Value::Number(f64::from(id)));
-        Ok(())
-    }
-
     fn publish(&mut self, command: &Command<'_>, message_stream_id: u32) {
-        let known = Some(message_stream_id).filter(|id| self.message_streams.contains(*id));
-        let Some(id) = known.or_else(|| self.message_streams.only()) else {
+        let Some(id) = self.message_streams.meant(message_stream_id) else {
             let description = "The publish names a stream that createStream did not return.";
             self.refuse_publish(message_stream_id, refusal(description));
             return;
@@ -127,15 +100,17 @@ impl ServerSession {
                     message_stream_id: id,
                     name: PublishedName::new(name),
                 });
-                self.deadlines.publish_requested();
-                self.events
-                    .push_back(ServerEvent::PublishRequested(PublishRequest {
-                        app: path.app,
-                        stream_key: path.stream_key,
-                        query: path.query,
-                        encoder: self.connect.flash_ver.clone(),
-                        caps_ex: self.connect.caps_ex,
-                    }));
+                self.deadlines.decision_asked();
+                let request = Box::new(PublishRequest {
+                    app: path.app,
+                    stream_key: path.stream_key,
+                    query: path.query,
+                    encoder: self.connect.flash_ver.clone(),
+                    capabilities: self.connect.capabilities.clone(),
+                    adobe: self.connect.adobe.clone(),
+                });
+                let event = ServerEvent::PublishRequested(request);
+                self.events.push_back(event);
             }
             Err(error) => self.refuse_publish(id, refusal(&error.to_string())),
         }
@@ -207,32 +182,6 @@ impl ServerSession {
     }
 }
 
-/// Said where [`ConnectRequest::read`] gives nothing.
-pub(super) const URL_TOO_LONG: &str = "The server URL is too long.";
-
-impl ConnectRequest {
-    /// `None`: its URL is too long.
-    pub(super) fn read(command: &Command<'_>) -> Option<Self> {
-        let text = |keys: &[&str]| {
-            keys.iter()
-                .find_map(|key| command.object.property(key)?.as_bytes())
-                .unwrap_or_default()
-        };
-        let app = text(&["app"]);
-        let tc_url = text(&["tcUrl", "tcurl"]);
-        if app.len() > APP_BYTES || tc_url.len() > TC_URL_BYTES {
-            return None;
-        }
-        let caps_ex = command.object.property("capsEx").and_then(Value::as_number);
-        Some(Self {
-            app: String::from_utf8_lossy(app).into_owned(),
-            tc_url: String::from_utf8_lossy(tc_url).into_owned(),
-            flash_ver: printable(text(&["flashVer"])),
-            caps_ex: caps_ex.map(command::integer).unwrap_or_default(),
-        })
-    }
-}
-
 impl PublishedName {
     fn new(name: &[u8]) -> Self {
         Self(without_query(name).to_owned())
@@ -253,19 +202,6 @@ pub(super) fn name_argument<'a>(command: &Command<'a>) -> &'a [u8] {
     let name = command.argument(0).and_then(Value::as_bytes);
     let name = name.unwrap_or_default();
     name.get(..NAME_BYTES).unwrap_or(name)
-}
-
-/// For logs: printable ASCII, of bounded length.
-fn printable(bytes: &[u8]) -> String {
-    let printable = |byte: &u8| match byte {
-        b' '..=b'~' => char::from(*byte),
-        _ => '?',
-    };
-    bytes
-        .iter()
-        .take(ENCODER_CHARACTERS)
-        .map(printable)
-        .collect()
 }
 
 fn refusal(description: &str) -> Rejection {

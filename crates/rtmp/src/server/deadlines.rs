@@ -61,7 +61,7 @@ impl Deadlines {
         };
     }
 
-    pub(super) fn publish_requested(&mut self) {
+    pub(super) fn decision_asked(&mut self) {
         self.awaited = Awaited::Decision;
     }
 

@@ -12,16 +12,15 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::commands::{URL_TOO_LONG, name_argument};
+use super::commands::name_argument;
+use super::connect::URL_TOO_LONG;
 use super::replies::status;
 use super::{ConnectRequest, MessageStreams, Rejection, ServerConfig, StreamKeyText};
 use crate::amf0::{Value, encode};
 use crate::chunk::{Bounds, MessageHeader};
 use crate::command::{self, Command};
 use crate::handshake::ServerHandshake;
-use crate::limits::{
-    MESSAGE_STREAMS, UNPUBLISHED_AMF_NODES, UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES,
-};
+use crate::limits::{UNPUBLISHED_AMF_NODES, UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES};
 use crate::link::Link;
 use crate::message::message_type;
 use crate::{MediaKind, Message, ProtocolError, PublishPath};
@@ -287,7 +286,10 @@ impl PlaySession {
                     .send_connect_error(command.transaction, description);
                 self.close(description);
             }
-            (b"createStream", false) => return self.create_stream(&command),
+            (b"createStream", false) => {
+                self.message_streams
+                    .create(command.transaction, &mut self.link)?;
+            }
             (b"play", false) => self.play(&command, message.message_stream_id),
             (b"publish", false) => {
                 let description = "Streams are played here; they are published to the edges.";
@@ -313,7 +315,8 @@ impl PlaySession {
     }
 
     fn connect(&mut self, command: &Command<'_>, now: Instant) {
-        let Some(connect) = ConnectRequest::read(command) else {
+        // Players have tokens, not passwords.
+        let Some((connect, _login)) = ConnectRequest::read(command) else {
             self.link
                 .send_connect_error(command.transaction, URL_TOO_LONG);
             self.close(URL_TOO_LONG);
@@ -322,24 +325,13 @@ impl PlaySession {
         self.connect = connect;
         self.phase = Phase::Connected;
         self.await_step("play", now + self.config.limits.publish_deadline);
-        self.link.send_connected(command.transaction, &self.config);
-    }
-
-    fn create_stream(&mut self, command: &Command<'_>) -> Result<(), ProtocolError> {
-        let id = self
-            .message_streams
-            .create()
-            .ok_or(ProtocolError::TooManyMessageStreams {
-                limit: MESSAGE_STREAMS,
-            })?;
+        let announced = &self.connect.capabilities;
         self.link
-            .send_result(command.transaction, Value::Number(f64::from(id)));
-        Ok(())
+            .send_connected(command.transaction, &self.config, announced);
     }
 
     fn play(&mut self, command: &Command<'_>, message_stream_id: u32) {
-        let known = Some(message_stream_id).filter(|id| self.message_streams.contains(*id));
-        let Some(id) = known.or_else(|| self.message_streams.only()) else {
+        let Some(id) = self.message_streams.meant(message_stream_id) else {
             let description = "The play names a stream that createStream did not return.";
             self.refuse(message_stream_id, description);
             self.close(description);

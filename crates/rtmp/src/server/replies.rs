@@ -3,8 +3,10 @@
 //! A status for a publish carries the message stream id that createStream gave; an error always has a description
 //! (OBS 29 crashes without one); `onBWDone` is never sent, clients would answer it with `_checkbw`.
 
+use super::connect::every_four_cc;
 use super::{Rejection, ServerConfig, ServerSession};
 use crate::amf0::{Value, encode};
+use crate::capabilities::{CAPS_EX, Capabilities};
 use crate::chunk::MessageHeader;
 use crate::limits::DESCRIPTION_BYTES;
 use crate::link::Link;
@@ -20,13 +22,31 @@ const BAD_NAME: &str = "NetStream.Publish.BadName";
 /// What publishers and players are told alike.
 impl Link {
     /// Everything that follows `connect`, in one write.
-    pub(super) fn send_connected(&mut self, transaction: f64, config: &ServerConfig) {
+    pub(super) fn send_connected(
+        &mut self,
+        transaction: f64,
+        config: &ServerConfig,
+        announced: &Capabilities,
+    ) {
         self.start_answering();
         self.send_window_size(config.window_bytes);
         self.send_peer_bandwidth(config.window_bytes);
         self.send_chunk_size(config.chunk_bytes_out);
         // E-RTMP: 4 = can forward. Bodies pass untouched, whatever the codec.
         let forward_all = || Value::object([("*", Value::Number(4.0))]);
+        // Commands and statuses are always AMF0, so that is what is answered to a client that would speak AMF3 too.
+        let mut information = vec![
+            ("level", Value::text("status")),
+            ("code", Value::text("NetConnection.Connect.Success")),
+            ("description", Value::text("Connection succeeded.")),
+            ("objectEncoding", Value::Number(0.0)),
+            ("capsEx", Value::Number(CAPS_EX.into())),
+            ("videoFourCcInfoMap", forward_all()),
+            ("audioFourCcInfoMap", forward_all()),
+        ];
+        if !announced.four_cc_list.is_empty() {
+            information.push(("fourCcList", every_four_cc()));
+        }
         self.send_command(&[
             Value::text("_result"),
             Value::Number(transaction),
@@ -34,14 +54,7 @@ impl Link {
                 ("fmsVer", Value::text("FMS/3,0,1,123")),
                 ("capabilities", Value::Number(31.0)),
             ]),
-            Value::object([
-                ("level", Value::text("status")),
-                ("code", Value::text("NetConnection.Connect.Success")),
-                ("description", Value::text("Connection succeeded.")),
-                ("objectEncoding", Value::Number(0.0)),
-                ("videoFourCcInfoMap", forward_all()),
-                ("audioFourCcInfoMap", forward_all()),
-            ]),
+            object(information),
         ]);
     }
 
@@ -168,4 +181,13 @@ pub(super) fn status<'a>(level: &'a str, code: &'a str, description: &'a str) ->
         ("code", Value::text(code)),
         ("description", Value::text(description)),
     ])
+}
+
+fn object<'a>(properties: Vec<(&'a str, Value<'a>)>) -> Value<'a> {
+    let properties = properties.into_iter();
+    Value::Object(
+        properties
+            .map(|(key, value)| (key.as_bytes(), value))
+            .collect(),
+    )
 }

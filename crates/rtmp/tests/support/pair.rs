@@ -17,6 +17,8 @@ pub struct Pair {
     pub server: ServerSession,
     pub now: Instant,
     pub latency: Duration,
+    /// How the network cuts what is sent, over and over: bytes, and milliseconds until the next piece. Empty: it does not.
+    pub pieces: Vec<(usize, u64)>,
     /// What the server's driver answers a publish with.
     pub decision: Result<(), Rejection>,
     pub client_events: Vec<ClientEvent>,
@@ -57,6 +59,7 @@ impl Pair {
             server: ServerSession::new(server, &[2; 1528], now),
             now,
             latency: Duration::from_millis(20),
+            pieces: Vec::new(),
             decision: Ok(()),
             client_events: Vec::new(),
             server_events: Vec::new(),
@@ -112,7 +115,8 @@ impl Pair {
             self.client_events.push(event);
         }
         while let Some(bytes) = self.client.poll_transmit() {
-            self.to_server.send(self.now + self.latency, bytes);
+            self.to_server
+                .send(self.now + self.latency, bytes, &self.pieces);
         }
     }
 
@@ -135,13 +139,25 @@ impl Pair {
             }
         }
         while let Some(bytes) = self.server.poll_transmit() {
-            self.to_client.send(self.now + self.latency, bytes);
+            self.to_client
+                .send(self.now + self.latency, bytes, &self.pieces);
         }
     }
 }
 
 impl Wire {
-    fn send(&mut self, arrives: Instant, bytes: Bytes) {
+    /// In order, as TCP does: nothing overtakes what was sent before.
+    fn send(&mut self, arrives: Instant, mut bytes: Bytes, pieces: &[(usize, u64)]) {
+        let last = self.in_flight.back().map(|(arrives, _)| *arrives);
+        let mut arrives = last.map_or(arrives, |last| last.max(arrives));
+        for (length, pause) in pieces.iter().cycle() {
+            if bytes.is_empty() {
+                return;
+            }
+            let piece = bytes.split_to(bytes.len().min(*length));
+            self.in_flight.push_back((arrives, piece));
+            arrives += Duration::from_millis(*pause);
+        }
         self.in_flight.push_back((arrives, bytes));
     }
 

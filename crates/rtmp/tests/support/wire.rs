@@ -119,6 +119,8 @@ pub struct Server {
     pub events: Vec<ServerEvent>,
     pub output: BytesMut,
     pub accepts: bool,
+    /// Whether a publish was accepted and has not ended.
+    pub publishes: bool,
     input: BytesMut,
     /// Reads the output.
     reader: ChunkReader,
@@ -133,6 +135,7 @@ impl Server {
         let now = start();
         let config = ServerConfig {
             limits,
+            offers_adobe: true,
             ..ServerConfig::default()
         };
         Self {
@@ -141,6 +144,7 @@ impl Server {
             events: Vec::new(),
             output: BytesMut::new(),
             accepts: true,
+            publishes: false,
             input: BytesMut::new(),
             reader: ChunkReader::new(Bounds::publishing(&Limits::default())),
         }
@@ -165,6 +169,7 @@ impl Server {
         let mut outcome = self.session.handle_input(&mut self.input, self.now);
         while outcome.is_ok() && self.drain() && self.accepts {
             self.session.accept_publish(self.now);
+            self.publishes = true;
             outcome = self.session.handle_input(&mut self.input, self.now);
         }
         self.drain();
@@ -174,7 +179,10 @@ impl Server {
     pub fn media(&self) -> Vec<rtmp::MediaMessage> {
         let media = |event: &ServerEvent| match event {
             ServerEvent::Media(message) => Some(message.clone()),
-            ServerEvent::PublishEnded(_) | ServerEvent::PublishRequested(_) => None,
+            ServerEvent::AdobeChallengeRequested { .. }
+            | ServerEvent::Ponged(_)
+            | ServerEvent::PublishEnded(_)
+            | ServerEvent::PublishRequested(_) => None,
         };
         self.events.iter().filter_map(media).collect()
     }
@@ -216,6 +224,7 @@ impl Server {
         let mut requested = false;
         while let Some(event) = self.session.poll_event() {
             requested |= matches!(event, ServerEvent::PublishRequested(_));
+            self.publishes &= !matches!(event, ServerEvent::PublishEnded(_));
             self.events.push(event);
         }
         requested

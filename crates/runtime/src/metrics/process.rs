@@ -22,10 +22,11 @@ pub struct ProcessMetrics {
 struct Shared {
     version: &'static str,
     shutdown: Shutdown,
-    certificates: Mutex<BTreeMap<&'static str, NotAfter>>,
+    certificates: Mutex<Vec<Ends>>,
 }
 
-type NotAfter = Box<dyn Fn() -> i64 + Send + Sync>;
+/// Names of certificates, each with its end.
+type Ends = Box<dyn Fn() -> Vec<(String, i64)> + Send + Sync>;
 
 /// The collector of the registry.
 #[derive(Debug)]
@@ -53,8 +54,12 @@ impl ProcessMetrics {
         certificate: &'static str,
         not_after: impl Fn() -> i64 + Send + Sync + 'static,
     ) {
-        let mut certificates = self.shared.certificates.lock();
-        certificates.insert(certificate, Box::new(not_after));
+        self.certificates(move || vec![(certificate.to_owned(), not_after())]);
+    }
+
+    /// Shows certificates that come and go from now on, each by its name with its end.
+    pub fn certificates(&self, ends: impl Fn() -> Vec<(String, i64)> + Send + Sync + 'static) {
+        self.shared.certificates.lock().push(Box::new(ends));
     }
 }
 
@@ -92,8 +97,10 @@ impl Collector for Collecting {
             Some(&Unit::Seconds),
             MetricType::Gauge,
         )?;
-        for (certificate, end) in &*certificates {
-            gauge(&mut not_after, &[("certificate", *certificate)], end())?;
+        // By name: two sources must not make one series twice.
+        let ends: BTreeMap<_, _> = certificates.iter().flat_map(|ends| ends()).collect();
+        for (certificate, end) in &ends {
+            gauge(&mut not_after, &[("certificate", certificate)], *end)?;
         }
         Ok(())
     }
@@ -101,7 +108,7 @@ impl Collector for Collecting {
 
 fn gauge(
     encoder: &mut MetricEncoder<'_>,
-    labels: &[(&'static str, &'static str); 1],
+    labels: &[(&'static str, &str); 1],
     value: i64,
 ) -> fmt::Result {
     ConstGauge::new(value).encode(encoder.encode_family(labels)?)
@@ -132,7 +139,7 @@ mod tests {
         has("headwater_drain_state 0");
         assert!(!metrics.encode().contains("not_after"));
         process.certificate("public", || 17);
-        process.certificate("internal", || 18);
+        process.certificates(|| vec![("internal".to_owned(), 18)]);
         has(r#"headwater_certificate_not_after_timestamp_seconds{certificate="internal"} 18"#);
         has(r#"headwater_certificate_not_after_timestamp_seconds{certificate="public"} 17"#);
         shutdown.give_notice();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::{RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{TlsError, provider};
 use crate::reload::Content;
@@ -14,6 +14,8 @@ pub(super) struct Identity {
     pub(super) certified_key: Arc<CertifiedKey>,
     /// Of the leaf, in seconds since the Unix epoch.
     pub(super) not_after: i64,
+    /// Of the leaf's subjectAltName, in lower case; wildcards with their `*.`.
+    pub(super) dns_names: Vec<String>,
 }
 
 /// What is wrong with a file.
@@ -49,8 +51,9 @@ impl Identity {
     /// Fails also when the key is not the leaf's.
     pub(super) fn parse(certificate: &Content, private_key: &Content) -> Result<Self, TlsError> {
         let chain = certificates(certificate)?;
-        let not_after = match chain.first().map(|leaf| X509Certificate::from_der(leaf)) {
-            Some(Ok((_, leaf))) => leaf.validity().not_after.timestamp(),
+        let (not_after, dns_names) = match chain.first().map(|leaf| X509Certificate::from_der(leaf))
+        {
+            Some(Ok((_, leaf))) => (leaf.validity().not_after.timestamp(), dns_names(&leaf)),
             Some(Err(reason)) => return Err(error(certificate, reason)),
             None => return Err(error(certificate, "no certificate in it")),
         };
@@ -61,8 +64,37 @@ impl Identity {
         Ok(Self {
             certified_key: Arc::new(certified_key),
             not_after,
+            dns_names,
         })
     }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("dns_names", &self.dns_names)
+            .finish_non_exhaustive()
+    }
+}
+
+fn dns_names(leaf: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = leaf.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = &extension.value.general_names;
+    let mut names: Vec<_> = names
+        .iter()
+        .filter_map(|name| {
+            if let GeneralName::DNSName(name) = name {
+                Some(name.to_ascii_lowercase())
+            } else {
+                None
+            }
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 #[cfg(test)]

@@ -130,14 +130,14 @@ impl ClientSessionStore for CountTickets {
 async fn encoders_get_no_ticket_and_no_session_to_resume() {
     let directory = tempfile::tempdir().unwrap();
     let files = self_signed(directory.path(), "server");
-    let certificate = ReloadingCertificate::load(&files).unwrap();
+    let tls = EncoderTls::load(EncoderTlsFiles::of(files.clone())).unwrap();
     let tickets = Arc::new(CountTickets {
         inner: ClientSessionMemoryCache::new(8),
         tickets: AtomicUsize::new(0),
     });
     let mut client = trusting(&files.certificate);
     client.resumption = Resumption::store(tickets.clone());
-    let server = certificate.server_config().unwrap();
+    let server = tls.server_config();
     let (received, answered) = talk(server.clone(), Arc::new(client.clone())).await;
     assert_eq!((received.unwrap(), answered.unwrap()), (b'c', b's'));
     assert_eq!(tickets.tickets.load(Ordering::Relaxed), 0);
