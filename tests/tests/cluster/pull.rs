@@ -164,6 +164,19 @@ fn enhanced(number: u32) -> Vec<Tag> {
     ]
 }
 
+/// What these tracks begin with; nothing here reads it.
+fn enhanced_headers() -> Vec<Tag> {
+    let tag = |kind, body: &[u8]| Tag {
+        kind,
+        timestamp_ms: 0,
+        body: body.to_vec(),
+    };
+    vec![
+        tag(Kind::Video, b"\x96\x00hvc1\x01\x01"),
+        tag(Kind::Audio, b"\x95\x00Opus\x01OpusHead"),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_body_passes_as_it_is_to_a_player_that_announces_nothing() {
     let _turn = turn().await;
@@ -183,6 +196,7 @@ async fn every_body_passes_as_it_is_to_a_player_that_announces_nothing() {
     });
     let mut encoder = deployment.publish(&key).await;
     let mut sent = vec![synthetic::video_header()];
+    sent.extend(enhanced_headers());
     for number in 0..50 {
         sent.push(synthetic::video(
             number,
