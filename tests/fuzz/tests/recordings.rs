@@ -163,6 +163,8 @@ fn line(event: &ServerEvent) -> Option<String> {
                 request.app, request.encoder
             )
         }
-        other => panic!("{other:?}"),
+        other @ (ServerEvent::AdobeChallengeRequested { .. }
+        | ServerEvent::Ponged(_)
+        | ServerEvent::PublishEnded(_)) => panic!("{other:?}"),
     })
 }

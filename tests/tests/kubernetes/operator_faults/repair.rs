@@ -28,7 +28,7 @@ pub(super) struct Disturbances(Mutex<(u64, Instant)>);
 /// What was lost, and by what it is known to be back.
 pub(super) enum Loss {
     Deleted { uid: Value },
-    Edited { field: &'static str, wrong: String },
+    Edited { field: &'static str, wrong: Value },
 }
 
 /// Everything that is being watched.
