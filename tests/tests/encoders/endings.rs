@@ -104,11 +104,11 @@ async fn tells_its_user_to_use_tls(client: Client) {
     };
     let publisher = client.publish(&address, ENDLESS_SECONDS, &deployment.logs);
     let said = match client {
+        Client::Ffmpeg5 | Client::Ffmpeg9 | Client::Rtmp2Sink => "use rtmps:// instead",
         Client::Librtmp => "Could not connect to RTMP stream",
-        Client::PyAv => "error",
-        Client::Ffmpeg5 | Client::Ffmpeg9 | Client::Obs | Client::Rtmp2Sink => {
-            "use rtmps:// instead"
-        }
+        // With its dialog about the stream key.
+        Client::Obs => "failed: -3",
+        Client::PyAv => "UnknownError",
     };
     wait_until("the user to be told", SEEN, || {
         publisher.said().contains(said)

@@ -19,8 +19,8 @@ use tests::{
 
 /// To start, to publish, to end.
 const PUBLISHED: Duration = Duration::from_secs(60);
-/// How long each encoder that is told so publishes, in seconds.
-const SECONDS: u32 = 3;
+/// How long each encoder that is told so publishes, in seconds: codecs are listed once a lease has been renewed.
+const SECONDS: u32 = 8;
 /// A keyframe each second; OBS has its own mind.
 const KEYFRAMES_MIN: usize = 2;
 /// Two seconds' worth of every encoder's frames.
