@@ -123,7 +123,8 @@ impl Draft {
         }
         let data = self.data.into_iter();
         let data = data.map(|(key, value)| (key, ByteString(value.into_bytes())));
-        secret.data = Some(data.collect());
+        // The API server leaves out what is empty.
+        secret.data = Some(data.collect()).filter(|data: &BTreeMap<_, _>| !data.is_empty());
         secret
     }
 }
