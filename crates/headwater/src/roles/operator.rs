@@ -197,7 +197,7 @@ mod tests {
             let name = write.name().to_owned();
             let (Write::Create(secret) | Write::Replace(secret)) = write;
             std::fs::create_dir(directory.join(&name)).unwrap();
-            for (key, value) in secret.data.unwrap() {
+            for (key, value) in secret.data.unwrap_or_default() {
                 let path = directory.join(&name).join(&key);
                 std::fs::write(&path, value.0).unwrap();
                 files.insert(format!("{name}/{key}"), path);
