@@ -64,9 +64,7 @@ async fn record(client: Client, variant: &str, options: &[&str], directory: &std
     let recorder = Recorder::start(deployment).await;
     let address = Address {
         server: recorder.server(APP),
-        name: format!("{}?token=a&backup=1", key.secret),
-        login: None,
-        ca_file: deployment.ca_file.clone(),
+        ..Address::secure(deployment, &format!("{}?token=a&backup=1", key.secret))
     };
     let subscriber = deployment.subscribe(&key);
     let mut publisher = client.publish_with(options, &address, SECONDS, &deployment.logs);

@@ -14,7 +14,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{binary, process, process::Process};
+use crate::{
+    binary,
+    deployment::{APP, Deployment},
+    process,
+    process::Process,
+};
 
 /// To start, to see that it is over, to say goodbye.
 const END: Duration = Duration::from_secs(60);
@@ -125,6 +130,21 @@ impl fmt::Display for Client {
 }
 
 impl Address {
+    /// With TLS, by the server's name.
+    pub fn secure(deployment: &Deployment, name: &str) -> Self {
+        Self::at("rtmps://localhost", deployment, name)
+    }
+
+    /// At the edge's port, by scheme and host.
+    pub fn at(host: &str, deployment: &Deployment, name: &str) -> Self {
+        Self {
+            server: format!("{host}:{}/{APP}", deployment.rtmps.port()),
+            name: name.to_owned(),
+            login: None,
+            ca_file: deployment.ca_file.clone(),
+        }
+    }
+
     /// Server and name in one, as most take it.
     pub fn url(&self) -> String {
         format!("{}/{}", self.server, self.name)

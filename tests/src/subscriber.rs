@@ -126,6 +126,17 @@ impl Drop for Subscriber {
 }
 
 impl Received {
+    /// The sessions that frames are of, one after the other.
+    pub fn sessions(&self) -> Vec<&str> {
+        let mut sessions: Vec<_> = self
+            .frames
+            .iter()
+            .map(|frame| frame.session_id.as_str())
+            .collect();
+        sessions.dedup();
+        sessions
+    }
+
     pub fn tags(&self) -> Vec<Tag> {
         self.frames.iter().map(|frame| frame.tag.clone()).collect()
     }

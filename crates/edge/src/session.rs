@@ -263,7 +263,8 @@ where
         }
         tokio::select! {
             read = socket.read_buf(input), if read && !held => Wake::Read(read),
-            () = sleep_until(read_at), if held => Wake::Room,
+            // Made where it is waited for: most reads are not held back.
+            () = async { sleep_until(read_at).await }, if held => Wake::Room,
             wake = state_wake(state) => wake,
             () = timer.as_mut() => Wake::Timeout,
             _ = pings.tick(), if live => Wake::Ping,

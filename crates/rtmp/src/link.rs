@@ -52,6 +52,13 @@ struct Ping {
 }
 
 impl Link {
+    /// To a peer that nothing is known of: it may hold and say little.
+    pub(crate) fn to_stranger(limits: &Limits, now: Instant) -> Self {
+        let mut link = Self::new(Bounds::unpublished(), limits, now);
+        link.set_messages_left(Some(limits::UNPUBLISHED_MESSAGES));
+        link
+    }
+
     pub(crate) fn new(bounds: Bounds, limits: &Limits, now: Instant) -> Self {
         Self {
             reader: ChunkReader::new(bounds),

@@ -25,7 +25,7 @@ use self::deadlines::Deadlines;
 use crate::amf0::Value;
 use crate::chunk::Bounds;
 use crate::handshake::ServerHandshake;
-use crate::limits::{UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES};
+use crate::limits::UNPUBLISHED_MEDIA_BYTES;
 use crate::link::Link;
 use crate::message::message_type;
 use crate::{
@@ -174,10 +174,8 @@ struct MessageStreams {
 impl ServerSession {
     /// `random` fills S1 (RTMP 1.0 §5.2.3).
     pub fn new(config: ServerConfig, random: &[u8; 1528], now: Instant) -> Self {
-        let mut link = Link::new(Bounds::unpublished(), &config.limits, now);
-        link.set_messages_left(Some(UNPUBLISHED_MESSAGES));
         Self {
-            link,
+            link: Link::to_stranger(&config.limits, now),
             phase: Phase::Handshake(ServerHandshake::new(random)),
             deadlines: Deadlines::new(&config.limits, now),
             events: VecDeque::new(),

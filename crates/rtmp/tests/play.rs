@@ -9,7 +9,6 @@
 )]
 
 #[path = "support/wire.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 mod wire;
 
 use std::time::{Duration, Instant};

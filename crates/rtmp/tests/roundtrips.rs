@@ -8,13 +8,10 @@
 )]
 
 #[path = "support/amf3.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 mod amf3_encoder;
 #[path = "support/pair.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 mod pair;
 #[path = "support/wire.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 mod wire;
 
 use amf3_encoder::Tree;

@@ -8,10 +8,8 @@
 )]
 
 #[path = "support/pair.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 mod pair;
 #[path = "support/wire.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 mod wire;
 
 use std::time::Duration;

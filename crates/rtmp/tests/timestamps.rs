@@ -8,7 +8,6 @@
 )]
 
 #[path = "support/wire.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 mod wire;
 
 use wire::{Script, Server};

@@ -40,12 +40,7 @@ async fn ffmpeg_9_publishes_with_a_client_certificate_and_is_refused_without() {
         })
         .await
         .unwrap();
-    let address = Address {
-        server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
-        name: key.secret.clone(),
-        login: None,
-        ca_file: deployment.ca_file.clone(),
-    };
+    let address = Address::secure(deployment, &key.secret);
     let subscriber = deployment.subscribe(&key);
     let mut refused = Client::Ffmpeg9.publish(&address, SECONDS, &deployment.logs);
     assert!(!refused.finish().await.success());

@@ -15,39 +15,7 @@ const SEEN: Duration = Duration::from_secs(60);
 /// Until it is killed.
 const ENDLESS_SECONDS: u32 = 600;
 
-macro_rules! every_encoder {
-    ($($name:ident => $client:expr),* $(,)?) => {
-        $(
-            mod $name {
-                use super::*;
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn comes_back_after_kill_9() {
-                    super::comes_back_after_kill_9($client).await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn tells_its_user_that_the_key_is_wrong() {
-                    super::tells_its_user_that_the_key_is_wrong($client).await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn tells_its_user_to_use_tls() {
-                    super::tells_its_user_to_use_tls($client).await;
-                }
-            }
-        )*
-    };
-}
-
-every_encoder! {
-    ffmpeg_5 => Client::Ffmpeg5,
-    ffmpeg_9 => Client::Ffmpeg9,
-    gstreamer => Client::Rtmp2Sink,
-    librtmp => Client::Librtmp,
-    obs => Client::Obs,
-    pyav => Client::PyAv,
-}
+of_every_encoder! { comes_back_after_kill_9, tells_its_user_that_the_key_is_wrong, tells_its_user_to_use_tls }
 
 /// Killed in the middle, started again at once, with the same key. By address where the encoder can check a certificate
 /// for one: then no server name is sent.
@@ -63,12 +31,7 @@ async fn comes_back_after_kill_9(client: Client) {
             "127.0.0.1"
         }
     };
-    let address = Address {
-        server: format!("rtmps://{host}:{}/{APP}", deployment.rtmps.port()),
-        name: key.secret.clone(),
-        login: None,
-        ca_file: deployment.ca_file.clone(),
-    };
+    let address = Address::at(&format!("rtmps://{host}"), deployment, &key.secret);
     let subscriber = deployment.subscribe(&key);
     let mut publisher = client.publish(&address, ENDLESS_SECONDS, &deployment.logs);
     subscriber.frames(50, SEEN).await;
@@ -82,13 +45,7 @@ async fn comes_back_after_kill_9(client: Client) {
     let received = subscriber.received();
     assert!(received.gaps.is_empty(), "{:?}", received.gaps);
     received.assert_monotonic();
-    let mut sessions: Vec<_> = received
-        .frames
-        .iter()
-        .map(|frame| &frame.session_id)
-        .collect();
-    sessions.dedup();
-    assert_eq!(sessions.len(), 2, "one session after the other");
+    assert_eq!(received.sessions().len(), 2, "one session after the other");
 }
 
 /// `rtmp://` on the port of `rtmps://`.
@@ -96,12 +53,7 @@ async fn tells_its_user_to_use_tls(client: Client) {
     let _turn = turn().await;
     let standalone = Standalone::start().await;
     let deployment = &standalone.deployment;
-    let address = Address {
-        server: format!("rtmp://localhost:{}/{APP}", deployment.rtmps.port()),
-        name: "any".to_owned(),
-        login: None,
-        ca_file: deployment.ca_file.clone(),
-    };
+    let address = Address::at("rtmp://localhost", deployment, "any");
     let publisher = client.publish(&address, ENDLESS_SECONDS, &deployment.logs);
     let said = match client {
         Client::Ffmpeg5 | Client::Ffmpeg9 | Client::Rtmp2Sink => "use rtmps:// instead",
@@ -120,12 +72,7 @@ async fn tells_its_user_that_the_key_is_wrong(client: Client) {
     let _turn = turn().await;
     let standalone = Standalone::start().await;
     let deployment = &standalone.deployment;
-    let address = Address {
-        server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
-        name: "not-a-key".to_owned(),
-        login: None,
-        ca_file: deployment.ca_file.clone(),
-    };
+    let address = Address::secure(deployment, "not-a-key");
     let mut publisher = client.publish(&address, ENDLESS_SECONDS, &deployment.logs);
     let (code, words): (_, &[&str]) = match client {
         Client::Ffmpeg5 => (

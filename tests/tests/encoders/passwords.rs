@@ -19,33 +19,7 @@ use tests::{
 const SEEN: Duration = Duration::from_secs(60);
 const SECONDS: u32 = 3;
 
-macro_rules! every_encoder {
-    ($($name:ident => $client:expr),* $(,)?) => {
-        $(
-            mod $name {
-                use super::*;
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn logs_in() {
-                    super::logs_in($client).await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn tells_its_user_that_the_password_is_wrong() {
-                    super::tells_its_user_that_the_password_is_wrong($client).await;
-                }
-            }
-        )*
-    };
-}
-
-every_encoder! {
-    ffmpeg_5 => Client::Ffmpeg5,
-    ffmpeg_9 => Client::Ffmpeg9,
-    gstreamer => Client::Rtmp2Sink,
-    obs => Client::Obs,
-    pyav => Client::PyAv,
-}
+of_encoders_with_passwords! { logs_in, tells_its_user_that_the_password_is_wrong }
 
 async fn logs_in(client: Client) {
     let _turn = turn().await;
@@ -93,13 +67,12 @@ async fn create(deployment: &Deployment) -> IssuedKey {
 
 fn publish(client: Client, deployment: &Deployment, key: &IssuedKey, password: &str) -> Publisher {
     let address = Address {
-        server: format!(
-            "rtmps://localhost:{}/{APP}/_adobe_",
-            deployment.rtmps.port()
-        ),
-        name: key.stream.clone(),
         login: Some((key.id.clone(), password.to_owned())),
-        ca_file: deployment.ca_file.clone(),
+        ..Address::secure(deployment, &key.stream)
+    };
+    let address = Address {
+        server: format!("{}/_adobe_", address.server),
+        ..address
     };
     client.publish(&address, SECONDS, &deployment.logs)
 }

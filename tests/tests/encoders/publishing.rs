@@ -26,35 +26,8 @@ const KEYFRAMES_MIN: usize = 2;
 /// Two seconds' worth of every encoder's frames.
 const FRAMES_MIN: usize = 60;
 
-macro_rules! every_encoder {
-    ($($name:ident => $client:expr),* $(,)?) => {
-        $(
-            mod $name {
-                use super::*;
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn publishes_with_tls() {
-                    super::publishes_with_tls($client).await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn publishes_without_tls() {
-                    super::publishes_without_tls($client).await;
-                }
-            }
-        )*
-    };
-}
-
-every_encoder! {
-    ffmpeg_5 => Client::Ffmpeg5,
-    ffmpeg_9 => Client::Ffmpeg9,
-    gstreamer => Client::Rtmp2Sink,
-    // The regression test of TLS 1.3 session tickets too: one ticket, and it fails.
-    librtmp => Client::Librtmp,
-    obs => Client::Obs,
-    pyav => Client::PyAv,
-}
+// With librtmp the regression test of TLS 1.3 session tickets too: one ticket, and it fails.
+of_every_encoder! { publishes_with_tls, publishes_without_tls }
 
 /// By the server's name: the certificate is checked by all that can.
 async fn publishes_with_tls(client: Client) {
@@ -62,12 +35,7 @@ async fn publishes_with_tls(client: Client) {
     let standalone = Standalone::start().await;
     let deployment = &standalone.deployment;
     let key = deployment.api.create_key(APP, "encoder").await;
-    let address = Address {
-        server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
-        name: key.secret.clone(),
-        login: None,
-        ca_file: deployment.ca_file.clone(),
-    };
+    let address = Address::secure(deployment, &key.secret);
     let received = publishes(deployment, client, &key, &address).await;
     plays(deployment, &received);
 }
@@ -81,9 +49,7 @@ async fn publishes_without_tls(client: Client) {
     let recorder = Recorder::start(deployment).await;
     let address = Address {
         server: recorder.server(APP),
-        name: format!("{}?token=a&backup=1", key.secret),
-        login: None,
-        ca_file: deployment.ca_file.clone(),
+        ..Address::secure(deployment, &format!("{}?token=a&backup=1", key.secret))
     };
     let received = publishes(deployment, client, &key, &address).await;
     let recordings = recorder.recordings();
@@ -112,12 +78,7 @@ async fn everybody_publishes_without_tls_where_the_edge_allows_it() {
     let deployment = &cluster.deployment;
     for client in Client::ALL {
         let key = deployment.api.create_key(APP, &client.to_string()).await;
-        let address = Address {
-            server: format!("rtmp://localhost:{}/{APP}", deployment.rtmps.port()),
-            name: key.secret.clone(),
-            login: None,
-            ca_file: deployment.ca_file.clone(),
-        };
+        let address = Address::at("rtmp://localhost", deployment, &key.secret);
         publishes(deployment, client, &key, &address).await;
     }
 }

@@ -48,12 +48,7 @@ async fn publishes_late(client: Client, offset_s: &str) {
     let standalone = Standalone::start().await;
     let deployment = &standalone.deployment;
     let key = deployment.api.create_key(APP, "encoder").await;
-    let address = Address {
-        server: format!("rtmps://localhost:{}/{APP}", deployment.rtmps.port()),
-        name: key.secret.clone(),
-        login: None,
-        ca_file: deployment.ca_file.clone(),
-    };
+    let address = Address::secure(deployment, &key.secret);
     let subscriber = deployment.subscribe(&key);
     let options = ["-output_ts_offset", offset_s];
     let mut publisher = client.publish_with(&options, &address, SECONDS, &deployment.logs);

@@ -117,12 +117,6 @@ impl Encoder {
         self.socket.flush().await
     }
 
-    /// The same to a server that may have closed.
-    pub(crate) async fn send_raw_unchecked(&mut self, bytes: &[u8]) {
-        self.socket.write_all(bytes).await.ok();
-        self.socket.flush().await.ok();
-    }
-
     /// The first half of a farewell.
     pub(crate) async fn send_fc_unpublish(&mut self, stream_key: &str) {
         // FCUnpublish, transaction 6, null, name.

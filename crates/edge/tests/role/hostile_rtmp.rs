@@ -1,7 +1,7 @@
 //! Hostile publishers beside a good one, which loses nothing: its frames are counted at the origin. Numbers are those of
 //! the list of hostile inputs; `crates/rtmp/tests/hostile` has the ones that need no process.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rtmp::{
@@ -10,17 +10,16 @@ use rtmp::{
     chunk::{ChunkWriter, MessageHeader},
     handshake, message_type,
 };
-use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
     time::{Instant, timeout},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::client::TlsStream;
 
 use crate::{
-    encoder::{Encoder, Said, media, trusting_everyone},
+    encoder::{Encoder, Said, connect_tls, media, trusting_everyone},
     fake_control::DENIED,
     harness::{Harness, in_time, logged, until},
     neighbour::Neighbour,
@@ -46,11 +45,10 @@ async fn is_ended(harness: &Harness, key: &str, bytes: &[u8], expected: &str) {
     until("the log line", || logged().contains(expected)).await;
 }
 
-async fn connect_tls(harness: &Harness) -> TlsStream<TcpStream> {
+async fn connect(harness: &Harness) -> TlsStream<TcpStream> {
     let socket = TcpStream::connect(harness.address).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let connector = TlsConnector::from(Arc::new(trusting_everyone()));
-    connector.connect(name, socket).await.unwrap()
+    let tls = connect_tls(socket, "localhost", trusting_everyone().into()).await;
+    tls.unwrap()
 }
 
 /// All that an encoder says up to a video message of so many bytes, in one piece.
@@ -101,7 +99,7 @@ fn everything_at_once(key: &str, video_bytes: usize) -> Vec<u8> {
 async fn hostile_08_everything_in_one_burst_is_fine_and_is_not_buffered_before_the_decision() {
     let harness = Harness::start(1).await;
     let neighbour = Neighbour::start(&harness, "beside-08").await;
-    let mut socket = connect_tls(&harness).await;
+    let mut socket = connect(&harness).await;
     let burst = everything_at_once("good-burst", 1 << 20);
     in_time("burst", socket.write_all(&burst)).await.unwrap();
     socket.flush().await.unwrap();
@@ -115,7 +113,7 @@ async fn hostile_08_everything_in_one_burst_is_fine_and_is_not_buffered_before_t
     .await;
 
     // Control never answers: what comes stays in the sockets' buffers, until the encoder cannot send any more.
-    let mut undecided = connect_tls(&harness).await;
+    let mut undecided = connect(&harness).await;
     let burst = everything_at_once("hang-on", 16_000_000);
     let before = harness.metric("headwater_received_bytes_total");
     let sending = async {

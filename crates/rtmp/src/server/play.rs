@@ -17,10 +17,10 @@ use super::connect::URL_TOO_LONG;
 use super::replies::status;
 use super::{ConnectRequest, MessageStreams, Rejection, ServerConfig, StreamKeyText};
 use crate::amf0::{Value, encode};
-use crate::chunk::{Bounds, MessageHeader};
+use crate::chunk::MessageHeader;
 use crate::command::{self, Command};
 use crate::handshake::ServerHandshake;
-use crate::limits::{UNPUBLISHED_AMF_NODES, UNPUBLISHED_MEDIA_BYTES, UNPUBLISHED_MESSAGES};
+use crate::limits::{UNPUBLISHED_AMF_NODES, UNPUBLISHED_MEDIA_BYTES};
 use crate::link::Link;
 use crate::message::message_type;
 use crate::{MediaKind, Message, ProtocolError, PublishPath};
@@ -97,10 +97,8 @@ const VIDEO_CHUNK_STREAM: u32 = 6;
 impl PlaySession {
     /// `random` fills S1 (RTMP 1.0 §5.2.3).
     pub fn new(config: ServerConfig, random: &[u8; 1528], now: Instant) -> Self {
-        let mut link = Link::new(Bounds::unpublished(), &config.limits, now);
-        link.set_messages_left(Some(UNPUBLISHED_MESSAGES));
         Self {
-            link,
+            link: Link::to_stranger(&config.limits, now),
             phase: Phase::Handshake(ServerHandshake::new(random)),
             step: Some(Step {
                 phase: "the handshake",

@@ -17,7 +17,6 @@ mod names;
 mod order;
 mod rates;
 #[path = "../support/wire.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 mod wire;
 
 use rtmp::ProtocolError;

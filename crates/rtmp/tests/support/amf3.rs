@@ -1,5 +1,7 @@
 //! AMF3 as Flash wrote it, with all the references that it can make. The product only reads it.
 
+#![allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
+
 use rtmp::amf0::Value;
 
 /// A value that both encodings have, and that owns what it holds.

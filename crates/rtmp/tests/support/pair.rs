@@ -1,5 +1,7 @@
 //! A client and a server with a wire between them: latency both ways, and a clock that is moved by hand.
 
+#![allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! Bytes as a client sends them.
 
+#![allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
+
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};

@@ -115,12 +115,19 @@ async fn greet(
 }
 
 async fn until_served(tls: &EncoderTls, client: &Arc<ClientConfig>, name: &str, wanted: bool) {
+    until(&format!("{name}: {wanted}"), async || {
+        greet(tls, client, name).await.is_ok() == wanted
+    })
+    .await;
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let started = Instant::now();
-    while greet(tls, client, name).await.is_ok() != wanted {
-        assert!(started.elapsed() < DEADLINE, "{name}: not {wanted} in time");
+    while !condition().await {
+        assert!(started.elapsed() < DEADLINE, "{what}: not in time");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    println!("{name}: {wanted} after {:?}", started.elapsed());
+    println!("{what} after {:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -159,11 +166,7 @@ async fn certificates_come_change_and_go_with_their_files() {
     greet(&tls, &of_old, "flat.example").await.unwrap();
 
     std::fs::write(&flat.certificate, "nonsense").unwrap();
-    let started = Instant::now();
-    while tls.unusable() != 1 {
-        assert!(started.elapsed() < DEADLINE, "not noticed");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("noticed", async || tls.unusable() == 1).await;
     greet(&tls, &of_old, "flat.example").await.unwrap();
 
     std::fs::remove_file(&flat.certificate).unwrap();
@@ -346,10 +349,6 @@ async fn a_revocation_list_is_followed_and_a_broken_one_is_not() {
     fixture.revoke(&[7, 66]);
     until_served(&required, &client, "localhost", false).await;
     std::fs::write(fixture.root.path().join("crl.pem"), "nonsense").unwrap();
-    let started = Instant::now();
-    while required.unusable() != 1 {
-        assert!(started.elapsed() < DEADLINE, "not noticed");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("noticed", async || required.unusable() == 1).await;
     greet(&required, &client, "localhost").await.unwrap_err();
 }
