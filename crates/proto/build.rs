@@ -5,10 +5,14 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     let files = [
+        "headwater/v1/events.proto",
         "headwater/v1/media.proto",
         "headwater/v1/playback.proto",
+        "headwater/v1/policy.proto",
         "headwater/v1/sessions.proto",
         "headwater/v1/stream_keys.proto",
+        "headwater/v1/tenants.proto",
+        "headwater/v1/tokens.proto",
         "headwater/internal/v1/admission.proto",
         "headwater/internal/v1/cluster.proto",
         "headwater/internal/v1/relay.proto",
@@ -26,6 +30,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ".headwater.internal.v1.AdobeResponse",
             ".headwater.internal.v1.AuthorizeRequest",
             ".headwater.v1.CreateStreamKeyResponse",
+            ".headwater.v1.CreateTokenResponse",
+            ".headwater.v1.CreateWebhookResponse",
+            ".headwater.v1.RotateStreamKeyResponse",
+            ".headwater.v1.RotateTokenResponse",
         ])
         .compile_fds(descriptors)?;
     Ok(())

@@ -135,6 +135,7 @@ impl Api {
         let request = TerminateSessionRequest {
             id: id.to_owned(),
             reason: reason.to_owned(),
+            ..TerminateSessionRequest::default()
         };
         self.sessions.clone().terminate_session(request).await?;
         Ok(())

@@ -27,6 +27,7 @@ use crate::{
     database::KeyRecord,
     field::{invalid, now_ms},
     pepper::Peppers,
+    policy::Terms,
     stream_key::{StreamKey, StreamKeyError, StreamKeyId, redacted},
 };
 
@@ -96,6 +97,13 @@ impl AdmissionService for Admission {
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
+
+    async fn report_sessions(
+        &self,
+        _request: Request<proto::internal::v1::ReportSessionsRequest>,
+    ) -> Result<Response<proto::internal::v1::ReportSessionsResponse>, Status> {
+        Err(Status::unimplemented("report_sessions"))
+    }
 }
 
 impl Admission {
@@ -132,7 +140,7 @@ impl Admission {
             }
         };
         let decision = match checked {
-            Ok(record) => Decision::SignedGrant(self.grant(&request, record, now_ms)),
+            Ok(record) => Decision::SignedGrant(self.grant(&request, record.terms(), now_ms)),
             Err((refusal, source)) => {
                 self.refused(&request, claimed_id, refusal, source);
                 Decision::Denial(refusal.denial())
@@ -219,14 +227,14 @@ impl Admission {
         ))
     }
 
-    fn grant(&self, request: &AuthorizeRequest, record: KeyRecord, now_ms: i64) -> Vec<u8> {
+    fn grant(&self, request: &AuthorizeRequest, terms: Terms, now_ms: i64) -> Vec<u8> {
         self.shared.metrics.key_check("accepted", "database");
-        let stream_id = StreamId::derive(&record.tenant, &record.app, &record.stream);
+        let stream_id = StreamId::derive(&terms.tenant, &terms.app, &terms.stream);
         tracing::info!(
-            stream_key_id = %record.id,
-            tenant = record.tenant,
-            app = record.app,
-            stream = record.stream,
+            stream_key_id = terms.credential_id,
+            tenant = terms.tenant,
+            app = terms.app,
+            stream = terms.stream,
             stream_id = %stream_id,
             session_id = request.session_id,
             client_address = request.client_address,
@@ -236,23 +244,25 @@ impl Admission {
         );
         let issued_ms = u64::try_from(now_ms).unwrap_or_default();
         let lifetime_ms = u64::try_from(self.shared.grant_lifetime.as_millis()).unwrap_or(u64::MAX);
+        let policy = terms.policy;
         self.shared.signer.load().sign(&Grant {
-            tenant: record.tenant,
-            app: record.app,
-            stream: record.stream,
+            tenant: terms.tenant,
+            app: terms.app,
+            stream: terms.stream,
             stream_id: stream_id.as_bytes().to_vec(),
-            slot: 0,
+            slot: policy.role.slot(),
             session_id: request.session_id.clone(),
-            stream_key_id: record.id.to_string(),
+            stream_key_id: terms.credential_id,
             issued_ms,
             expires_ms: issued_ms.saturating_add(lifetime_ms),
             // A key's expiry ends what it started.
-            session_until_ms: record
-                .expire_ms
-                .and_then(|expire_ms| u64::try_from(expire_ms).ok())
+            session_until_ms: policy
+                .session_until_ms(now_ms, terms.expire_ms)
                 .unwrap_or_default(),
-            takeover_policy: u32::try_from(record.takeover_policy).unwrap_or_default(),
-            reconnect_window_ms: 0,
+            takeover_policy: u32::try_from(terms.takeover_policy).unwrap_or_default(),
+            reconnect_window_ms: policy.reconnect_window_seconds.saturating_mul(1000),
+            limits: Some(policy.limits.message()),
+            quota_group: policy.quota_group,
         })
     }
 }

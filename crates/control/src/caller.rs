@@ -39,6 +39,76 @@ pub(crate) fn tenant<T>(request: &Request<T>) -> Result<Arc<str>, Status> {
     }
 }
 
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scope {
+    EventsRead,
+    EventsWrite,
+    KeysRead,
+    KeysWrite,
+    SessionsRead,
+    SessionsWrite,
+    TenantsRead,
+    TenantsWrite,
+    TokensRead,
+    TokensWrite,
+}
+
+/// Who calls, and was found to have the scope of the call.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// `None`: every tenant's.
+    tenant: Option<Arc<str>>,
+    /// The tenant that is meant where a request names none.
+    default_tenant: Arc<str>,
+    /// For the audit log and events.
+    pub(crate) name: String,
+    pub(crate) address: String,
+}
+
+impl Caller {
+    /// The tenant to act for: the one that the request names, if the caller may, or the caller's own.
+    pub(crate) fn tenant(&self, named: &str) -> Result<Arc<str>, &'static str> {
+        match &self.tenant {
+            Some(own) if named.is_empty() || named == &**own => Ok(own.clone()),
+            Some(_) => Err("not the tenant of the caller's token"),
+            None if named.is_empty() => Ok(self.default_tenant.clone()),
+            None => Ok(named.into()),
+        }
+    }
+
+    /// Whether what belongs to this tenant is there for the caller.
+    pub(crate) fn sees(&self, tenant: &str) -> bool {
+        self.tenant.as_deref().is_none_or(|own| own == tenant)
+    }
+
+    /// The one tenant to list; `None`: every tenant.
+    pub(crate) fn listed(&self, named: &str) -> Result<Option<Arc<str>>, &'static str> {
+        if self.tenant.is_none() && named.is_empty() {
+            Ok(None)
+        } else {
+            self.tenant(named).map(Some)
+        }
+    }
+}
+
+impl crate::Shared {
+    /// Lets a public request in, or says why not. Every method begins with this: what it acts for comes from here.
+    pub(crate) async fn caller<T>(
+        &self,
+        request: &Request<T>,
+        _scope: Scope,
+    ) -> Result<Caller, Status> {
+        let tenant = tenant(request)?;
+        Ok(Caller {
+            default_tenant: tenant.clone(),
+            tenant: Some(tenant),
+            name: "token".to_owned(),
+            address: address(request),
+        })
+    }
+}
+
 /// Where a request came from, for the audit log; empty in process.
 pub(crate) fn address<T>(request: &Request<T>) -> String {
     let address = request

@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
 
+mod events;
 mod keys;
 mod revocations;
 
@@ -26,6 +27,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
+    events::NewEvent,
     keys::{CreateOutcome, KeyFilter, KeyRecord},
     revocations::{LogEntry, Target, Termination},
 };
@@ -235,6 +237,12 @@ fn migrator() -> Migrator {
             "client certificate binding",
             include_str!("../migrations/0003_client_certificate_binding.sql"),
         ),
+        migration(
+            4,
+            "key policies",
+            include_str!("../migrations/0004_key_policies.sql"),
+        ),
+        migration(7, "events", include_str!("../migrations/0007_events.sql")),
     ])
 }
 

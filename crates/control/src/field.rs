@@ -133,18 +133,23 @@ pub(crate) fn page_size(size: u32) -> Result<u32, &'static str> {
     }
 }
 
-/// Milliseconds since the Unix epoch of a time in the future.
-pub(crate) fn future_ms(time: prost_types::Timestamp, now_ms: i64) -> Result<i64, &'static str> {
+/// Milliseconds since the Unix epoch.
+pub(crate) fn time_ms(time: prost_types::Timestamp) -> Result<i64, &'static str> {
     let nanos = i64::from(time.nanos);
     let valid =
         (0..=TIMESTAMP_SECONDS_MAX).contains(&time.seconds) && (0..1_000_000_000).contains(&nanos);
     if !valid {
         return Err("not a time");
     }
-    let time_ms = time
+    Ok(time
         .seconds
         .saturating_mul(1000)
-        .saturating_add(nanos / 1_000_000);
+        .saturating_add(nanos / 1_000_000))
+}
+
+/// The same, of a time in the future.
+pub(crate) fn future_ms(time: prost_types::Timestamp, now_ms: i64) -> Result<i64, &'static str> {
+    let time_ms = time_ms(time)?;
     if time_ms > now_ms {
         Ok(time_ms)
     } else {

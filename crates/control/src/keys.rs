@@ -20,6 +20,7 @@ use crate::{
     database::{CreateOutcome, KeyFilter, KeyRecord},
     field::{self, Violations, now_ms, timestamp},
     page_token::{Cursor, Page},
+    policy::Policy,
     stream_key::{StreamKey, StreamKeyId},
 };
 
@@ -67,6 +68,34 @@ impl StreamKeyService for StreamKeys {
             .timed("RevokeStreamKey", self.revoke(request))
             .await
     }
+
+    async fn update_stream_key(
+        &self,
+        _request: Request<proto::v1::UpdateStreamKeyRequest>,
+    ) -> Result<Response<StreamKeyMessage>, Status> {
+        Err(Status::unimplemented("update_stream_key"))
+    }
+
+    async fn rotate_stream_key(
+        &self,
+        _request: Request<proto::v1::RotateStreamKeyRequest>,
+    ) -> Result<Response<proto::v1::RotateStreamKeyResponse>, Status> {
+        Err(Status::unimplemented("rotate_stream_key"))
+    }
+
+    async fn delete_stream_key(
+        &self,
+        _request: Request<proto::v1::DeleteStreamKeyRequest>,
+    ) -> Result<Response<proto::v1::DeleteStreamKeyResponse>, Status> {
+        Err(Status::unimplemented("delete_stream_key"))
+    }
+
+    async fn revoke_signed_key(
+        &self,
+        _request: Request<proto::v1::RevokeSignedKeyRequest>,
+    ) -> Result<Response<proto::v1::RevokeSignedKeyResponse>, Status> {
+        Err(Status::unimplemented("revoke_signed_key"))
+    }
 }
 
 impl StreamKeys {
@@ -80,6 +109,7 @@ impl StreamKeys {
         let Checked {
             expire_ms,
             policy,
+            publish_policy,
             binding,
         } = check(&request, &tenant, now_ms)?;
         if !self.0.live.has_application(&request.app) {
@@ -113,6 +143,7 @@ impl StreamKeys {
             held_off_until_ms: 0,
             client_certificate: binding,
             adobe: adobe.transpose().map_err(|_no_random| unavailable())?,
+            policy: publish_policy,
         };
         match self.0.database.create_key(&record).await? {
             CreateOutcome::Created => {}
@@ -225,6 +256,7 @@ impl StreamKeys {
 struct Checked {
     expire_ms: Option<i64>,
     policy: i32,
+    publish_policy: Policy,
     binding: Option<CertificateBinding>,
 }
 
@@ -251,8 +283,11 @@ fn check(request: &CreateStreamKeyRequest, tenant: &str, now_ms: i64) -> Result<
             Err("not the tenant of the caller's token")
         },
     );
+    let publish_policy = request.policy.clone().unwrap_or_default();
+    let publish_policy = Policy::parse(publish_policy, &mut violations);
     violations.finish()?;
     Ok(Checked {
+        publish_policy,
         expire_ms,
         policy: policy.unwrap_or_default(),
         binding: binding.flatten(),
@@ -288,5 +323,7 @@ fn message(record: KeyRecord) -> StreamKeyMessage {
             .map(|binding| binding.as_str().to_owned())
             .unwrap_or_default(),
         adobe: record.adobe.is_some(),
+        policy: Some(record.policy.message()),
+        ..StreamKeyMessage::default()
     }
 }

@@ -20,6 +20,7 @@ mod log_tail;
 mod metrics;
 mod page_token;
 mod pepper;
+mod policy;
 mod secret_file;
 mod sessions;
 mod stream_key;

@@ -53,6 +53,16 @@ impl SessionService for Sessions {
             .timed("TerminateSession", self.terminate(request))
             .await
     }
+
+    type WatchSessionsStream =
+        tokio_stream::Pending<Result<proto::v1::WatchSessionsResponse, Status>>;
+
+    async fn watch_sessions(
+        &self,
+        _request: Request<proto::v1::WatchSessionsRequest>,
+    ) -> Result<Response<Self::WatchSessionsStream>, Status> {
+        Err(Status::unimplemented("watch_sessions"))
+    }
 }
 
 impl Sessions {
@@ -200,6 +210,7 @@ fn message(lease: Lease) -> Session {
         video_codec: lease.stats.video_codec,
         audio_codec: lease.stats.audio_codec,
         tracks: lease.stats.tracks.into_iter().map(track).collect(),
+        ..Session::default()
     }
 }
 

@@ -210,13 +210,20 @@ pub(crate) fn new_session_id() -> SessionId {
 
 fn refusal(denial: Denial) -> Refusal {
     let reason = match denial.reason() {
+        DenialReason::AddressNotAllowed => "address_not_allowed",
         DenialReason::AppNotFound => "app_not_found",
         DenialReason::ClientCertificateMissing => "client_certificate_missing",
         DenialReason::ClientCertificateWrong => "client_certificate_wrong",
         DenialReason::HeldOff => "held_off",
         DenialReason::KeyNotAccepted => "key_not_accepted",
+        DenialReason::KeyUsedUp => "key_used_up",
         DenialReason::NameNotAccepted => "name_not_accepted",
+        DenialReason::NotYetValid => "not_yet_valid",
         DenialReason::PasswordNotAccepted => "password_not_accepted",
+        DenialReason::QuotaExceeded => "quota_exceeded",
+        DenialReason::RefusedByPlatform => "refused_by_platform",
+        DenialReason::SourceUnavailable => "source_unavailable",
+        DenialReason::TooManyAttempts => "too_many_attempts",
         DenialReason::Unspecified => "denied",
     };
     let description = if denial.description.is_empty() {

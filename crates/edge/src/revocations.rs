@@ -107,7 +107,7 @@ fn apply(context: &Context, response: WatchRevocationsResponse) {
             Some(revocation::Target::StreamKeyId(stream_key_id)) => {
                 Target::StreamKey(stream_key_id)
             }
-            None => continue,
+            Some(revocation::Target::Change(_)) | None => continue,
         };
         let sessions = context.live.revoke(target);
         if sessions > 0 {
@@ -135,7 +135,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use proto::internal::v1::{
-        AuthorizeRequest, AuthorizeResponse,
+        AuthorizeRequest, AuthorizeResponse, ReportSessionsRequest, ReportSessionsResponse,
         admission_service_server::{AdmissionService, AdmissionServiceServer},
     };
     use runtime::{
@@ -162,6 +162,13 @@ mod tests {
             _: Request<AuthorizeRequest>,
         ) -> Result<Response<AuthorizeResponse>, Status> {
             Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn report_sessions(
+            &self,
+            _: Request<ReportSessionsRequest>,
+        ) -> Result<Response<ReportSessionsResponse>, Status> {
+            Ok(Response::new(ReportSessionsResponse {}))
         }
 
         type WatchRevocationsStream = Pending<Result<WatchRevocationsResponse, Status>>;

@@ -52,6 +52,7 @@ pub(crate) async fn run_at(
                 tenant: String::new(),
                 client_certificate: client_certificate.unwrap_or_default(),
                 adobe,
+                ..CreateStreamKeyRequest::default()
             };
             create(&mut client, request, secret_file.as_deref(), json).await
         }
@@ -139,6 +140,7 @@ async fn list(client: &mut Client, app: String, all: bool, json: bool) -> anyhow
             page_size: api::PAGE_ITEMS,
             page_token,
             include_revoked: all,
+            ..ListStreamKeysRequest::default()
         };
         let page = client
             .list_stream_keys(request)

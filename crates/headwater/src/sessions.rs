@@ -43,6 +43,7 @@ async fn kill(client: &mut Client, id: String, reason: String, json: bool) -> an
     let request = TerminateSessionRequest {
         id: id.clone(),
         reason,
+        ..TerminateSessionRequest::default()
     };
     client
         .terminate_session(request)
@@ -66,6 +67,7 @@ async fn list(client: &mut Client, app: String, json: bool) -> anyhow::Result<()
             app: app.clone(),
             page_size: api::PAGE_ITEMS,
             page_token,
+            ..ListSessionsRequest::default()
         };
         let page = client
             .list_sessions(request)

@@ -5,7 +5,11 @@ use sqlx::{Row as _, any::AnyRow};
 
 use super::{Database, DatabaseError, revocations::append};
 use crate::{
-    client_certificate::CertificateBinding, database::Target, page_token::Cursor, pepper::Mac,
+    client_certificate::CertificateBinding,
+    database::Target,
+    page_token::Cursor,
+    pepper::Mac,
+    policy::{Policy, Terms},
     stream_key::StreamKeyId,
 };
 
@@ -28,6 +32,7 @@ pub(crate) struct KeyRecord {
     pub(crate) client_certificate: Option<CertificateBinding>,
     /// Encrypted with the pepper of the same version; `None`: the key has no password.
     pub(crate) adobe: Option<Vec<u8>>,
+    pub(crate) policy: Policy,
 }
 
 /// What became of a new key.
@@ -69,8 +74,8 @@ impl Database {
             }
             sqlx::query(
                 "INSERT INTO stream_keys (id, tenant, app, stream, description, takeover_policy, secret_mac, \
-                 pepper_version, create_ms, expire_ms, client_certificate, adobe_sealed) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                 pepper_version, create_ms, expire_ms, client_certificate, adobe_sealed, policy) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             )
             .bind(key.id.to_string())
             .bind(&key.tenant)
@@ -84,6 +89,7 @@ impl Database {
             .bind(key.expire_ms)
             .bind(key.client_certificate.as_ref().map(CertificateBinding::as_str))
             .bind(key.adobe.as_ref().map(|sealed| HEXLOWER.encode(sealed)))
+            .bind(key.policy.encode())
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await?;
@@ -177,6 +183,19 @@ impl Database {
 }
 
 impl KeyRecord {
+    /// What the key allows.
+    pub(crate) fn terms(self) -> Terms {
+        Terms {
+            tenant: self.tenant,
+            app: self.app,
+            stream: self.stream,
+            credential_id: self.id.to_string(),
+            takeover_policy: self.takeover_policy,
+            expire_ms: self.expire_ms,
+            policy: self.policy,
+        }
+    }
+
     fn read(row: AnyRow) -> Result<Self, DatabaseError> {
         let malformed = |what| DatabaseError::Malformed { what };
         let id: String = row.try_get("id")?;
@@ -206,10 +225,22 @@ impl KeyRecord {
             adobe: adobe
                 .transpose()
                 .map_err(|_other| malformed("Adobe credential"))?,
+            policy: Policy::decode(&row.try_get::<String, _>("policy")?)?,
         })
     }
 }
 
 pub(super) fn number<T: TryFrom<i64>>(stored: i64, what: &'static str) -> Result<T, DatabaseError> {
     T::try_from(stored).map_err(|_out_of_range| DatabaseError::Malformed { what })
+}
+
+impl Policy {
+    fn encode(&self) -> String {
+        // Numbers, names and networks alone: always JSON.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    fn decode(text: &str) -> Result<Self, DatabaseError> {
+        serde_json::from_str(text).map_err(|_other| DatabaseError::Malformed { what: "policy" })
+    }
 }

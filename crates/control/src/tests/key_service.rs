@@ -219,6 +219,7 @@ async fn everything_wrong_with_a_request_is_told_at_once(fixture: Fixture) {
         tenant: "other".to_owned(),
         client_certificate: "a b".to_owned(),
         adobe: false,
+        ..CreateStreamKeyRequest::default()
     };
     let status = control
         .keys

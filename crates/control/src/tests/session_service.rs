@@ -167,6 +167,7 @@ async fn a_terminated_session_loses_its_lease_and_holds_its_key_off(mut fixture:
     let terminate = TerminateSessionRequest {
         id: "session-1".to_owned(),
         reason: "off topic".to_owned(),
+        ..TerminateSessionRequest::default()
     };
     let not_found = (Code::NotFound, "SESSION_NOT_FOUND".to_owned());
     assert_eq!(

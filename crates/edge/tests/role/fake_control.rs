@@ -7,7 +7,8 @@ use proto::{
     grant::GrantSigner,
     internal::v1::{
         AdobeChallenge, AdobeResponse, AuthorizeRequest, AuthorizeResponse, Denial, DenialReason,
-        Grant, Revocation, WatchRevocationsRequest, WatchRevocationsResponse,
+        Grant, ReportSessionsRequest, ReportSessionsResponse, Revocation, WatchRevocationsRequest,
+        WatchRevocationsResponse,
         admission_service_server::{AdmissionService, AdmissionServiceServer},
         authorize_request::Credential,
         authorize_response::Decision,
@@ -123,6 +124,7 @@ impl FakeControl {
             session_until_ms: 0,
             takeover_policy: i32::from(policy).try_into().unwrap(),
             reconnect_window_ms: 0,
+            ..Grant::default()
         })
     }
 }
@@ -177,6 +179,14 @@ impl AdmissionService for FakeControl {
         Ok(Response::new(AuthorizeResponse {
             decision: Some(Decision::SignedGrant(grant)),
         }))
+    }
+
+    async fn report_sessions(
+        &self,
+        request: Request<ReportSessionsRequest>,
+    ) -> Result<Response<ReportSessionsResponse>, Status> {
+        drop(request);
+        Ok(Response::new(ReportSessionsResponse {}))
     }
 
     type WatchRevocationsStream = ReceiverStream<Result<WatchRevocationsResponse, Status>>;

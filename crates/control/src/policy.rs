@@ -1,0 +1,287 @@
+//! What a publisher may do once it is in: the same for a stream key, a signed key and a webhook's answer.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use proto::v1::{Container, IngestRole, MediaLimits, PublishPolicy};
+use serde::{Deserialize, Serialize};
+
+use crate::field::{Violations, time_ms, timestamp};
+
+/// As stored, and as a signed key or a webhook writes it. What this version does not know is refused: it may be a
+/// restriction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Policy {
+    /// Milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) not_before_ms: Option<i64>,
+    /// 0: no end.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) max_session_seconds: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) limits: Limits,
+    /// Empty: every address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) allowed_cidrs: Vec<IpNet>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) reconnect_window_seconds: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) role: Role,
+    /// Empty: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) quota_group: String,
+}
+
+/// As `headwater.v1.MediaLimits`; 0 and empty: not limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) max_bitrate_bps: u64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) max_width: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) max_height: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) max_frame_rate_millihertz: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) max_keyframe_interval_ms: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) video_codecs: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) audio_codecs: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) containers: Vec<Wrapping>,
+}
+
+/// As `headwater.v1.Container`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Wrapping {
+    Flv,
+    Enhanced,
+}
+
+/// Which of a stream's inputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    #[default]
+    Primary,
+    Backup,
+}
+
+/// What a source of admission allows: who publishes what, and under which terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) tenant: String,
+    pub(crate) app: String,
+    pub(crate) stream: String,
+    /// A stream key's id, or `jti:…` or `webhook:…` of another source: what revocations name.
+    pub(crate) credential_id: String,
+    /// As `headwater.v1.TakeoverPolicy`.
+    pub(crate) takeover_policy: i32,
+    /// Milliseconds since the Unix epoch: ends what it started.
+    pub(crate) expire_ms: Option<i64>,
+    pub(crate) policy: Policy,
+}
+
+const SESSION_SECONDS_MAX: u32 = 30 * 24 * 60 * 60;
+const RECONNECT_WINDOW_SECONDS_MAX: u32 = 1800;
+const CIDRS_MAX: usize = 32;
+const CODECS_MAX: usize = 16;
+const CODEC_BYTES_MAX: usize = 16;
+const QUOTA_GROUP_BYTES_MAX: usize = 64;
+
+impl Policy {
+    /// Reads the message; what is wrong with it is noted under its field's path.
+    pub(crate) fn parse(message: PublishPolicy, violations: &mut Violations) -> Self {
+        let not_before = message.not_before.map(time_ms).transpose();
+        let limits = message.limits.unwrap_or_default();
+        let cidrs: Option<Vec<_>> = message
+            .allowed_cidrs
+            .iter()
+            .map(|text| cidr(text))
+            .collect();
+        let cidrs = cidrs.ok_or("addresses, or networks such as 192.0.2.0/24");
+        let containers = limits.containers.iter().map(|value| container(*value));
+        let containers = containers.collect::<Option<Vec<_>>>();
+        let role = violations.check("policy.role", role(message.role));
+        let policy = Self {
+            not_before_ms: violations.check("policy.not_before", not_before).flatten(),
+            max_session_seconds: message.max_session_seconds,
+            allowed_cidrs: violations
+                .check("policy.allowed_cidrs", cidrs)
+                .unwrap_or_default(),
+            reconnect_window_seconds: message.reconnect_window_seconds,
+            role: role.unwrap_or_default(),
+            quota_group: message.quota_group,
+            limits: Limits {
+                max_bitrate_bps: limits.max_bitrate_bps,
+                max_width: limits.max_width,
+                max_height: limits.max_height,
+                max_frame_rate_millihertz: limits.max_frame_rate_millihertz,
+                max_keyframe_interval_ms: limits.max_keyframe_interval_ms,
+                video_codecs: limits.video_codecs,
+                audio_codecs: limits.audio_codecs,
+                containers: violations
+                    .check(
+                        "policy.limits.containers",
+                        containers.ok_or("not a container"),
+                    )
+                    .unwrap_or_default(),
+            },
+        };
+        policy.check(violations);
+        policy
+    }
+
+    /// Notes every value that is out of its range, wherever the policy came from.
+    pub(crate) fn check(&self, violations: &mut Violations) {
+        let at_most = |holds: bool, expected| if holds { Ok(()) } else { Err(expected) };
+        violations.check(
+            "policy.max_session_seconds",
+            at_most(
+                self.max_session_seconds <= SESSION_SECONDS_MAX,
+                "at most 30 days",
+            ),
+        );
+        violations.check(
+            "policy.reconnect_window_seconds",
+            at_most(
+                self.reconnect_window_seconds <= RECONNECT_WINDOW_SECONDS_MAX,
+                "at most 1800",
+            ),
+        );
+        violations.check(
+            "policy.allowed_cidrs",
+            at_most(self.allowed_cidrs.len() <= CIDRS_MAX, "at most 32"),
+        );
+        violations.check("policy.quota_group", quota_group(&self.quota_group));
+        violations.check(
+            "policy.limits.video_codecs",
+            codecs(&self.limits.video_codecs),
+        );
+        violations.check(
+            "policy.limits.audio_codecs",
+            codecs(&self.limits.audio_codecs),
+        );
+    }
+
+    pub(crate) fn message(&self) -> PublishPolicy {
+        PublishPolicy {
+            not_before: self.not_before_ms.map(timestamp),
+            max_session_seconds: self.max_session_seconds,
+            limits: Some(self.limits.message()),
+            allowed_cidrs: self.allowed_cidrs.iter().map(IpNet::to_string).collect(),
+            reconnect_window_seconds: self.reconnect_window_seconds,
+            role: match self.role {
+                Role::Primary => IngestRole::Primary,
+                Role::Backup => IngestRole::Backup,
+            }
+            .into(),
+            quota_group: self.quota_group.clone(),
+        }
+    }
+
+    /// Whether a publisher at this address may come in.
+    pub(crate) fn takes(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.allowed_cidrs.is_empty() || self.allowed_cidrs.iter().any(|net| net.contains(&address))
+    }
+
+    /// When a session that starts now has to end: milliseconds since the Unix epoch.
+    pub(crate) fn session_until_ms(&self, now_ms: i64, expire_ms: Option<i64>) -> Option<u64> {
+        let longest = (self.max_session_seconds > 0).then(|| {
+            now_ms.saturating_add(i64::from(self.max_session_seconds).saturating_mul(1000))
+        });
+        let until_ms = match (longest, expire_ms) {
+            (Some(longest), Some(expire)) => Some(longest.min(expire)),
+            (Some(until), None) | (None, Some(until)) => Some(until),
+            (None, None) => None,
+        };
+        until_ms.and_then(|until_ms| u64::try_from(until_ms).ok())
+    }
+}
+
+impl Limits {
+    pub(crate) fn message(&self) -> MediaLimits {
+        MediaLimits {
+            max_bitrate_bps: self.max_bitrate_bps,
+            max_width: self.max_width,
+            max_height: self.max_height,
+            max_frame_rate_millihertz: self.max_frame_rate_millihertz,
+            max_keyframe_interval_ms: self.max_keyframe_interval_ms,
+            video_codecs: self.video_codecs.clone(),
+            audio_codecs: self.audio_codecs.clone(),
+            containers: self
+                .containers
+                .iter()
+                .map(|container| match container {
+                    Wrapping::Flv => Container::Flv.into(),
+                    Wrapping::Enhanced => Container::Enhanced.into(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Role {
+    /// The stream's slot.
+    pub(crate) fn slot(self) -> u32 {
+        match self {
+            Self::Primary => 0,
+            Self::Backup => 1,
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn cidr(text: &str) -> Option<IpNet> {
+    let address = |text: &str| text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse().ok().or_else(|| address(text))
+}
+
+fn container(value: i32) -> Option<Wrapping> {
+    match Container::try_from(value).ok()? {
+        Container::Unspecified => None,
+        Container::Flv => Some(Wrapping::Flv),
+        Container::Enhanced => Some(Wrapping::Enhanced),
+    }
+}
+
+fn role(value: i32) -> Result<Role, &'static str> {
+    match IngestRole::try_from(value) {
+        Ok(IngestRole::Unspecified | IngestRole::Primary) => Ok(Role::Primary),
+        Ok(IngestRole::Backup) => Ok(Role::Backup),
+        Err(_unknown) => Err("not a role"),
+    }
+}
+
+fn codecs(names: &[String]) -> Result<(), &'static str> {
+    let is_name = |name: &String| {
+        !name.is_empty()
+            && name.len() <= CODEC_BYTES_MAX
+            && name.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if names.len() <= CODECS_MAX && names.iter().all(is_name) {
+        Ok(())
+    } else {
+        Err("at most 16 codecs such as avc1 or mp4a")
+    }
+}
+
+fn quota_group(group: &str) -> Result<(), &'static str> {
+    let characters = group
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    if characters && group.len() <= QUOTA_GROUP_BYTES_MAX {
+        Ok(())
+    } else {
+        Err("at most 64 bytes of [A-Za-z0-9_.-]")
+    }
+}
