@@ -16,6 +16,7 @@ main() {
   install_promtool
   install_rtmpdump
   install_python
+  build_client_examples
   install_kubernetes
   install_encoders
   report
@@ -119,8 +120,24 @@ install_python() {
   mkdir -p "$environment/generated"
   "$environment/bin/python" -m grpc_tools.protoc -I proto \
     --python_out="$environment/generated" --grpc_python_out="$environment/generated" \
-    proto/headwater/v1/media.proto proto/headwater/v1/playback.proto ||
+    proto/headwater/v1/*.proto ||
     missing+=("Python stubs of proto/headwater/v1 (grpc_tools.protoc failed: see above)")
+}
+
+# docs/clients, as its README says.
+build_client_examples() {
+  local clients="$PWD/docs/clients" directory python
+  directory="$(realpath "$target")/clients" python="$(realpath "$target")/python/bin/python"
+  if ! command -v go >/dev/null; then
+    missing+=("go, for the Go example of docs/clients")
+  elif ! (cd "$clients/go" && PROTOC="$python -m grpc_tools.protoc" ./generate.sh && go build -o "$directory/issue_key" .); then
+    missing+=("the Go example of docs/clients (it did not build: see above)")
+  fi
+  if ! command -v npm >/dev/null; then
+    missing+=("node and npm, for the Node example of docs/clients")
+  elif ! (cd "$clients/node" && npm ci --silent --no-audit --no-fund); then
+    missing+=("the Node example of docs/clients (npm could not install its packages: see above)")
+  fi
 }
 
 # Built from source where nobody brought the programs: minutes, once.

@@ -15,6 +15,7 @@ mod bad_input;
 mod bad_peers;
 mod certificates;
 mod client_certificates;
+mod client_examples;
 mod command_line;
 mod controls;
 mod discovery;
