@@ -124,19 +124,23 @@ install_python() {
     missing+=("Python stubs of proto/headwater/v1 (grpc_tools.protoc failed: see above)")
 }
 
-# docs/clients, as its README says.
+# docs/clients, as its README says. Go and Node are run where they are there; their tests say so where they are not.
 build_client_examples() {
   local clients="$PWD/docs/clients" directory python
   directory="$(realpath "$target")/clients" python="$(realpath "$target")/python/bin/python"
-  if ! command -v go >/dev/null; then
-    missing+=("go, for the Go example of docs/clients")
-  elif ! (cd "$clients/go" && PROTOC="$python -m grpc_tools.protoc" ./generate.sh && go build -o "$directory/issue_key" .); then
-    missing+=("the Go example of docs/clients (it did not build: see above)")
+  rm -rf "$directory"
+  if command -v go >/dev/null || [[ -x /usr/local/go/bin/go ]]; then
+    (export PATH="$PATH:/usr/local/go/bin" PROTOC="$python -m grpc_tools.protoc" &&
+      cd "$clients/go" && ./generate.sh && go build -o "$directory/issue_key" .) ||
+      missing+=("the Go example of docs/clients (it did not build: see above)")
+  else
+    echo "tests: no go here: the Go example of docs/clients is not run"
   fi
-  if ! command -v npm >/dev/null; then
-    missing+=("node and npm, for the Node example of docs/clients")
-  elif ! (cd "$clients/node" && npm ci --silent --no-audit --no-fund); then
-    missing+=("the Node example of docs/clients (npm could not install its packages: see above)")
+  if command -v npm >/dev/null; then
+    (cd "$clients/node" && npm ci --silent --no-audit --no-fund) ||
+      missing+=("the Node example of docs/clients (npm could not install its packages: see above)")
+  else
+    echo "tests: no npm here: the Node example of docs/clients is not run"
   fi
 }
 
