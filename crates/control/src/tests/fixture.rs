@@ -11,8 +11,9 @@ use proto::{
         admission_service_server::AdmissionService as _, authorize_request::Credential,
     },
     v1::{
-        CreateStreamKeyRequest, EventType, KeyEvent, RevokeStreamKeyRequest,
-        StreamKey as StreamKeyMessage, stream_key_service_server::StreamKeyService as _,
+        CreateStreamKeyRequest, EventType, KeyEvent, MediaLimits, PublishPolicy,
+        RevokeStreamKeyRequest, StreamKey as StreamKeyMessage,
+        stream_key_service_server::StreamKeyService as _,
     },
 };
 use registry::{MemoryRegistry, Registry};
@@ -151,6 +152,25 @@ impl Replica {
             .unwrap()
             .into_inner();
         (created.stream_key.unwrap(), created.secret)
+    }
+
+    /// The secret of a key with a maximum bitrate.
+    pub(super) async fn create_limited(&self, stream: &str, max_bitrate_bps: u64) -> String {
+        let limits = MediaLimits {
+            max_bitrate_bps,
+            ..MediaLimits::default()
+        };
+        let request = CreateStreamKeyRequest {
+            app: "live".to_owned(),
+            stream: stream.to_owned(),
+            policy: Some(PublishPolicy {
+                limits: Some(limits),
+                ..PublishPolicy::default()
+            }),
+            ..CreateStreamKeyRequest::default()
+        };
+        let created = self.keys.create_stream_key(of_tenant("default", request));
+        created.await.unwrap().into_inner().secret
     }
 
     /// A key as no request makes it.
