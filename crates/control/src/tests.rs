@@ -6,6 +6,7 @@ mod adobe_authentication;
 mod cluster_service;
 mod fixture;
 mod key_changes;
+mod key_policies;
 mod key_service;
 mod postgres;
 mod quotas;

@@ -63,7 +63,9 @@ pub(crate) async fn run_at(
             let overlap = prost_types::Duration::try_from(overlap);
             let request = RotateStreamKeyRequest {
                 id,
-                overlap: Some(overlap.map_err(|_long| UsageError("--overlap is too long".to_owned()))?),
+                overlap: Some(
+                    overlap.map_err(|_long| UsageError("--overlap is too long".to_owned()))?,
+                ),
                 etag,
                 request_id: once.request_id,
             };
@@ -96,11 +98,7 @@ pub(crate) async fn run_at(
     }
 }
 
-async fn create(
-    client: &mut Client,
-    arguments: CreateArguments,
-    json: bool,
-) -> anyhow::Result<()> {
+async fn create(client: &mut Client, arguments: CreateArguments, json: bool) -> anyhow::Result<()> {
     let Settings { stream_key, .. } = settings(arguments.settings)?;
     let request = CreateStreamKeyRequest {
         app: arguments.app,
@@ -230,11 +228,7 @@ fn state(state: KeyState) -> i32 {
     .into()
 }
 
-async fn update(
-    client: &mut Client,
-    arguments: UpdateArguments,
-    json: bool,
-) -> anyhow::Result<()> {
+async fn update(client: &mut Client, arguments: UpdateArguments, json: bool) -> anyhow::Result<()> {
     let Settings {
         mut stream_key,
         mut paths,

@@ -51,7 +51,12 @@ pub(crate) async fn run_at(
 }
 
 fn print(quotas: TenantQuotas) {
-    let mut rows = vec![row(quotas.tenant, String::new(), quotas.quota, quotas.r#use)];
+    let mut rows = vec![row(
+        quotas.tenant,
+        String::new(),
+        quotas.quota,
+        quotas.r#use,
+    )];
     for group in quotas.groups {
         rows.push(row(String::new(), group.group, group.quota, group.r#use));
     }

@@ -335,7 +335,17 @@ mod tests {
         ] {
             assert_eq!(bitrate(text), Ok(bps), "{text}");
         }
-        for text in ["", "M", "-1M", "1.5", "1.0000001M", "6MB", "99999999999999999999", "1.M", "ü"] {
+        for text in [
+            "",
+            "M",
+            "-1M",
+            "1.5",
+            "1.0000001M",
+            "6MB",
+            "99999999999999999999",
+            "1.M",
+            "ü",
+        ] {
             assert!(bitrate(text).is_err(), "{text}");
         }
         assert_eq!(frame_rate("30fps"), Ok(30_000));

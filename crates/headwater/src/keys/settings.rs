@@ -117,7 +117,9 @@ impl Field {
 fn seconds(time: Option<Duration>, argument: &str) -> Result<u32, UsageError> {
     let time = time.unwrap_or_default();
     // A part of a second is one: 0 would be no limit at all.
-    let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    let seconds = time
+        .as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0));
     u32::try_from(seconds).map_err(|_long| too_long(argument))
 }
 

@@ -7,7 +7,15 @@ use crate::{api, output};
 
 /// One line of a list.
 pub(super) const HEADING: [&str; 9] = [
-    "ID", "APP", "STREAM", "STATE", "CREATED", "EXPIRES", "LOGIN", "LABELS", "DESCRIPTION",
+    "ID",
+    "APP",
+    "STREAM",
+    "STATE",
+    "CREATED",
+    "EXPIRES",
+    "LOGIN",
+    "LABELS",
+    "DESCRIPTION",
 ];
 
 pub(super) fn row(key: StreamKey) -> [String; 9] {
@@ -48,7 +56,10 @@ pub(super) fn print(key: &StreamKey) {
         ("not before", time(policy.not_before.as_ref())),
         ("expires", time(key.expire_time.as_ref())),
         ("revoked", time(key.revoke_time.as_ref())),
-        ("old secret until", time(key.previous_secret_expire_time.as_ref())),
+        (
+            "old secret until",
+            time(key.previous_secret_expire_time.as_ref()),
+        ),
         ("takeover", Some(takeover(key))),
         ("password", key.adobe.then(|| "yes".to_owned())),
         ("client certificate", some(&key.client_certificate)),
@@ -76,13 +87,28 @@ fn policy_lines(policy: &PublishPolicy) -> Vec<(&'static str, Option<String>)> {
     vec![
         ("from", list(&policy.allowed_cidrs)),
         ("role", role),
-        ("quota group", list(std::slice::from_ref(&policy.quota_group)).filter(|group| !group.is_empty())),
-        ("longest session", number(policy.max_session_seconds.into(), "s")),
-        ("reconnect window", number(policy.reconnect_window_seconds.into(), "s")),
-        ("bitrate", number(limits.max_bitrate_bps / 1000, "kb/s at most")),
+        (
+            "quota group",
+            list(std::slice::from_ref(&policy.quota_group)).filter(|group| !group.is_empty()),
+        ),
+        (
+            "longest session",
+            number(policy.max_session_seconds.into(), "s"),
+        ),
+        (
+            "reconnect window",
+            number(policy.reconnect_window_seconds.into(), "s"),
+        ),
+        (
+            "bitrate",
+            number(limits.max_bitrate_bps / 1000, "kb/s at most"),
+        ),
         ("size", size.map(|size| format!("{size} at most"))),
         ("frame rate", rate.map(|rate| format!("{rate} at most"))),
-        ("keyframe interval", number(limits.max_keyframe_interval_ms.into(), "ms at most")),
+        (
+            "keyframe interval",
+            number(limits.max_keyframe_interval_ms.into(), "ms at most"),
+        ),
         ("video codecs", list(&limits.video_codecs)),
         ("audio codecs", list(&limits.audio_codecs)),
         ("containers", list(&containers(&limits.containers))),
@@ -142,7 +168,9 @@ fn takeover(key: &StreamKey) -> String {
 }
 
 fn containers(values: &[i32]) -> Vec<String> {
-    let known = values.iter().filter_map(|value| Container::try_from(*value).ok());
+    let known = values
+        .iter()
+        .filter_map(|value| Container::try_from(*value).ok());
     known
         .map(|container| word(container.as_str_name(), "CONTAINER_"))
         .collect()
