@@ -1,7 +1,5 @@
 //! `ClusterService`.
 
-use std::time::Duration;
-
 use proto::internal::v1::{
     GetStateRequest, GetStateResponse, cluster_service_server::ClusterService as _,
 };
