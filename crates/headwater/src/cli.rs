@@ -326,10 +326,8 @@ mod tests {
     fn json_has_two_names() {
         let format = |words: &[&str]| {
             let words = ["headwater", "keys"].iter().chain(words);
-            match Cli::try_parse_from(words).unwrap().command {
-                Command::Keys { server, .. } => server.format.json(),
-                other => panic!("{other:?}"),
-            }
+            let parsed = Cli::try_parse_from(words).unwrap();
+            matches!(parsed.command, Command::Keys { server, .. } if server.format.json())
         };
         assert!(format(&["list", "-o", "json"]) && format(&["--json", "list"]));
         assert!(!format(&["list"]) && !format(&["list", "--output", "table"]));
