@@ -139,8 +139,12 @@ impl Admission {
                 ));
             }
         };
+        let checked = match checked {
+            Ok(record) => self.admit(record.terms(), &request, now_ms).await?,
+            Err(refused) => Err(refused),
+        };
         let decision = match checked {
-            Ok(record) => Decision::SignedGrant(self.grant(&request, record.terms(), now_ms)),
+            Ok(terms) => Decision::SignedGrant(self.grant(&request, terms, now_ms)),
             Err((refusal, source)) => {
                 self.refused(&request, claimed_id, refusal, source);
                 Decision::Denial(refusal.denial())
@@ -191,19 +195,32 @@ impl Admission {
         };
         let record = self.find(stream_key.id()).await?;
         let peppers = self.shared.peppers.load();
-        // An unknown id costs the same HMAC as a known one.
-        let (version, mac) = match &record {
-            Some(record) => (record.pepper_version, record.mac),
-            None => (peppers.current(), [0; 32]),
-        };
-        self.check_pepper(&peppers, version, stream_key.id())?;
-        let authentic = peppers.verify(version, &stream_key, &mac);
+        if let Some(record) = &record {
+            self.check_pepper(&peppers, record.pepper_version, record.id)?;
+        }
+        let authentic = peppers.is_secret_of(record.as_ref(), &stream_key, now_ms);
         Ok(match record {
             None => Err(Refusal::Unknown),
             Some(_) if !authentic => Err(Refusal::WrongSecret),
             Some(record) => admissible(record, request, now_ms),
         }
         .map_err(|refusal| (refusal, "database")))
+    }
+
+    /// The same terms, if they take this publisher now, and what they start fits into the quotas.
+    async fn admit(
+        &self,
+        terms: Terms,
+        request: &AuthorizeRequest,
+        now_ms: i64,
+    ) -> Result<Decided<Terms>, Status> {
+        if let Err(refusal) = terms.admits(&request.client_address, now_ms) {
+            return Ok(Err((refusal, "database")));
+        }
+        let admitted = self.shared.quotas.admit(&self.shared, &terms).await?;
+        Ok(admitted
+            .map(|()| terms)
+            .map_err(|refusal| (refusal, "registry")))
     }
 
     async fn find(&self, id: StreamKeyId) -> Result<Option<KeyRecord>, Status> {
@@ -273,8 +290,11 @@ fn subject(request: &AuthorizeRequest) -> Option<&str> {
     certificate.map(|certificate| certificate.subject.as_str())
 }
 
-/// The key that may publish, or why none may and what that was decided with.
-type Checked = Result<KeyRecord, (Refusal, &'static str)>;
+/// What was asked for, or why it is refused and what that was decided with.
+type Decided<T> = Result<T, (Refusal, &'static str)>;
+
+/// The key that may publish.
+type Checked = Decided<KeyRecord>;
 
 /// Whether an authentic key may publish to this app, from this client, now.
 fn admissible(
@@ -304,7 +324,9 @@ fn admissible(
 
 /// Why a publish is refused: told to our own log and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+pub(crate) enum Refusal {
+    /// The policy takes other addresses alone.
+    AddressNotAllowed,
     AppNotFound,
     CertificateMissing,
     CertificateWrong,
@@ -312,8 +334,11 @@ enum Refusal {
     HeldOff,
     Malformed,
     Mistyped,
+    NotYetValid,
     /// User and password, whatever is wrong with them.
     Password(PasswordFault),
+    QuotaOfBitrate,
+    QuotaOfSessions,
     Revoked,
     Unknown,
     WrongApp,
@@ -324,7 +349,7 @@ enum Refusal {
 
 /// What is wrong with a user and a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PasswordFault {
+pub(crate) enum PasswordFault {
     /// The challenge is of another user or address, or not ours.
     Forged,
     /// The key is not what it was when it was in force: revoked, expired, or of another app.
@@ -340,6 +365,7 @@ enum PasswordFault {
 impl Refusal {
     fn outcome(self) -> &'static str {
         match self {
+            Self::AddressNotAllowed => "address_not_allowed",
             Self::AppNotFound => "app_not_found",
             Self::CertificateMissing => "client_certificate_missing",
             Self::CertificateWrong => "client_certificate_wrong",
@@ -347,7 +373,10 @@ impl Refusal {
             Self::HeldOff => "held_off",
             Self::Malformed => "malformed",
             Self::Mistyped => "mistyped",
+            Self::NotYetValid => "not_yet_valid",
             Self::Password(fault) => fault.outcome(),
+            Self::QuotaOfBitrate => "quota_bitrate",
+            Self::QuotaOfSessions => "quota_sessions",
             Self::Revoked => "revoked",
             Self::Unknown => "unknown",
             Self::WrongApp => "wrong_app",
@@ -360,6 +389,11 @@ impl Refusal {
     /// whole key may know what else it needs.
     fn denial(self) -> Denial {
         let (reason, description, retryable) = match self {
+            Self::AddressNotAllowed => (
+                DenialReason::AddressNotAllowed,
+                "This stream key may not be used from this address",
+                false,
+            ),
             Self::AppNotFound => (DenialReason::AppNotFound, "Application not found", false),
             Self::CertificateMissing => (
                 DenialReason::ClientCertificateMissing,
@@ -374,6 +408,21 @@ impl Refusal {
             Self::HeldOff => (
                 DenialReason::HeldOff,
                 "Session was ended; try again later",
+                true,
+            ),
+            Self::NotYetValid => (
+                DenialReason::NotYetValid,
+                "This stream key is not valid yet",
+                true,
+            ),
+            Self::QuotaOfBitrate => (
+                DenialReason::QuotaExceeded,
+                "The bitrate of all streams together is used up; try again when one has ended",
+                true,
+            ),
+            Self::QuotaOfSessions => (
+                DenialReason::QuotaExceeded,
+                "As many streams are live as may be; try again when one has ended",
                 true,
             ),
             Self::Password(_) => (

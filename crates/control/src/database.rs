@@ -4,6 +4,8 @@
 
 mod events;
 mod keys;
+mod quotas;
+mod requests;
 mod revocations;
 
 use std::{
@@ -28,8 +30,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
     events::NewEvent,
-    keys::{CreateOutcome, KeyFilter, KeyRecord},
-    revocations::{LogEntry, Target, Termination},
+    keys::{
+        ChangeOutcome, CreateOutcome, Creation, Deletion, KeyChange, KeyFilter, KeyRecord,
+        PreviousSecret,
+    },
+    quotas::QuotaByGroup,
+    requests::{KnownRequest, NewRequest},
+    revocations::{ChangedTerms, LogEntry, Target, Termination},
 };
 use crate::{
     config::DatabaseConfig,
@@ -118,6 +125,12 @@ impl Database {
     pub(crate) async fn close(&self) {
         // A connection that hangs must not hold up the end of the process.
         timeout(OPERATION_TIMEOUT, self.pool.close()).await.ok();
+    }
+
+    /// To look at what is stored.
+    #[cfg(test)]
+    pub(crate) fn pool(&self) -> &AnyPool {
+        &self.pool
     }
 
     async fn bounded<T>(
@@ -243,6 +256,7 @@ fn migrator() -> Migrator {
             include_str!("../migrations/0004_key_policies.sql"),
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
+        migration(8, "quotas", include_str!("../migrations/0008_quotas.sql")),
     ])
 }
 

@@ -21,9 +21,11 @@ mod metrics;
 mod page_token;
 mod pepper;
 mod policy;
+mod quotas;
 mod secret_file;
 mod sessions;
 mod stream_key;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +40,7 @@ use proto::{
     v1::{
         session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
+        tenant_service_server::TenantServiceServer,
     },
 };
 use registry::Registry;
@@ -63,10 +66,12 @@ use self::{
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
+    quotas::Quotas,
     sessions::Sessions,
+    tenants::Tenants,
 };
 pub use self::{
-    config::{Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF},
+    config::{Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF, Quota},
     database::DatabaseError,
     field::{app as check_application, tenant as check_tenant},
     live::Live,
@@ -165,6 +170,7 @@ impl Control {
             peppers: pepper_file.peppers(),
             signer,
             registry,
+            quotas: Quotas::new(config.default_quota),
             metrics,
             tail,
         };
@@ -205,10 +211,13 @@ impl Control {
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let sessions = SessionServiceServer::new(Sessions(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let tenants = TenantServiceServer::new(Tenants(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
             .add_service(InterceptedService::new(stream_keys, authenticate.clone()))
-            .add_service(InterceptedService::new(sessions, authenticate));
+            .add_service(InterceptedService::new(sessions, authenticate.clone()))
+            .add_service(InterceptedService::new(tenants, authenticate));
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX);
@@ -237,6 +246,7 @@ pub(crate) struct Shared {
     peppers: Reloading<Peppers>,
     signer: Reloading<GrantSigner>,
     registry: Registry,
+    quotas: Quotas,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,
 }
@@ -282,13 +292,14 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
     field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
 }
 
-/// Longest request, in bytes: the longest legal one is some 2 KiB.
+/// Longest request, in bytes: the longest legal one is some 8 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 5] = [
+const HEALTH_SERVICES: [&str; 6] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
+    proto::v1::tenant_service_server::SERVICE_NAME,
 ];
