@@ -14,6 +14,7 @@ mod cluster;
 mod config;
 mod database;
 mod field;
+mod jwt;
 mod keys;
 mod live;
 mod log_tail;
