@@ -45,10 +45,11 @@ impl Database {
     ) -> Result<bool, DatabaseError> {
         self.bounded(async {
             let mut transaction = self.pool.begin().await?;
-            let revoked =
-                refuse(&mut transaction, credential_id, until_ms, Refused::Revoked).await?;
-            if !revoked {
-                transaction.rollback().await?;
+            let now_ms = event.create_ms;
+            let revoked = Refused::Revoked;
+            let new = refuse(&mut transaction, credential_id, until_ms, revoked, now_ms).await?;
+            if !new {
+                transaction.commit().await?;
                 return Ok(false);
             }
             append_event(&mut transaction, event).await?;
