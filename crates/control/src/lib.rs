@@ -23,6 +23,7 @@ mod pepper;
 mod policy;
 mod secret_file;
 mod sessions;
+mod standard_webhooks;
 mod stream_key;
 #[cfg(test)]
 mod tests;
