@@ -22,11 +22,13 @@ mod metrics;
 mod page_token;
 mod pepper;
 mod policy;
+mod quotas;
 mod secret_file;
 mod sessions;
 mod signed_keys;
 mod standard_webhooks;
 mod stream_key;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +43,7 @@ use proto::{
     v1::{
         session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
+        tenant_service_server::TenantServiceServer,
     },
 };
 use registry::Registry;
@@ -68,13 +71,15 @@ use self::{
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
+    quotas::Quotas,
     sessions::Sessions,
+    tenants::Tenants,
 };
 pub use self::{
     config::{
         AdmissionSource, Application, Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF,
-        KeySetLocation, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX, WEBHOOK_TIMEOUT,
-        WEBHOOK_TIMEOUT_MAX, Webhook,
+        KeySetLocation, Quota, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX,
+        WEBHOOK_TIMEOUT, WEBHOOK_TIMEOUT_MAX, Webhook,
     },
     database::DatabaseError,
     field::{app as check_application, tenant as check_tenant},
@@ -185,6 +190,7 @@ impl Control {
             peppers: pepper_file.peppers(),
             signer,
             registry,
+            quotas: Quotas::new(config.default_quota),
             metrics,
             tail,
         };
@@ -225,10 +231,13 @@ impl Control {
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let sessions = SessionServiceServer::new(Sessions(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let tenants = TenantServiceServer::new(Tenants(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
             .add_service(InterceptedService::new(stream_keys, authenticate.clone()))
-            .add_service(InterceptedService::new(sessions, authenticate));
+            .add_service(InterceptedService::new(sessions, authenticate.clone()))
+            .add_service(InterceptedService::new(tenants, authenticate));
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX);
@@ -257,6 +266,7 @@ pub(crate) struct Shared {
     peppers: Reloading<Peppers>,
     signer: Reloading<GrantSigner>,
     registry: Registry,
+    quotas: Quotas,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,
 }
@@ -302,13 +312,14 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
     field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
 }
 
-/// Longest request, in bytes: the longest legal one is some 2 KiB.
+/// Longest request, in bytes: the longest legal one is some 8 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 5] = [
+const HEALTH_SERVICES: [&str; 6] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
+    proto::v1::tenant_service_server::SERVICE_NAME,
 ];

@@ -71,7 +71,6 @@ impl StreamKey {
     }
 
     /// The same secret under another id.
-    #[cfg(test)]
     pub(crate) fn with_id(self, id: StreamKeyId) -> Self {
         Self { id, ..self }
     }

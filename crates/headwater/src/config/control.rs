@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use control::DatabaseConfig;
+use control::{DatabaseConfig, Quota};
 use runtime::{egress::EgressConfig, tls::CertificateFiles};
 use serde::Deserialize;
 
 use super::{
     applications,
     check::Check,
-    scalar::{Address, Network, OneOrMany, Time},
+    scalar::{Address, Count, Network, OneOrMany, Time},
     shared,
 };
 
@@ -35,6 +35,7 @@ pub(super) struct Section {
     internal: Option<InternalSection>,
     pepper_file: Option<PathBuf>,
     public: Option<PublicSection>,
+    quotas: Option<QuotasSection>,
     tenant: Option<String>,
 }
 
@@ -65,6 +66,15 @@ struct PostgresSection {
 #[serde(default)]
 struct InternalSection {
     listen: Option<Address>,
+}
+
+/// Of tenants that have no quota of their own. What is not given is not limited.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct QuotasSection {
+    max_bitrate_bps: Option<Count<u64>>,
+    max_keys: Option<Count<u32>>,
+    max_sessions: Option<Count<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -117,6 +127,13 @@ impl Section {
         }
         if let Some(tenant) = self.tenant {
             control.default_tenant = tenant;
+        }
+        if let Some(quotas) = self.quotas {
+            control.default_quota = Quota {
+                max_keys: quotas.max_keys.map_or(0, |most| most.0),
+                max_sessions: quotas.max_sessions.map_or(0, |most| most.0),
+                max_bitrate_bps: quotas.max_bitrate_bps.map_or(0, |most| most.0),
+            };
         }
         if let Some(hold_off) = self.hold_off {
             control.hold_off = hold_off.0;
