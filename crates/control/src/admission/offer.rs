@@ -22,12 +22,14 @@ pub(super) struct Offer {
 
 /// As `headwater.v1.TakeoverPolicy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
 pub(super) enum Takeover {
-    Reject,
-    Takeover,
+    #[serde(rename = "takeover")]
+    Always,
     #[default]
-    TakeoverIfStale,
+    #[serde(rename = "takeover_if_stale")]
+    IfStale,
+    #[serde(rename = "reject")]
+    Never,
 }
 
 /// An offer in which every value is in its range.
@@ -63,9 +65,9 @@ impl Offer {
             stream: self.stream,
             policy: self.policy,
             takeover_policy: match self.takeover_policy {
-                Takeover::Reject => TakeoverPolicy::Reject,
-                Takeover::Takeover => TakeoverPolicy::Takeover,
-                Takeover::TakeoverIfStale => TakeoverPolicy::TakeoverIfStale,
+                Takeover::Never => TakeoverPolicy::Reject,
+                Takeover::Always => TakeoverPolicy::Takeover,
+                Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
             },
             client_certificate: binding.flatten(),
         })

@@ -124,7 +124,21 @@ impl Refusal {
                 | Self::QuotaOfSessions
                 | Self::Source(_)
         );
-        let (reason, description) = match self {
+        let (reason, mut description) = self.told();
+        if let Self::Platform(reason) = &self
+            && !reason.is_empty()
+        {
+            description = reason;
+        }
+        Denial {
+            reason: reason.into(),
+            description: description.to_owned(),
+            retryable,
+        }
+    }
+
+    fn told(&self) -> (DenialReason, &'static str) {
+        match self {
             Self::AddressNotAllowed => (
                 DenialReason::AddressNotAllowed,
                 "This stream key may not be used from this address",
@@ -147,14 +161,7 @@ impl Refusal {
                 DenialReason::PasswordNotAccepted,
                 "User or password not accepted",
             ),
-            Self::Platform(reason) if !reason.is_empty() => {
-                return Denial {
-                    reason: DenialReason::RefusedByPlatform.into(),
-                    description: reason,
-                    retryable,
-                };
-            }
-            Self::Platform(_none) => (DenialReason::RefusedByPlatform, "Stream key not accepted"),
+            Self::Platform(_) => (DenialReason::RefusedByPlatform, "Stream key not accepted"),
             Self::QuotaOfBitrate => (
                 DenialReason::QuotaExceeded,
                 "The bitrate of all streams together is used up; try again when one has ended",
@@ -184,11 +191,6 @@ impl Refusal {
             | Self::Unknown
             | Self::WrongApp
             | Self::WrongSecret => (DenialReason::KeyNotAccepted, "Stream key not accepted"),
-        };
-        Denial {
-            reason: reason.into(),
-            description: description.to_owned(),
-            retryable,
         }
     }
 }
