@@ -90,7 +90,9 @@ impl Quotas {
         shared: &Shared,
         terms: &Terms,
     ) -> Result<Result<(), Refusal>, Status> {
-        let by_group = self.limits(&shared.database, &terms.tenant).await?;
+        let by_group = self.limits(&shared.database, &terms.tenant).await;
+        let by_group =
+            by_group.inspect_err(|_status| shared.metrics.key_check("undecided", "database"))?;
         let group = terms.policy.quota_group.as_str();
         let of_tenant = by_group.get("").copied().unwrap_or(self.default);
         let of_group = (!group.is_empty()).then(|| by_group.get(group).copied());

@@ -97,7 +97,7 @@ impl Tenants {
             }
         };
         let own = by_group.remove("");
-        let own = own.unwrap_or(self.0.quotas.default_quota());
+        let own = own.unwrap_or_else(|| self.0.quotas.default_quota());
         Ok(TenantQuotas {
             tenant: tenant.to_owned(),
             quota: Some(message(own)),

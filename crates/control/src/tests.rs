@@ -7,6 +7,7 @@ mod backend;
 mod cluster_service;
 mod fixture;
 mod key_changes;
+mod key_policies;
 mod key_service;
 mod postgres;
 mod quotas;

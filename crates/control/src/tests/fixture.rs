@@ -16,7 +16,7 @@ use proto::{
         stream_key_service_server::StreamKeyService as _,
     },
 };
-use registry::{MemoryRegistry, Registry};
+use registry::{MemoryRegistry, RedisConfig, RedisRegistry, Registry};
 use runtime::{grpc::Peer, identity::Role, metrics::Metrics, shutdown::Shutdown};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
@@ -276,6 +276,20 @@ impl Watcher {
             .await
             .expect("a revocation is told")
     }
+}
+
+/// One that never answers.
+pub(super) fn unreachable_registry() -> Registry {
+    // Nobody listens on port 1.
+    let redis = RedisConfig {
+        url: "redis://127.0.0.1:1".to_owned(),
+        username: None,
+        password_file: None,
+        ca_file: None,
+        prefix: "hw".to_owned(),
+        timeout: Duration::from_millis(500),
+    };
+    Registry::Redis(RedisRegistry::open(&redis).unwrap())
 }
 
 pub(super) fn of_tenant<T>(tenant: &str, message: T) -> Request<T> {

@@ -3,26 +3,21 @@
 use std::collections::BTreeMap;
 
 use proto::{
-    internal::v1::{
-        AuthorizeRequest, Denial, DenialReason, Grant, KeyChange,
-        admission_service_server::AdmissionService as _, authorize_request::Credential,
-        authorize_response::Decision, revocation,
-    },
+    internal::v1::{KeyChange, revocation},
     v1::{
         CreateStreamKeyRequest, CreateStreamKeyResponse, DeleteStreamKeyRequest, EventType,
-        IngestRole, ListStreamKeysRequest, MediaLimits, PublishPolicy, RotateStreamKeyRequest,
-        StreamKey as StreamKeyMessage, StreamKeyState, UpdateStreamKeyRequest,
+        ListStreamKeysRequest, MediaLimits, PublishPolicy, RotateStreamKeyRequest,
+        StreamKey as StreamKeyMessage, UpdateStreamKeyRequest,
         stream_key_service_server::StreamKeyService as _,
     },
 };
-use runtime::identity::Role;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, Replica, of_role, of_tenant, reason},
+    fixture::{Fixture, Replica, of_tenant, reason},
     on_both,
 };
 use crate::field::{now_ms, timestamp};
@@ -35,12 +30,10 @@ on_both!(
     a_rotated_key_has_two_secrets_for_an_overlap,
     a_deleted_key_frees_its_stream,
     a_request_sent_twice_does_one_thing,
-    listings_are_filtered,
-    a_policy_decides_who_comes_in_and_how,
     every_change_is_an_event,
 );
 
-fn create_request(stream: &str) -> CreateStreamKeyRequest {
+pub(super) fn create_request(stream: &str) -> CreateStreamKeyRequest {
     CreateStreamKeyRequest {
         app: "live".to_owned(),
         stream: stream.to_owned(),
@@ -48,7 +41,7 @@ fn create_request(stream: &str) -> CreateStreamKeyRequest {
     }
 }
 
-async fn create(
+pub(super) async fn create(
     control: &Replica,
     request: CreateStreamKeyRequest,
 ) -> Result<CreateStreamKeyResponse, Status> {
@@ -58,7 +51,7 @@ async fn create(
     created.await.map(tonic::Response::into_inner)
 }
 
-async fn update(
+pub(super) async fn update(
     control: &Replica,
     key: StreamKeyMessage,
     paths: &[&str],
@@ -109,26 +102,7 @@ async fn delete(control: &Replica, tenant: &str, id: &str, etag: &str) -> Result
     deleted.await.map(|_empty| ())
 }
 
-async fn decide(control: &Replica, secret: &str, address: &str) -> Decision {
-    let request = AuthorizeRequest {
-        credential: Some(Credential::StreamKey(secret.to_owned())),
-        app: "live".to_owned(),
-        session_id: "session-1".to_owned(),
-        client_address: address.to_owned(),
-        ..AuthorizeRequest::default()
-    };
-    let answer = control.admission.authorize(of_role(Role::Edge, request));
-    answer.await.unwrap().into_inner().decision.unwrap()
-}
-
-fn denied(decision: Decision) -> Denial {
-    match decision {
-        Decision::Denial(denial) => denial,
-        Decision::AdobeChallenge(_) | Decision::SignedGrant(_) => panic!("no denial"),
-    }
-}
-
-fn fields(status: &Status) -> Vec<String> {
+pub(super) fn fields(status: &Status) -> Vec<String> {
     let violations = status.get_details_bad_request().unwrap().field_violations;
     violations.into_iter().map(|found| found.field).collect()
 }
@@ -385,8 +359,9 @@ async fn a_deleted_key_frees_its_stream(fixture: Fixture) {
         (told[0].target.clone(), told[0].reason.as_str()),
         (Some(target), "a test")
     );
-    let denial = denied(decide(&control, &secret, "").await);
-    assert_eq!(denial.reason(), DenialReason::KeyNotAccepted);
+    assert!(!is_granted(
+        &control.authorize("live", &secret).await.unwrap()
+    ));
     let not_found = (Code::NotFound, "KEY_NOT_FOUND".to_owned());
     assert_eq!(
         reason(delete(&control, "default", &one.id, "").await),
@@ -472,163 +447,6 @@ async fn a_request_sent_twice_does_one_thing(fixture: Fixture) {
         create(&control, request()).await.unwrap().secret,
         answers[0].secret
     );
-}
-
-async fn listings_are_filtered(fixture: Fixture) {
-    let control = fixture.replica().await;
-    let label = |team: &str| BTreeMap::from([("team".to_owned(), team.to_owned())]);
-    let soon = Some(timestamp(now_ms() + 3_600_000));
-    let pending = CreateStreamKeyRequest {
-        policy: Some(PublishPolicy {
-            not_before: soon,
-            ..PublishPolicy::default()
-        }),
-        labels: label("a"),
-        ..create_request("pending")
-    };
-    let pending = create(&control, pending).await.unwrap().stream_key.unwrap();
-    assert_eq!(pending.state(), StreamKeyState::Pending);
-    let active = CreateStreamKeyRequest {
-        labels: label("b"),
-        ..create_request("active")
-    };
-    let active = create(&control, active).await.unwrap().stream_key.unwrap();
-    let short = CreateStreamKeyRequest {
-        expire_time: Some(timestamp(now_ms() + 200)),
-        ..create_request("expired")
-    };
-    create(&control, short).await.unwrap();
-    let (revoked, _) = control.create("revoked").await;
-    control.revoke(&revoked.id).await;
-    let streams = async |request: ListStreamKeysRequest| {
-        let listed = control.keys.list_stream_keys(of_tenant("default", request));
-        let listed = listed.await.unwrap().into_inner().stream_keys;
-        let mut streams: Vec<_> = listed.into_iter().map(|key| key.stream).collect();
-        streams.sort();
-        streams.join(" ")
-    };
-    let in_state = |states: &[StreamKeyState]| ListStreamKeysRequest {
-        states: states.iter().map(|state| (*state).into()).collect(),
-        ..ListStreamKeysRequest::default()
-    };
-    let started = std::time::Instant::now();
-    while streams(in_state(&[StreamKeyState::Expired])).await != "expired" {
-        assert!(started.elapsed() < std::time::Duration::from_secs(5));
-    }
-    assert_eq!(streams(in_state(&[StreamKeyState::Active])).await, "active");
-    assert_eq!(
-        streams(in_state(&[StreamKeyState::Pending])).await,
-        "pending"
-    );
-    let two = [StreamKeyState::Revoked, StreamKeyState::Active];
-    assert_eq!(streams(in_state(&two)).await, "active revoked");
-    assert_eq!(
-        streams(ListStreamKeysRequest::default()).await,
-        "active expired pending"
-    );
-    let by = |team: &str, stream: &str| ListStreamKeysRequest {
-        labels: label(team),
-        stream: stream.to_owned(),
-        ..ListStreamKeysRequest::default()
-    };
-    assert_eq!(streams(by("a", "")).await, "pending");
-    assert_eq!(streams(by("b", "active")).await, "active");
-    assert_eq!(streams(by("b", "pending")).await, "");
-    let moved = StreamKeyMessage {
-        labels: label("a"),
-        ..active
-    };
-    update(&control, moved, &["labels"], "").await.unwrap();
-    assert_eq!(streams(by("a", "")).await, "active pending");
-    let wrong = ListStreamKeysRequest {
-        stream: "a b".to_owned(),
-        tenant: "other".to_owned(),
-        states: vec![77],
-        ..ListStreamKeysRequest::default()
-    };
-    let wrong = control.keys.list_stream_keys(of_tenant("default", wrong));
-    let status = wrong.await.unwrap_err();
-    assert_eq!(fields(&status), ["stream", "tenant", "states"]);
-}
-
-async fn a_policy_decides_who_comes_in_and_how(fixture: Fixture) {
-    let control = fixture.replica().await;
-    let limits = MediaLimits {
-        max_bitrate_bps: 6_000_000,
-        ..MediaLimits::default()
-    };
-    let policy = PublishPolicy {
-        allowed_cidrs: vec!["192.0.2.0/24".to_owned(), "2001:db8::7".to_owned()],
-        reconnect_window_seconds: 20,
-        role: IngestRole::Backup.into(),
-        max_session_seconds: 3600,
-        limits: Some(limits.clone()),
-        quota_group: "gold".to_owned(),
-        ..PublishPolicy::default()
-    };
-    let request = CreateStreamKeyRequest {
-        policy: Some(policy),
-        ..create_request("main")
-    };
-    let created = create(&control, request).await.unwrap();
-    for address in ["198.51.100.1:1935", "[2001:db8::8]:1", "", "nowhere"] {
-        let denial = denied(decide(&control, &created.secret, address).await);
-        assert_eq!(
-            denial.reason(),
-            DenialReason::AddressNotAllowed,
-            "{address}"
-        );
-        assert!(!denial.retryable && denial.description.contains("address"));
-    }
-    for address in [
-        "192.0.2.7:1935",
-        "192.0.2.8",
-        "[::ffff:192.0.2.9]:1",
-        "[2001:db8::7]:1",
-    ] {
-        let Decision::SignedGrant(signed) = decide(&control, &created.secret, address).await else {
-            panic!("{address} is refused");
-        };
-        let grant: Grant = fixture.verifier.verify(&signed).unwrap();
-        assert_eq!((grant.slot, grant.reconnect_window_ms), (1, 20_000));
-        assert_eq!(grant.session_until_ms, grant.issued_ms + 3_600_000);
-        assert_eq!(
-            (grant.limits, grant.quota_group),
-            (Some(limits.clone()), "gold".to_owned())
-        );
-    }
-    // Who has not the whole key learns nothing of it.
-    let (mut wrong, last) = (created.secret.clone(), created.secret.len() - 1);
-    wrong.replace_range(
-        last..,
-        if created.secret.ends_with('0') {
-            "1"
-        } else {
-            "0"
-        },
-    );
-    let denial = denied(decide(&control, &wrong, "198.51.100.1:1").await);
-    assert_eq!(denial.reason(), DenialReason::KeyNotAccepted);
-    let later = CreateStreamKeyRequest {
-        policy: Some(PublishPolicy {
-            not_before: Some(timestamp(now_ms() + 3_600_000)),
-            ..PublishPolicy::default()
-        }),
-        ..create_request("later")
-    };
-    let later = create(&control, later).await.unwrap();
-    let denial = denied(decide(&control, &later.secret, "192.0.2.7:1").await);
-    assert_eq!(
-        (denial.reason(), denial.retryable),
-        (DenialReason::NotYetValid, true)
-    );
-    for outcome in [
-        "address_not_allowed\",source=\"database\"} 4",
-        "not_yet_valid\",source=\"database\"} 1",
-    ] {
-        let line = format!("headwater_key_checks_total{{outcome=\"{outcome}");
-        assert!(control.metric(&line), "{line}");
-    }
 }
 
 async fn every_change_is_an_event(fixture: Fixture) {

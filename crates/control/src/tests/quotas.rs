@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, Replica, of_tenant, reason},
+    fixture::{Fixture, Replica, of_tenant, reason, unreachable_registry},
     on_both,
     session_service::publish,
 };
@@ -27,6 +27,7 @@ on_both!(
     a_group_has_a_quota_of_its_own,
     a_quota_of_sessions_counts_what_is_live_and_what_is_about_to_be,
     quotas_are_set_and_told_to_their_own_tenant,
+    a_registry_that_is_down_leaves_what_was_admitted_to_count,
 );
 
 fn keys(max_keys: u32) -> QuotaMessage {
@@ -274,4 +275,20 @@ async fn quotas_are_set_and_told_to_their_own_tenant(fixture: Fixture) {
     };
     assert_eq!(reason(set(&control, "", Some(beyond)).await), invalid);
     assert!(control.metric("headwater_admin_actions_total{action=\"set_quota\"} 1"));
+}
+
+async fn a_registry_that_is_down_leaves_what_was_admitted_to_count(mut fixture: Fixture) {
+    fixture.registry = unreachable_registry();
+    fixture.config.default_quota = Quota {
+        max_sessions: 1,
+        ..Quota::default()
+    };
+    let control = fixture.replica().await;
+    let (_, one) = control.create("one").await;
+    let (_, two) = control.create("two").await;
+    assert!(is_granted(&control.authorize("live", &one).await.unwrap()));
+    assert!(!is_granted(&control.authorize("live", &two).await.unwrap()));
+    let unavailable = (Code::Unavailable, "REGISTRY_UNAVAILABLE".to_owned());
+    let get = of_tenant("default", GetQuotasRequest::default());
+    assert_eq!(reason(control.tenants.get_quotas(get).await), unavailable);
 }

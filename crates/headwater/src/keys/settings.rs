@@ -66,9 +66,7 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     put(Field::MaxFrameRate, max_frame_rate.is_some());
     limits.max_frame_rate_millihertz = max_frame_rate.unwrap_or_default();
     put(Field::MaxKeyframeInterval, max_keyframe_interval.is_some());
-    let interval_ms = max_keyframe_interval.unwrap_or_default().as_millis();
-    limits.max_keyframe_interval_ms =
-        u32::try_from(interval_ms).map_err(|_long| too_long("--max-keyframe-interval"))?;
+    limits.max_keyframe_interval_ms = milliseconds(max_keyframe_interval)?;
     put(Field::VideoCodec, !video_codec.is_empty());
     limits.video_codecs = video_codec;
     put(Field::AudioCodec, !audio_codec.is_empty());
@@ -121,6 +119,11 @@ fn seconds(time: Option<Duration>, argument: &str) -> Result<u32, UsageError> {
         .as_secs()
         .saturating_add(u64::from(time.subsec_nanos() > 0));
     u32::try_from(seconds).map_err(|_long| too_long(argument))
+}
+
+fn milliseconds(interval: Option<Duration>) -> Result<u32, UsageError> {
+    let interval_ms = interval.unwrap_or_default().as_millis();
+    u32::try_from(interval_ms).map_err(|_long| too_long("--max-keyframe-interval"))
 }
 
 fn too_long(argument: &str) -> UsageError {

@@ -95,8 +95,7 @@ impl KeyFilter {
         for (label, value) in &self.labels {
             let (label, value) = (statement.text(label), statement.text(value));
             conditions.push(format!(
-                "EXISTS (SELECT 1 FROM stream_key_labels WHERE stream_key_id = stream_keys.id \
-                 AND label = {label} AND value = {value})"
+                "id IN (SELECT stream_key_id FROM stream_key_labels WHERE label = {label} AND value = {value})"
             ));
         }
         let states: Vec<_> = self
