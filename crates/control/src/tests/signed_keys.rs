@@ -15,14 +15,13 @@ use proto::{
         stream_key_service_server::StreamKeyService as _,
     },
 };
-use registry::{RedisConfig, RedisRegistry, Registry};
 use runtime::identity::Role;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use super::{
     backend::{Backend, Reply},
-    fixture::{Fixture, Replica, of_role, of_tenant, reason},
+    fixture::{Fixture, Replica, of_role, of_tenant, reason, unreachable_registry},
     on_both,
     session_service::publish,
 };
@@ -386,15 +385,7 @@ async fn a_stream_belongs_to_one_tenant_whoever_signs(mut fixture: Fixture) {
 async fn uses_that_cannot_be_counted_are_not_granted() {
     let mut fixture = Fixture::sqlite();
     let key = signing(&mut fixture, None);
-    let redis = RedisConfig {
-        url: "redis://127.0.0.1:1".to_owned(),
-        username: None,
-        password_file: None,
-        ca_file: None,
-        prefix: "hw".to_owned(),
-        timeout: Duration::from_millis(500),
-    };
-    fixture.registry = Registry::Redis(RedisRegistry::open(&redis).unwrap());
+    fixture.registry = unreachable_registry();
     let control = fixture.replica().await;
     let counted = key.sign(&claims(json!({"max_uses": 1})));
     let denial = denied(control.ask_with(APP, &counted, "session-1").await);

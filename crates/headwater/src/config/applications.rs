@@ -157,6 +157,7 @@ impl WebhookSection {
     fn finish(self, path: &str, check: &mut Check) -> Option<Webhook> {
         let url = check.required(&format!("{path}.url"), self.url);
         let secret_file = check.required(&format!("{path}.secret_file"), self.secret_file);
+        let tenant = tenant(&format!("{path}.tenant"), self.tenant, check);
         let timeout = self
             .timeout
             .map_or(control::WEBHOOK_TIMEOUT, |timeout| timeout.0);
@@ -175,7 +176,7 @@ impl WebhookSection {
         Some(Webhook {
             url: url?.0,
             secret_file: check.resolve(&secret_file?),
-            tenant: tenant(&format!("{path}.tenant"), self.tenant, check),
+            tenant,
             timeout,
             concurrency_max,
         })
