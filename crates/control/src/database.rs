@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
 
+mod credentials;
 mod events;
 mod keys;
 mod quotas;
@@ -29,6 +30,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
+    credentials::Refused,
     events::NewEvent,
     keys::{
         ChangeOutcome, CreateOutcome, Creation, Deletion, KeyChange, KeyFilter, KeyRecord,
@@ -254,6 +256,11 @@ fn migrator() -> Migrator {
             4,
             "key policies",
             include_str!("../migrations/0004_key_policies.sql"),
+        ),
+        migration(
+            6,
+            "refused credentials",
+            include_str!("../migrations/0006_refused_credentials.sql"),
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
         migration(8, "quotas", include_str!("../migrations/0008_quotas.sql")),

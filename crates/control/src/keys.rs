@@ -97,9 +97,12 @@ impl StreamKeyService for StreamKeys {
 
     async fn revoke_signed_key(
         &self,
-        _request: Request<RevokeSignedKeyRequest>,
+        request: Request<RevokeSignedKeyRequest>,
     ) -> Result<Response<RevokeSignedKeyResponse>, Status> {
-        Err(Status::unimplemented("revoke_signed_key"))
+        self.0
+            .metrics
+            .timed("RevokeSignedKey", self.revoke_signed(request))
+            .await
     }
 }
 
