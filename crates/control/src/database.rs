@@ -5,6 +5,7 @@
 mod events;
 mod keys;
 mod revocations;
+mod tokens;
 
 use std::{
     os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
@@ -30,6 +31,7 @@ pub(crate) use self::{
     events::NewEvent,
     keys::{CreateOutcome, KeyFilter, KeyRecord},
     revocations::{LogEntry, Target, Termination},
+    tokens::TokenRecord,
 };
 use crate::{
     config::DatabaseConfig,
@@ -241,6 +243,11 @@ fn migrator() -> Migrator {
             4,
             "key policies",
             include_str!("../migrations/0004_key_policies.sql"),
+        ),
+        migration(
+            5,
+            "api tokens",
+            include_str!("../migrations/0005_api_tokens.sql"),
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
     ])

@@ -15,7 +15,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::{
     Shared,
     adobe::password_equivalent,
-    caller::{address, tenant},
+    caller::{Caller, Scope},
     client_certificate::CertificateBinding,
     database::{CreateOutcome, KeyFilter, KeyRecord},
     field::{self, Violations, now_ms, timestamp},
@@ -71,29 +71,33 @@ impl StreamKeyService for StreamKeys {
 
     async fn update_stream_key(
         &self,
-        _request: Request<proto::v1::UpdateStreamKeyRequest>,
+        request: Request<proto::v1::UpdateStreamKeyRequest>,
     ) -> Result<Response<StreamKeyMessage>, Status> {
+        self.0.caller(&request, Scope::KeysWrite).await?;
         Err(Status::unimplemented("update_stream_key"))
     }
 
     async fn rotate_stream_key(
         &self,
-        _request: Request<proto::v1::RotateStreamKeyRequest>,
+        request: Request<proto::v1::RotateStreamKeyRequest>,
     ) -> Result<Response<proto::v1::RotateStreamKeyResponse>, Status> {
+        self.0.caller(&request, Scope::KeysWrite).await?;
         Err(Status::unimplemented("rotate_stream_key"))
     }
 
     async fn delete_stream_key(
         &self,
-        _request: Request<proto::v1::DeleteStreamKeyRequest>,
+        request: Request<proto::v1::DeleteStreamKeyRequest>,
     ) -> Result<Response<proto::v1::DeleteStreamKeyResponse>, Status> {
+        self.0.caller(&request, Scope::KeysWrite).await?;
         Err(Status::unimplemented("delete_stream_key"))
     }
 
     async fn revoke_signed_key(
         &self,
-        _request: Request<proto::v1::RevokeSignedKeyRequest>,
+        request: Request<proto::v1::RevokeSignedKeyRequest>,
     ) -> Result<Response<proto::v1::RevokeSignedKeyResponse>, Status> {
+        self.0.caller(&request, Scope::KeysWrite).await?;
         Err(Status::unimplemented("revoke_signed_key"))
     }
 }
@@ -103,15 +107,16 @@ impl StreamKeys {
         &self,
         request: Request<CreateStreamKeyRequest>,
     ) -> Result<CreateStreamKeyResponse, Status> {
-        let (tenant, address) = (tenant(&request)?, address(&request));
+        let caller = self.0.caller(&request, Scope::KeysWrite).await?;
         let request = request.into_inner();
         let now_ms = now_ms();
         let Checked {
+            tenant,
             expire_ms,
             policy,
             publish_policy,
             binding,
-        } = check(&request, &tenant, now_ms)?;
+        } = check(&request, &caller, now_ms)?;
         if !self.0.live.has_application(&request.app) {
             return Err(status(
                 Code::NotFound,
@@ -130,7 +135,7 @@ impl StreamKeys {
         });
         let record = KeyRecord {
             id: stream_key.id(),
-            tenant: tenant.as_ref().into(),
+            tenant,
             app: request.app,
             stream: request.stream,
             description: request.description,
@@ -156,7 +161,7 @@ impl StreamKeys {
                 ));
             }
         }
-        self.audit("create_stream_key", &record, &address, "");
+        self.audit("create_stream_key", &record, &caller, "");
         Ok(CreateStreamKeyResponse {
             stream_key: Some(message(record)),
             secret: (*stream_key.reveal()).clone(),
@@ -164,8 +169,8 @@ impl StreamKeys {
     }
 
     async fn get(&self, request: Request<GetStreamKeyRequest>) -> Result<StreamKeyMessage, Status> {
-        let tenant = tenant(&request)?;
-        self.find(&tenant, id(&request.into_inner().id)?)
+        let caller = self.0.caller(&request, Scope::KeysRead).await?;
+        self.find(&caller, id(&request.into_inner().id)?)
             .await
             .map(message)
     }
@@ -174,12 +179,14 @@ impl StreamKeys {
         &self,
         request: Request<ListStreamKeysRequest>,
     ) -> Result<ListStreamKeysResponse, Status> {
-        let tenant = tenant(&request)?;
+        let caller = self.0.caller(&request, Scope::KeysRead).await?;
+        let tenant = tenant(&caller, &request.get_ref().tenant)
+            .map_err(|description| field::invalid("tenant", description))?;
         let request = request.into_inner();
         let page = Page::of(&request.app, request.page_size, &request.page_token)?;
 
         let filter = KeyFilter {
-            tenant: tenant.as_ref().into(),
+            tenant,
             app: request.app,
             include_revoked: request.include_revoked,
         };
@@ -207,36 +214,37 @@ impl StreamKeys {
         &self,
         request: Request<RevokeStreamKeyRequest>,
     ) -> Result<StreamKeyMessage, Status> {
-        let (tenant, address) = (tenant(&request)?, address(&request));
+        let caller = self.0.caller(&request, Scope::KeysWrite).await?;
         let request = request.into_inner();
         let id = id(&request.id)?;
         let mut violations = Violations::default();
         violations.check("reason", field::reason(&request.reason));
         violations.finish()?;
+        let record = self.find(&caller, id).await?;
         let revoked = self
             .0
             .database
-            .revoke_key(&tenant, id, &request.reason, now_ms())
+            .revoke_key(&record.tenant, id, &request.reason, now_ms())
             .await?;
-        let record = self.find(&tenant, id).await?;
+        let record = self.find(&caller, id).await?;
         if revoked {
-            self.audit("revoke_stream_key", &record, &address, &request.reason);
+            self.audit("revoke_stream_key", &record, &caller, &request.reason);
         }
         Ok(message(record))
     }
 
     /// What another tenant owns is not there.
-    async fn find(&self, tenant: &str, id: StreamKeyId) -> Result<KeyRecord, Status> {
+    async fn find(&self, caller: &Caller, id: StreamKeyId) -> Result<KeyRecord, Status> {
         let record = self
             .0
             .database
             .key(id)
             .await?
-            .filter(|record| record.tenant == tenant);
+            .filter(|record| caller.sees(&record.tenant));
         record.ok_or_else(|| status(Code::NotFound, "KEY_NOT_FOUND", "no such stream key"))
     }
 
-    fn audit(&self, action: &'static str, record: &KeyRecord, client_address: &str, reason: &str) {
+    fn audit(&self, action: &'static str, record: &KeyRecord, caller: &Caller, reason: &str) {
         self.0.metrics.admin_action(action);
         tracing::info!(
             action,
@@ -245,7 +253,8 @@ impl StreamKeys {
             app = record.app,
             stream = record.stream,
             adobe = record.adobe.is_some(),
-            client_address,
+            caller = caller.name,
+            client_address = caller.address,
             reason,
             "stream key changed"
         );
@@ -254,13 +263,18 @@ impl StreamKeys {
 
 /// What the fields of a new key mean.
 struct Checked {
+    tenant: String,
     expire_ms: Option<i64>,
     policy: i32,
     publish_policy: Policy,
     binding: Option<CertificateBinding>,
 }
 
-fn check(request: &CreateStreamKeyRequest, tenant: &str, now_ms: i64) -> Result<Checked, Status> {
+fn check(
+    request: &CreateStreamKeyRequest,
+    caller: &Caller,
+    now_ms: i64,
+) -> Result<Checked, Status> {
     let mut violations = Violations::default();
     violations.check("app", field::app(&request.app));
     violations.check("stream", field::stream(&request.stream));
@@ -274,24 +288,24 @@ fn check(request: &CreateStreamKeyRequest, tenant: &str, now_ms: i64) -> Result<
     let binding = &request.client_certificate;
     let binding = (!binding.is_empty()).then(|| CertificateBinding::parse(binding));
     let binding = violations.check("client_certificate", binding.transpose());
-    let own = request.tenant.is_empty() || request.tenant == tenant;
-    violations.check(
-        "tenant",
-        if own {
-            Ok(())
-        } else {
-            Err("not the tenant of the caller's token")
-        },
-    );
+    let tenant = violations.check("tenant", tenant(caller, &request.tenant));
     let publish_policy = request.policy.clone().unwrap_or_default();
     let publish_policy = Policy::parse(publish_policy, &mut violations);
     violations.finish()?;
     Ok(Checked {
+        tenant: tenant.unwrap_or_default(),
         publish_policy,
         expire_ms,
         policy: policy.unwrap_or_default(),
         binding: binding.flatten(),
     })
+}
+
+/// The tenant to act for.
+fn tenant(caller: &Caller, named: &str) -> Result<String, &'static str> {
+    let tenant = caller.tenant(named)?;
+    field::tenant(&tenant)?;
+    Ok(tenant.as_ref().into())
 }
 
 fn id(id: &str) -> Result<StreamKeyId, Status> {

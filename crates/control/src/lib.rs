@@ -1,11 +1,12 @@
 //! Stream keys, admission, sessions and revocations: the only place that opens the key database.
 //!
-//! Two ports: the public one for product backends (stream keys, sessions; a bearer token), the internal one for edges
+//! Two ports: the public one for product backends (stream keys, sessions, tokens; a bearer token or a client certificate), the internal one for edges
 //! (admission, the revocation log) and the operator (what the replica runs with), by the role of their certificates. Keys are rows in SQL, sessions are leases in the registry; control
 //! itself holds nothing that another replica needs.
 
 #![deny(missing_docs)]
 
+mod access;
 mod admission;
 mod adobe;
 mod caller;
@@ -27,6 +28,7 @@ mod sessions;
 mod stream_key;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,25 +41,27 @@ use proto::{
     v1::{
         session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
+        token_service_server::TokenServiceServer,
     },
 };
 use registry::Registry;
 use runtime::{
     admin::Readiness,
     bearer::BearerCredentials,
+    egress::Egress,
     grpc,
     metrics::Metrics,
     reload::{FileError, Reloading},
     shutdown::Shutdown,
+    tls::TlsError,
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::service::interceptor::InterceptedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
+    access::Access,
     admission::Admission,
-    caller::Authenticate,
     cluster::ClusterState,
     database::Database,
     keys::StreamKeys,
@@ -65,8 +69,11 @@ use self::{
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
     sessions::Sessions,
+    tokens::Tokens,
 };
 pub use self::{
+    access::{ApiAccess, ClaimOr, Permission, TokenIssuer, TokenPermissions, TokenVerification},
+    client_certificate::check_name as check_certificate_name,
     config::{Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF},
     database::DatabaseError,
     field::{app as check_application, tenant as check_tenant},
@@ -80,7 +87,6 @@ pub struct Control {
     shared: Arc<Shared>,
     follower: LogFollower,
     pepper_file: PepperFile,
-    authenticate: Authenticate,
 }
 
 /// What control is given by its process.
@@ -126,6 +132,9 @@ pub enum ControlError {
     /// A secret could not be read.
     #[error("a secret cannot be used")]
     Secret(#[from] FileError),
+    /// Nobody can be called.
+    #[error("the client for calls to the outside")]
+    Egress(#[from] TlsError),
     /// A port failed.
     #[error("a port cannot be served")]
     Serve(#[from] tonic::transport::Error),
@@ -153,12 +162,20 @@ impl Control {
         readiness.expect(log_tail::READINESS, "not opened yet");
         let signer = secret_file::watch_grant_signer(config.grant_key_file)?;
         let credentials = BearerCredentials::watch("API token", config.api_token_file)?;
+        let egress = Egress::new(config.egress)?;
+        let access = Access::open(
+            config.api_access,
+            credentials,
+            &config.default_tenant,
+            &egress,
+        )?;
         let database = Database::open(&config.database).await?;
         let pepper_file = PepperFile::open(config.pepper_file, database.clone()).await?;
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
         let shared = Shared {
+            access,
             live: Live::new(config.applications),
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
@@ -173,10 +190,6 @@ impl Control {
             shared: Arc::new(shared),
             follower,
             pepper_file,
-            authenticate: Authenticate {
-                credentials,
-                tenant: config.default_tenant.into(),
-            },
         })
     }
 
@@ -191,7 +204,6 @@ impl Control {
             shared,
             follower,
             pepper_file,
-            authenticate,
         } = self;
         let _following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
         let _reloading = AbortOnDropHandle::new(tokio::spawn(pepper_file.follow()));
@@ -206,10 +218,13 @@ impl Control {
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let sessions = SessionServiceServer::new(Sessions(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let tokens = TokenServiceServer::new(Tokens(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
-            .add_service(InterceptedService::new(stream_keys, authenticate.clone()))
-            .add_service(InterceptedService::new(sessions, authenticate));
+            .add_service(stream_keys)
+            .add_service(sessions)
+            .add_service(tokens);
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX);
@@ -231,6 +246,7 @@ impl Control {
 
 /// What the services share.
 pub(crate) struct Shared {
+    access: Access,
     live: Live,
     hold_off: Duration,
     grant_lifetime: Duration,
@@ -280,16 +296,21 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
     for app in &config.applications {
         field::app(app).map_err(error("application", app))?;
     }
+    config
+        .api_access
+        .check()
+        .map_err(error("api access", "of the configuration"))?;
     field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
 }
 
 /// Longest request, in bytes: the longest legal one is some 2 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 5] = [
+const HEALTH_SERVICES: [&str; 6] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
+    proto::v1::token_service_server::SERVICE_NAME,
 ];

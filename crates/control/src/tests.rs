@@ -1,6 +1,7 @@
 //! The same suite on SQLite and on a real PostgreSQL. Services are called directly; `tests/served.rs` goes through the
 //! ports.
 
+mod access;
 mod admission_service;
 mod adobe_authentication;
 mod cluster_service;
@@ -11,6 +12,7 @@ mod reload;
 mod revocation_log;
 mod session_service;
 mod start;
+mod tokens;
 
 /// Runs each test on both databases.
 macro_rules! on_both {

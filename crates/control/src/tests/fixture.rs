@@ -22,14 +22,9 @@ use tonic::{Request, Status};
 
 use super::postgres::PostgresServer;
 use crate::{
-    Config, Control, ControlError, DatabaseConfig, Dependencies, Shared,
-    admission::Admission,
-    caller::{Authenticate, Tenant},
-    cluster::ClusterState,
-    encode_grant_key, generate_pepper_file,
-    keys::StreamKeys,
-    pepper::PepperFile,
-    sessions::Sessions,
+    Config, Control, ControlError, DatabaseConfig, Dependencies, Shared, admission::Admission,
+    caller::Tenant, cluster::ClusterState, encode_grant_key, generate_pepper_file,
+    keys::StreamKeys, pepper::PepperFile, sessions::Sessions, tokens::Tokens,
 };
 
 /// What replicas of one cluster have in common.
@@ -49,7 +44,7 @@ pub(super) struct Replica {
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
-    pub(super) authenticate: Authenticate,
+    pub(super) tokens: Tokens,
     /// Nobody follows it but the test.
     pub(super) pepper_file: PepperFile,
     _following: AbortOnDropHandle<()>,
@@ -112,18 +107,17 @@ impl Fixture {
             shared,
             follower,
             pepper_file,
-            authenticate,
         } = Control::new(self.config.clone(), dependencies).await?;
         let shutdown = Shutdown::default();
         Ok(Replica {
             keys: StreamKeys(shared.clone()),
             sessions: Sessions(shared.clone()),
+            tokens: Tokens(shared.clone()),
             admission: Admission::new(shared.clone(), shutdown.clone()),
             cluster: ClusterState::new(shared.clone()),
             shared,
             metrics,
             shutdown,
-            authenticate,
             pepper_file,
             _following: AbortOnDropHandle::new(tokio::spawn(follower.run())),
         })
@@ -223,8 +217,8 @@ pub(super) fn of_tenant<T>(tenant: &str, message: T) -> Request<T> {
 pub(super) fn of_role<T>(role: Role, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(Peer {
-        address: None,
         role: Some(role),
+        ..Peer::default()
     });
     request
 }
@@ -240,3 +234,11 @@ pub(super) fn reason<T>(result: Result<T, Status>) -> (tonic::Code, String) {
 
 /// Well above the sign of life.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
+
+/// With a credential, as a client sends it.
+pub(super) fn bearing<T>(credential: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let header = format!("Bearer {credential}").parse().unwrap();
+    request.metadata_mut().insert("authorization", header);
+    request
+}
