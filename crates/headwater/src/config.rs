@@ -7,7 +7,9 @@
 //!
 //! Sections of other roles may be in the same file: their form is checked, their files are not touched.
 
+mod access;
 mod check;
+mod client_certificates;
 mod control;
 mod document;
 mod edge;

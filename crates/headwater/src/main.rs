@@ -21,6 +21,7 @@ mod roles;
 mod secrets;
 mod sessions;
 mod standalone;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -79,5 +80,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Probe(arguments) => probe::run(*arguments).await,
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
+        Command::Tokens { server, command } => tokens::run(&server, command).await,
     }
 }

@@ -11,7 +11,7 @@ use proto::v1::{
     WatchEventsRequest, WatchSessionsRequest,
 };
 use runtime::{
-    grpc::{self, Listener, Peer},
+    grpc::{self, Listener, Peer, Target},
     identity::Role,
     shutdown::Shutdown,
     tls::ClientCertificate,
@@ -89,7 +89,7 @@ impl Served {
             control.run(listeners, Shutdown::default()).await.unwrap();
         });
         let served = Self {
-            channel: grpc::channel(&target),
+            channel: grpc::channel(&Target::InProcess(target)),
             _running: AbortOnDropHandle::new(running),
         };
         (served, shared)

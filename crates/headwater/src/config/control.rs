@@ -2,13 +2,18 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use control::DatabaseConfig;
-use runtime::tls::CertificateFiles;
+use control::{ApiAccess, DatabaseConfig};
+use runtime::{
+    egress::EgressConfig,
+    tls::{CertificateFiles, ClientCertificates},
+};
 use serde::Deserialize;
 
 use super::{
+    access::{self, IssuerSection, SubjectSection},
     check::Check,
-    scalar::{Address, OneOrMany, Time},
+    client_certificates::ClientCertificatesSection,
+    scalar::{Address, Network, OneOrMany, Time},
     shared,
 };
 
@@ -18,6 +23,7 @@ pub(crate) struct ControlConfig {
     pub(crate) control: control::Config,
     pub(crate) internal_listen: SocketAddr,
     pub(crate) public_certificate: CertificateFiles,
+    pub(crate) public_client_certificates: ClientCertificates,
     pub(crate) public_listen: SocketAddr,
 }
 
@@ -26,14 +32,25 @@ pub(crate) struct ControlConfig {
 pub(super) struct Section {
     api_token_file: Option<PathBuf>,
     applications: Option<OneOrMany<String>>,
+    client_certificates: Option<Vec<Option<SubjectSection>>>,
     database: Option<DatabaseSection>,
+    egress: Option<EgressSection>,
     grant_key_file: Option<PathBuf>,
     grant_lifetime: Option<Time>,
     hold_off: Option<Time>,
     internal: Option<InternalSection>,
+    oidc: Option<Vec<Option<IssuerSection>>>,
     pepper_file: Option<PathBuf>,
     public: Option<PublicSection>,
     tenant: Option<String>,
+}
+
+/// Whom webhooks and key sets may be asked of.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct EgressSection {
+    allow: Option<OneOrMany<Network>>,
+    ca_file: Option<PathBuf>,
 }
 
 /// One of the two.
@@ -61,6 +78,7 @@ struct InternalSection {
 #[serde(default)]
 struct PublicSection {
     certificate: Option<PathBuf>,
+    client_certificates: Option<ClientCertificatesSection>,
     listen: Option<Address>,
     private_key: Option<PathBuf>,
 }
@@ -82,6 +100,10 @@ impl Section {
             public.private_key,
             check,
         );
+        let clients = public.client_certificates.unwrap_or_default();
+        let clients = clients.finish("control.public.client_certificates", check);
+        let asked = !matches!(clients, Some(ClientCertificates::Off) | None);
+        let api_access = api_access(self.oidc, self.client_certificates, asked, check);
         let applications = self.applications.map(|given| applications(given, check));
         if applications.as_ref().is_some_and(Vec::is_empty) {
             check.mistake("control.applications", "needs an application");
@@ -95,8 +117,12 @@ impl Section {
             );
         }
 
+        let egress = self.egress.unwrap_or_default().finish(check);
+
         let mut control =
             control::Config::new(database?, pepper_file?, grant_key_file?, api_token_file?);
+        control.api_access = api_access;
+        control.egress = egress;
         if let Some(applications) = applications {
             control.applications = applications;
         }
@@ -113,8 +139,52 @@ impl Section {
             control,
             internal_listen: internal_listen?.0,
             public_certificate: public_certificate?,
+            public_client_certificates: clients?,
             public_listen: public_listen?.0,
         })
+    }
+}
+
+/// Who may call the API beside whoever has a token; `asked`: whether the port asks for certificates.
+fn api_access(
+    oidc: Option<Vec<Option<IssuerSection>>>,
+    certificates: Option<Vec<Option<SubjectSection>>>,
+    asked: bool,
+    check: &mut Check,
+) -> ApiAccess {
+    const CERTIFICATES: &str = "control.client_certificates";
+    if certificates.is_some() && !asked {
+        let what = "needs control.public.client_certificates: no certificate is asked for";
+        check.mistake(CERTIFICATES, what);
+    }
+    let mut issuers = Vec::new();
+    for (index, section) in oidc.into_iter().flatten().enumerate() {
+        let path = format!("control.oidc[{index}]");
+        let section = check.required(&path, section);
+        issuers.extend(section.and_then(|section| section.finish(&path, check)));
+    }
+    let certificates = certificates.unwrap_or_default();
+    let check_name = control::check_certificate_name;
+    ApiAccess {
+        issuers,
+        certificates: access::named(certificates, CERTIFICATES, check, check_name),
+    }
+}
+
+impl EgressSection {
+    fn finish(self, check: &mut Check) -> EgressConfig {
+        let allow = self
+            .allow
+            .map(|allow| allow.finish("control.egress.allow", check));
+        EgressConfig {
+            allow: allow
+                .into_iter()
+                .flatten()
+                .map(|network| network.0)
+                .collect(),
+            roots: rustls_native_certs::load_native_certs().certs,
+            ca_file: check.optional_file("control.egress.ca_file", self.ca_file),
+        }
     }
 }
 

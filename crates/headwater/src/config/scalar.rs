@@ -64,6 +64,12 @@ text_scalar!(
     }
 );
 text_scalar!(
+    /// What is called over the guarded client.
+    HttpsUrl(runtime::egress::HttpsUrl),
+    "a URL such as https://platform.example/path",
+    |text| text.parse().ok()
+);
+text_scalar!(
     /// An origin's name.
     OriginName(registry::OriginName),
     "a name (letters, digits, and . _ : -)",
