@@ -28,7 +28,7 @@ pub(super) struct Issuer {
 
 enum Verification {
     Keys(JwtVerifier),
-    Review(TokenReview),
+    Review(Box<TokenReview>),
 }
 
 impl Issuer {
@@ -60,12 +60,9 @@ impl Issuer {
                 }))
             }
             TokenVerification::TokenReview { url, token_file } => {
-                Verification::Review(TokenReview::new(
-                    egress.clone(),
-                    url,
-                    watch_bearer(token_file)?,
-                    audience.clone(),
-                ))
+                let bearer = watch_bearer(token_file)?;
+                let review = TokenReview::new(egress.clone(), url, bearer, audience.clone());
+                Verification::Review(Box::new(review))
             }
         };
         Ok(Self {
