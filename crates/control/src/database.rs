@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
 
+mod credentials;
 mod events;
 mod keys;
 mod revocations;
@@ -28,6 +29,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
+    credentials::Refused,
     events::NewEvent,
     keys::{CreateOutcome, KeyFilter, KeyRecord},
     revocations::{LogEntry, Target, Termination},
@@ -248,6 +250,11 @@ fn migrator() -> Migrator {
             5,
             "api tokens",
             include_str!("../migrations/0005_api_tokens.sql"),
+        ),
+        migration(
+            6,
+            "refused credentials",
+            include_str!("../migrations/0006_refused_credentials.sql"),
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
     ])

@@ -6,8 +6,9 @@ use proto::{
     error::status,
     v1::{
         CreateStreamKeyRequest, CreateStreamKeyResponse, GetStreamKeyRequest,
-        ListStreamKeysRequest, ListStreamKeysResponse, RevokeStreamKeyRequest,
-        StreamKey as StreamKeyMessage, TakeoverPolicy, stream_key_service_server::StreamKeyService,
+        ListStreamKeysRequest, ListStreamKeysResponse, RevokeSignedKeyRequest,
+        RevokeSignedKeyResponse, RevokeStreamKeyRequest, StreamKey as StreamKeyMessage,
+        TakeoverPolicy, stream_key_service_server::StreamKeyService,
     },
 };
 use tonic::{Code, Request, Response, Status};
@@ -95,10 +96,12 @@ impl StreamKeyService for StreamKeys {
 
     async fn revoke_signed_key(
         &self,
-        request: Request<proto::v1::RevokeSignedKeyRequest>,
-    ) -> Result<Response<proto::v1::RevokeSignedKeyResponse>, Status> {
-        self.0.caller(&request, Scope::KeysWrite).await?;
-        Err(Status::unimplemented("revoke_signed_key"))
+        request: Request<RevokeSignedKeyRequest>,
+    ) -> Result<Response<RevokeSignedKeyResponse>, Status> {
+        self.0
+            .metrics
+            .timed("RevokeSignedKey", self.revoke_signed(request))
+            .await
     }
 }
 
@@ -253,7 +256,7 @@ impl StreamKeys {
             app = record.app,
             stream = record.stream,
             adobe = record.adobe.is_some(),
-            caller = caller.name,
+            actor = caller.name,
             client_address = caller.address,
             reason,
             "stream key changed"

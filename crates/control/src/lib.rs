@@ -25,6 +25,8 @@ mod pepper;
 mod policy;
 mod secret_file;
 mod sessions;
+mod signed_keys;
+mod standard_webhooks;
 mod stream_key;
 #[cfg(test)]
 mod tests;
@@ -61,7 +63,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
     access::Access,
-    admission::Admission,
+    admission::{Admission, Sources},
     cluster::ClusterState,
     database::Database,
     keys::StreamKeys,
@@ -74,10 +76,14 @@ use self::{
 pub use self::{
     access::{ApiAccess, ClaimOr, Permission, TokenIssuer, TokenPermissions, TokenVerification},
     client_certificate::check_name as check_certificate_name,
-    config::{Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF},
+    config::{
+        AdmissionSource, Application, Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF,
+        KeySetLocation, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX, WEBHOOK_TIMEOUT,
+        WEBHOOK_TIMEOUT_MAX, Webhook,
+    },
     database::DatabaseError,
     field::{app as check_application, tenant as check_tenant},
-    live::Live,
+    live::{ApplicationError, Live},
     pepper::generate_pepper_file,
     secret_file::encode_grant_key,
 };
@@ -110,6 +116,9 @@ pub struct Listeners {
 /// Control could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
+    /// What an application's configuration names cannot be used.
+    #[error(transparent)]
+    Application(#[from] ApplicationError),
     /// A configured name cannot be one.
     #[error("{field} {value:?}: {expected}")]
     Config {
@@ -174,9 +183,14 @@ impl Control {
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
+        let sources = Sources {
+            egress,
+            metrics: metrics.clone(),
+            default_tenant: config.default_tenant.clone(),
+        };
         let shared = Shared {
             access,
-            live: Live::new(config.applications),
+            live: Live::new(&config.applications, sources)?,
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
             database,
@@ -294,7 +308,7 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
         }
     };
     for app in &config.applications {
-        field::app(app).map_err(error("application", app))?;
+        field::app(&app.name).map_err(error("application", &app.name))?;
     }
     config
         .api_access

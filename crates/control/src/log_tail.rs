@@ -167,6 +167,12 @@ impl LogFollower {
                 "old revocations are not forgotten yet"
             ),
         }
+        if let Err(error) = self.database.prune_credentials(now_ms()).await {
+            tracing::info!(
+                reason = chain(&error),
+                "credentials that are not refused any more are not forgotten yet"
+            );
+        }
     }
 }
 

@@ -136,7 +136,7 @@ impl Sessions {
         self.0.metrics.admin_action("terminate_session");
         tracing::info!(
             action = "terminate_session",
-            caller = caller.name,
+            actor = caller.name,
             tenant = lease.stats.tenant,
             session_id = %lease.session,
             stream_id = %lease.stream,

@@ -214,23 +214,22 @@ pub(crate) fn redacted(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What is before and behind the first thing in a text that could hold a secret: `hw_` and more word characters than
-/// an id has. Mistyped and cut keys count.
+/// What is before and behind the first thing in a text that could hold a secret: `hw_`, or what a signed key begins
+/// with, and more word characters than an id has. Mistyped and cut keys count.
 fn next_suspect(text: &str) -> Option<(&str, &str)> {
     let bytes = text.as_bytes();
     for (start, window) in bytes.windows(PREFIX.len()).enumerate() {
-        if ![PREFIX, TOKEN_PREFIX]
-            .map(|prefix| prefix.eq_ignore_ascii_case(window))
-            .contains(&true)
-        {
+        let is_signed = window == SIGNED_PREFIX;
+        let is_prefix = |prefix: &[u8; PREFIX.len()]| prefix.eq_ignore_ascii_case(window);
+        if !is_signed && !is_prefix(PREFIX) && !is_prefix(TOKEN_PREFIX) {
             continue;
         }
         let (before, suspect) = text.split_at_checked(start)?;
         let (_prefix, word) = suspect.split_at_checked(PREFIX.len())?;
-        let word_bytes = word
-            .bytes()
-            .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == SEPARATOR)
-            .count();
+        let inner = |byte: u8| {
+            byte.is_ascii_alphanumeric() || byte == SEPARATOR || is_signed && b"-.".contains(&byte)
+        };
+        let word_bytes = word.bytes().take_while(|byte| inner(*byte)).count();
         if word_bytes > ID_CHARS {
             let (_word, after) = word.split_at_checked(word_bytes)?;
             return Some((before, after));
@@ -273,6 +272,8 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const PREFIX: &[u8; 3] = b"hw_";
 /// As far as it is as long.
 const TOKEN_PREFIX: &[u8; PREFIX.len()] = b"hwt";
+/// A JSON object in base64url, as the header of a JWT is: `{"`.
+const SIGNED_PREFIX: &[u8; PREFIX.len()] = b"eyJ";
 const SEPARATOR: u8 = b'_';
 /// 80 bits.
 const ID_CHARS: usize = 16;
@@ -391,7 +392,9 @@ mod tests {
             stream_key.reveal().to_uppercase()
         );
         assert_eq!(redacted(&text), "é live/hw_<redacted>/x and hw_<redacted>");
-        let harmless = format!("hw_{} hw_ hw_hw_x", stream_key.id());
+        let signed = "in live/eyJhbGciOiJFZERTQSIsImtpZCI6ImEifQ.eyJpc3MiOiJhIn0.c2lnLW5hdHVyZQ x";
+        assert_eq!(redacted(signed), "in live/hw_<redacted> x");
+        let harmless = format!("hw_{} hw_ hw_hw_x eyJ keyJay", stream_key.id());
         assert_eq!(redacted(&harmless), harmless);
     }
 

@@ -2,8 +2,10 @@
 //! ports.
 
 mod access;
+mod access_over_tls;
 mod admission_service;
 mod adobe_authentication;
+mod backend;
 mod cluster_service;
 mod fixture;
 mod key_service;
@@ -11,8 +13,10 @@ mod postgres;
 mod reload;
 mod revocation_log;
 mod session_service;
+mod signed_keys;
 mod start;
 mod tokens;
+mod webhook;
 
 /// Runs each test on both databases.
 macro_rules! on_both {

@@ -222,7 +222,7 @@ impl Tokens {
         self.0.metrics.admin_action(action);
         tracing::info!(
             action,
-            caller = caller.name,
+            actor = caller.name,
             client_address = caller.address,
             tenant = record.tenant,
             token_id = %record.id,

@@ -367,7 +367,7 @@ async fn tells_strangers_nothing(control: &Served, path: &str, stranger: &str, o
 /// For what answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-async fn identify(
+pub(super) async fn identify(
     fixture: &Fixture,
     access: ApiAccess,
     request: Request<()>,
@@ -384,9 +384,9 @@ async fn identify(
     caller.map_err(|status| reason::<()>(Err(status)))
 }
 
-const ISSUER: &str = "https://issuer.test";
+pub(super) const ISSUER: &str = "https://issuer.test";
 
-fn claims(more: &[(&str, Value)]) -> Value {
+pub(super) fn claims(more: &[(&str, Value)]) -> Value {
     let mut claims = json!({
         "iss": ISSUER,
         "aud": "headwater",
@@ -413,14 +413,14 @@ fn issuer(fixture: &Fixture, key: &SigningKey, permissions: TokenPermissions) ->
     }
 }
 
-fn permission(tenant: &str, scopes: &[&str]) -> Permission {
+pub(super) fn permission(tenant: &str, scopes: &[&str]) -> Permission {
     Permission {
         tenant: tenant.to_owned(),
         scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
     }
 }
 
-fn refused<T>(code: Code, reason: &str) -> Result<T, (Code, String)> {
+pub(super) fn refused<T>(code: Code, reason: &str) -> Result<T, (Code, String)> {
     Err((code, reason.to_owned()))
 }
 

@@ -22,9 +22,9 @@ use tonic::{Request, Status};
 
 use super::postgres::PostgresServer;
 use crate::{
-    Config, Control, ControlError, DatabaseConfig, Dependencies, Shared, admission::Admission,
-    caller::Tenant, cluster::ClusterState, encode_grant_key, generate_pepper_file,
-    keys::StreamKeys, pepper::PepperFile, sessions::Sessions, tokens::Tokens,
+    Application, Config, Control, ControlError, DatabaseConfig, Dependencies, Shared,
+    admission::Admission, caller::Tenant, cluster::ClusterState, encode_grant_key,
+    generate_pepper_file, keys::StreamKeys, pepper::PepperFile, sessions::Sessions, tokens::Tokens,
 };
 
 /// What replicas of one cluster have in common.
@@ -83,7 +83,9 @@ impl Fixture {
             path("grant.key"),
             path("api-token"),
         );
-        config.applications.push("events/main".to_owned());
+        config
+            .applications
+            .push(Application::managed("events/main"));
         Self {
             config,
             registry: Registry::Memory(MemoryRegistry::new()),

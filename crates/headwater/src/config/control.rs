@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::{
     access::{self, IssuerSection, SubjectSection},
+    applications,
     check::Check,
     client_certificates::ClientCertificatesSection,
     scalar::{Address, Network, OneOrMany, Time},
@@ -31,7 +32,7 @@ pub(crate) struct ControlConfig {
 #[serde(default)]
 pub(super) struct Section {
     api_token_file: Option<PathBuf>,
-    applications: Option<OneOrMany<String>>,
+    applications: Option<OneOrMany<applications::Written>>,
     client_certificates: Option<Vec<Option<SubjectSection>>>,
     database: Option<DatabaseSection>,
     egress: Option<EgressSection>,
@@ -104,7 +105,9 @@ impl Section {
         let clients = clients.finish("control.public.client_certificates", check);
         let asked = !matches!(clients, Some(ClientCertificates::Off) | None);
         let api_access = api_access(self.oidc, self.client_certificates, asked, check);
-        let applications = self.applications.map(|given| applications(given, check));
+        let applications = self
+            .applications
+            .map(|given| applications::finish(given, check));
         if applications.as_ref().is_some_and(Vec::is_empty) {
             check.mistake("control.applications", "needs an application");
         }
@@ -186,21 +189,6 @@ impl EgressSection {
             ca_file: check.optional_file("control.egress.ca_file", self.ca_file),
         }
     }
-}
-
-/// What may be published to.
-pub(super) fn applications(given: OneOrMany<String>, check: &mut Check) -> Vec<String> {
-    const PATH: &str = "control.applications";
-    let applications = given.finish(PATH, check);
-    for application in &applications {
-        if let Err(expected) = control::check_application(application) {
-            check.mistake(
-                PATH,
-                format_args!("{application:?} is not an application: {expected}"),
-            );
-        }
-    }
-    applications
 }
 
 impl DatabaseSection {
