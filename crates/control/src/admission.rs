@@ -9,10 +9,7 @@ mod source;
 mod watch;
 mod webhook;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use proto::{
     error::status,
@@ -32,7 +29,7 @@ use zeroize::Zeroizing;
 pub(crate) use self::{
     managed::claimed_id,
     refusal::{PasswordFault, Refusal, SignedFault, SourceFault},
-    signed::{LIFETIME_MAX, credential_id, jti},
+    signed::{LIFETIME_MAX, Uses, credential_id, jti},
     source::{Source, Sources},
 };
 use crate::{
@@ -41,7 +38,7 @@ use crate::{
     caller::require_role,
     client_certificate::CertificateBinding,
     field::{invalid, now_ms},
-    policy::{Policy, Terms},
+    policy::Terms,
     stream_key::redacted,
 };
 
@@ -155,6 +152,7 @@ impl Admission {
                 ));
             }
         };
+        let verdict = self.admit(verdict, &request, now_ms).await?;
         let decision = match verdict.outcome {
             Ok(terms) => Decision::SignedGrant(self.grant(&request, terms, verdict.by, now_ms)),
             Err(refusal) => {
@@ -186,6 +184,33 @@ impl Admission {
             Some(Source::Webhook(webhook)) => webhook.decide(&self.shared, shown, now_ms).await,
         };
         verdict.inspect_err(|_undecided| self.shared.metrics.key_check("undecided", "database"))
+    }
+
+    /// The same, if the terms take this publisher now, what they start fits into the quotas, and the credential has a use
+    /// left.
+    async fn admit(
+        &self,
+        verdict: Verdict,
+        request: &AuthorizeRequest,
+        now_ms: i64,
+    ) -> Result<Verdict, Status> {
+        let Ok(terms) = &verdict.outcome else {
+            return Ok(verdict);
+        };
+        let refuse = |refusal, by| Ok(Verdict::refused(refusal, by, verdict.claimed_id.clone()));
+        if let Err(refusal) = terms.admits(&request.client_address, now_ms) {
+            return refuse(refusal, verdict.by);
+        }
+        if let Err(refusal) = self.shared.quotas.admit(&self.shared, terms).await? {
+            return refuse(refusal, "registry");
+        }
+        // Last: what was refused for another reason is no use.
+        if let Some(uses) = &verdict.uses
+            && let Err(refusal) = uses.count(&self.shared, request).await?
+        {
+            return refuse(refusal, "registry");
+        }
+        Ok(verdict)
     }
 
     fn refused(
@@ -274,6 +299,8 @@ pub(crate) struct Verdict {
     pub(crate) by: &'static str,
     /// What the credential says that it is, for the log.
     pub(crate) claimed_id: Option<String>,
+    /// `None`: it can be used again and again.
+    pub(crate) uses: Option<Uses>,
 }
 
 impl Verdict {
@@ -282,36 +309,8 @@ impl Verdict {
             outcome: Err(refusal),
             by,
             claimed_id,
+            uses: None,
         }
-    }
-}
-
-/// Whether a publisher under these terms may come in now, from where it is.
-pub(crate) fn permitted(
-    policy: &Policy,
-    request: &AuthorizeRequest,
-    now_ms: i64,
-) -> Result<(), Refusal> {
-    if policy
-        .not_before_ms
-        .is_some_and(|begin_ms| begin_ms > now_ms)
-    {
-        return Err(Refusal::NotYetValid);
-    }
-    let address = request.client_address.as_str();
-    let address = address
-        .parse::<SocketAddr>()
-        .map(|address| address.ip())
-        .or_else(|_no_port| address.parse::<IpAddr>());
-    let takes = match address {
-        Ok(address) => policy.takes(address),
-        // Nobody knows where it is: what is open to every address is open to it.
-        Err(_not_an_address) => policy.allowed_cidrs.is_empty(),
-    };
-    if takes {
-        Ok(())
-    } else {
-        Err(Refusal::AddressNotAllowed)
     }
 }
 

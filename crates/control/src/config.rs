@@ -29,6 +29,19 @@ pub struct Config {
     pub hold_off: Duration,
     /// For how long a grant opens a Publish RPC.
     pub grant_lifetime: Duration,
+    /// Of a tenant that has no quota of its own.
+    pub default_quota: Quota,
+}
+
+/// How much a tenant may have, or a group of its keys. 0: not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Keys that are not revoked.
+    pub max_keys: u32,
+    /// Live at the same time.
+    pub max_sessions: u32,
+    /// Of all sessions together, in bits per second.
+    pub max_bitrate_bps: u64,
 }
 
 /// What encoders may publish to.
@@ -134,6 +147,7 @@ impl Config {
             default_tenant: "default".to_owned(),
             hold_off: HOLD_OFF,
             grant_lifetime: GRANT_LIFETIME,
+            default_quota: Quota::default(),
         }
     }
 }

@@ -5,6 +5,8 @@
 mod credentials;
 mod events;
 mod keys;
+mod quotas;
+mod requests;
 mod revocations;
 mod tokens;
 
@@ -31,8 +33,13 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::{
     credentials::Refused,
     events::NewEvent,
-    keys::{CreateOutcome, KeyFilter, KeyRecord},
-    revocations::{LogEntry, Target, Termination},
+    keys::{
+        ChangeOutcome, CreateOutcome, Creation, Deletion, KeyChange, KeyFilter, KeyRecord,
+        PreviousSecret,
+    },
+    quotas::QuotaByGroup,
+    requests::{KnownRequest, NewRequest},
+    revocations::{ChangedTerms, LogEntry, Target, Termination},
     tokens::TokenRecord,
 };
 use crate::{
@@ -122,6 +129,12 @@ impl Database {
     pub(crate) async fn close(&self) {
         // A connection that hangs must not hold up the end of the process.
         timeout(OPERATION_TIMEOUT, self.pool.close()).await.ok();
+    }
+
+    /// To look at what is stored.
+    #[cfg(test)]
+    pub(crate) fn pool(&self) -> &AnyPool {
+        &self.pool
     }
 
     async fn bounded<T>(
@@ -257,6 +270,7 @@ fn migrator() -> Migrator {
             include_str!("../migrations/0006_refused_credentials.sql"),
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
+        migration(8, "quotas", include_str!("../migrations/0008_quotas.sql")),
     ])
 }
 

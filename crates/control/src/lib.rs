@@ -23,11 +23,13 @@ mod metrics;
 mod page_token;
 mod pepper;
 mod policy;
+mod quotas;
 mod secret_file;
 mod sessions;
 mod signed_keys;
 mod standard_webhooks;
 mod stream_key;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -43,7 +45,7 @@ use proto::{
     v1::{
         session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
-        token_service_server::TokenServiceServer,
+        tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
     },
 };
 use registry::Registry;
@@ -70,7 +72,9 @@ use self::{
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
+    quotas::Quotas,
     sessions::Sessions,
+    tenants::Tenants,
     tokens::Tokens,
 };
 pub use self::{
@@ -78,8 +82,8 @@ pub use self::{
     client_certificate::check_name as check_certificate_name,
     config::{
         AdmissionSource, Application, Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF,
-        KeySetLocation, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX, WEBHOOK_TIMEOUT,
-        WEBHOOK_TIMEOUT_MAX, Webhook,
+        KeySetLocation, Quota, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX,
+        WEBHOOK_TIMEOUT, WEBHOOK_TIMEOUT_MAX, Webhook,
     },
     database::DatabaseError,
     field::{app as check_application, tenant as check_tenant},
@@ -197,6 +201,7 @@ impl Control {
             peppers: pepper_file.peppers(),
             signer,
             registry,
+            quotas: Quotas::new(config.default_quota),
             metrics,
             tail,
         };
@@ -232,12 +237,15 @@ impl Control {
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let sessions = SessionServiceServer::new(Sessions(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let tenants = TenantServiceServer::new(Tenants(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         let tokens = TokenServiceServer::new(Tokens(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
             .add_service(stream_keys)
             .add_service(sessions)
+            .add_service(tenants)
             .add_service(tokens);
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
@@ -268,6 +276,7 @@ pub(crate) struct Shared {
     peppers: Reloading<Peppers>,
     signer: Reloading<GrantSigner>,
     registry: Registry,
+    quotas: Quotas,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,
 }
@@ -317,14 +326,15 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
     field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
 }
 
-/// Longest request, in bytes: the longest legal one is some 2 KiB.
+/// Longest request, in bytes: the longest legal one is some 8 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 6] = [
+const HEALTH_SERVICES: [&str; 7] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
+    proto::v1::tenant_service_server::SERVICE_NAME,
     proto::v1::token_service_server::SERVICE_NAME,
 ];

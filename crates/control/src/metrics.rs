@@ -184,20 +184,20 @@ impl Drop for OpenWatch {
 fn code_name(code: tonic::Code) -> &'static str {
     match code {
         tonic::Code::Ok => "OK",
+        tonic::Code::Aborted => "ABORTED",
         tonic::Code::AlreadyExists => "ALREADY_EXISTS",
+        tonic::Code::FailedPrecondition => "FAILED_PRECONDITION",
         tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
         tonic::Code::NotFound => "NOT_FOUND",
         tonic::Code::PermissionDenied => "PERMISSION_DENIED",
+        tonic::Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
         tonic::Code::Unauthenticated => "UNAUTHENTICATED",
         tonic::Code::Unavailable => "UNAVAILABLE",
-        tonic::Code::Aborted
-        | tonic::Code::Cancelled
+        tonic::Code::Cancelled
         | tonic::Code::DataLoss
         | tonic::Code::DeadlineExceeded
-        | tonic::Code::FailedPrecondition
         | tonic::Code::Internal
         | tonic::Code::OutOfRange
-        | tonic::Code::ResourceExhausted
         | tonic::Code::Unimplemented
         | tonic::Code::Unknown => "OTHER",
     }

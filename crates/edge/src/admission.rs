@@ -34,6 +34,7 @@ pub(crate) struct Granted {
     pub(crate) app: String,
     pub(crate) name: String,
     pub(crate) stream_key_id: String,
+    pub(crate) quota_group: String,
     pub(crate) policy: Policy,
     pub(crate) reconnect_window: Duration,
     /// Milliseconds since the Unix epoch; `None`: no end.
@@ -179,6 +180,7 @@ impl Admission {
             app: grant.app,
             name: grant.stream,
             stream_key_id: grant.stream_key_id,
+            quota_group: grant.quota_group,
             reconnect_window: Duration::from_millis(grant.reconnect_window_ms.into()),
             session_until_ms: (grant.session_until_ms > 0).then_some(grant.session_until_ms),
         })

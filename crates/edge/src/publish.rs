@@ -353,6 +353,7 @@ impl Publication {
             app: granted.app.clone(),
             name: granted.name.clone(),
             stream_key_id: granted.stream_key_id.clone(),
+            quota_group: granted.quota_group.clone(),
             client_address: self.client.address.to_string(),
             encoder: self.encoder.clone(),
             ..LeaseStats::default()

@@ -23,7 +23,7 @@ type Client = TokenServiceClient<ApiChannel>;
 pub(crate) async fn run(arguments: &ServerArguments, command: TokensCommand) -> anyhow::Result<()> {
     let server = Server::find(arguments)?;
     let mut client = Client::new(server.connect().await?);
-    let json = arguments.json;
+    let json = arguments.format.json();
     match command {
         TokensCommand::Create {
             tenant,

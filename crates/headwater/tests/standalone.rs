@@ -89,6 +89,23 @@ impl Standalone {
     }
 }
 
+impl Standalone {
+    /// What a command that succeeds says; its words are parted by spaces.
+    fn done(&self, command: &str) -> String {
+        let words: Vec<_> = command.split_whitespace().collect();
+        let output = self.headwater(&words);
+        let complaint = stderr(&output);
+        assert!(output.status.success(), "{command}: {complaint}");
+        stdout(&output)
+    }
+
+    /// The same, to a script.
+    fn json(&self, command: &str) -> Value {
+        let output = self.done(&format!("{command} -o json"));
+        serde_json::from_str(&output).unwrap()
+    }
+}
+
 impl Drop for Standalone {
     fn drop(&mut self) {
         // It may have ended already.
@@ -308,6 +325,76 @@ fn keys_are_created_listed_and_revoked() {
         "{}",
         stderr(&unknown)
     );
+}
+
+#[test]
+fn keys_are_changed_rotated_and_deleted() {
+    let standalone = Standalone::start(tempfile::tempdir().unwrap());
+    let create = "keys create --stream studio-1 --max-bitrate 6M --max-size 1920x1080 --max-frame-rate 30fps \
+                  --max-session 2h --allow-from 192.0.2.0/24,2001:db8::/32 --label team=sports --role backup \
+                  --video-codec avc1,hvc1 --request-id order-1";
+    let created = standalone.json(create);
+    assert_eq!(standalone.json(create), created, "sent twice, done once");
+    let policy = &created["policy"];
+    assert_eq!(policy["limits"]["max_bitrate_bps"], 6_000_000);
+    assert_eq!(policy["limits"]["max_frame_rate_millihertz"], 30_000);
+    assert_eq!(policy["max_session_seconds"], 7200);
+    assert_eq!(policy["role"], "backup");
+    assert_eq!(policy["allowed_cidrs"][1], "2001:db8::/32");
+    let id = created["id"].as_str().unwrap();
+    let shown = standalone.done(&format!("keys get {id}"));
+    for line in [
+        "bitrate              6000 kb/s at most",
+        "size                 1920x1080 at most",
+        "labels               team=sports",
+    ] {
+        assert!(shown.contains(line), "{line} in {shown}");
+    }
+    let clear = "--max-bitrate 8M --clear allow-from --clear max-size";
+    let updated = standalone.json(&format!("keys update {id} {clear}"));
+    let limits = &updated["policy"]["limits"];
+    assert_eq!(limits["max_bitrate_bps"], 8_000_000);
+    assert_eq!(limits["max_width"], 0);
+    assert_eq!(limits["video_codecs"][1], "hvc1");
+    assert_eq!(updated["policy"]["allowed_cidrs"], Value::Array(Vec::new()));
+    let etag = created["etag"].as_str().unwrap();
+    let stale = standalone.headwater(&["keys", "delete", id, "--etag", etag]);
+    let complaint = stderr(&stale);
+    assert!(complaint.contains("ETAG_MISMATCH"), "{complaint}");
+    let nothing = standalone.headwater(&["keys", "update", id]);
+    assert_eq!(nothing.status.code(), Some(64));
+    let rotated = standalone.json(&format!("keys rotate {id} --overlap 1h"));
+    assert_ne!(rotated["secret"], created["secret"]);
+    assert!(rotated["previous_secret_expire_time"].is_string());
+
+    let listed = standalone.json("keys list --label team=sports --state active");
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let deleted = standalone.done(&format!("keys delete {id}"));
+    assert!(deleted.contains("is deleted"), "{deleted}");
+    let gone = standalone.headwater(&["keys", "get", id]);
+    assert!(stderr(&gone).contains("KEY_NOT_FOUND"));
+}
+
+#[test]
+fn quotas_are_set_and_hold() {
+    let standalone = Standalone::start(tempfile::tempdir().unwrap());
+    standalone.done("keys create --stream studio-1 --quota-group gold");
+    // The first start has made one.
+    let set = standalone.json("quotas set --max-keys 2 --max-bitrate 500M");
+    assert_eq!(set["quota"]["max_bitrate_bps"], 500_000_000);
+    assert_eq!(set["use"]["keys"], 2);
+    let beyond = standalone.headwater(&["keys", "create", "--stream", "studio-2"]);
+    let complaint = stderr(&beyond);
+    assert!(complaint.contains("QUOTA_EXCEEDED"), "{complaint}");
+    standalone.done("quotas set --group gold --max-sessions 3");
+    let quotas = standalone.done("quotas get");
+    assert!(quotas.contains("2 of 2"), "{quotas}");
+    assert!(
+        quotas.contains("gold   1 ") && quotas.contains("0 of 3"),
+        "{quotas}"
+    );
+    standalone.done("quotas set --remove");
+    standalone.done("keys create --stream studio-2");
 }
 
 #[test]

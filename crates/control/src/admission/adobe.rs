@@ -112,7 +112,7 @@ impl Admission {
         if !self.used_opaques.first_use(&opaque, now_ms) {
             return refuse(PasswordFault::Replayed, "request");
         }
-        let is_right = is_right(&peppers, id, record.as_ref(), &attempt.response)?;
+        let is_right = is_right(&peppers, id, record.as_ref(), &attempt.response, now_ms)?;
         let checked = match record {
             None => Err(PasswordFault::UnknownUser),
             Some(KeyRecord { adobe: None, .. }) => Err(PasswordFault::NoPassword),
@@ -126,15 +126,31 @@ impl Admission {
     }
 }
 
-/// An unknown user, and a key without a password, cost the same as a wrong password.
+/// Whether the password is the key's, or the one before while that is good.
 fn is_right(
     peppers: &Peppers,
     id: StreamKeyId,
     record: Option<&KeyRecord>,
     response: &AdobeResponse,
+    now_ms: i64,
 ) -> Result<bool, Status> {
-    let sealed = record.and_then(|record| Some((record.pepper_version, record.adobe.as_ref()?)));
-    let (version, sealed) = match sealed {
+    let current = record.and_then(|record| Some((record.pepper_version, record.adobe.as_ref()?)));
+    let previous = record.and_then(|record| record.previous_at(now_ms));
+    let previous =
+        previous.and_then(|previous| Some((previous.pepper_version, previous.adobe.as_ref()?)));
+    let is_current = is_password(peppers, id, current, response)?;
+    let is_previous = is_password(peppers, id, previous, response)?;
+    Ok(is_current | is_previous)
+}
+
+/// An unknown user, and a key without a password, cost the same as a wrong password.
+fn is_password(
+    peppers: &Peppers,
+    id: StreamKeyId,
+    stored: Option<(u32, &Vec<u8>)>,
+    response: &AdobeResponse,
+) -> Result<bool, Status> {
+    let (version, sealed) = match stored {
         Some((version, sealed)) => (version, sealed.clone()),
         None => {
             let nobodys = Zeroizing::new([0; 24]);
@@ -148,8 +164,7 @@ fn is_right(
         tracing::error!(stream_key_id = %id, "what is stored for the password cannot be opened");
         return Ok(false);
     };
-    let is_right = adobe::is_response(response, &equivalent);
-    Ok(is_right && record.is_some_and(|record| record.adobe.is_some()))
+    Ok(adobe::is_response(response, &equivalent) && stored.is_some())
 }
 
 /// Whether the key that somebody logged in with may publish what was asked for.
@@ -166,7 +181,9 @@ fn publishable(
             | Refusal::CertificateMissing
             | Refusal::CertificateWrong
             | Refusal::HeldOff
-            | Refusal::NotYetValid => refusal,
+            | Refusal::NotYetValid
+            | Refusal::QuotaOfBitrate
+            | Refusal::QuotaOfSessions => refusal,
             Refusal::AppNotFound
             | Refusal::Expired
             | Refusal::Malformed
@@ -186,8 +203,7 @@ fn publishable(
     })?;
     let name = &attempt.response.name;
     let is_key = StreamKey::parse(name).is_ok_and(|stream_key| {
-        stream_key.id() == record.id
-            && peppers.verify(record.pepper_version, &stream_key, &record.mac)
+        stream_key.id() == record.id && peppers.is_secret_of(Some(&record), &stream_key, now_ms)
     });
     if *name == record.stream || is_key {
         Ok(record)

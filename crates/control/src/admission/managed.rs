@@ -3,7 +3,7 @@
 use proto::{error::status, internal::v1::AuthorizeRequest};
 use tonic::{Code, Status};
 
-use super::{Admission, Refusal, Verdict, certified, permitted};
+use super::{Admission, Refusal, Verdict, certified};
 use crate::{
     database::KeyRecord,
     pepper::Peppers,
@@ -23,6 +23,7 @@ impl Verdict {
             outcome,
             by,
             claimed_id,
+            uses: None,
         }
     }
 }
@@ -52,13 +53,10 @@ impl Admission {
         };
         let record = self.find(stream_key.id()).await?;
         let peppers = self.shared.peppers.load();
-        // An unknown id costs the same HMAC as a known one.
-        let (version, mac) = match &record {
-            Some(record) => (record.pepper_version, record.mac),
-            None => (peppers.current(), [0; 32]),
-        };
-        self.check_pepper(&peppers, version, stream_key.id())?;
-        let authentic = peppers.verify(version, &stream_key, &mac);
+        if let Some(record) = &record {
+            self.check_pepper(&peppers, record.pepper_version, record.id)?;
+        }
+        let authentic = peppers.is_secret_of(record.as_ref(), &stream_key, now_ms);
         Ok(match record {
             None => Err(Refusal::Unknown),
             Some(_) if !authentic => Err(Refusal::WrongSecret),
@@ -109,7 +107,6 @@ pub(super) fn admissible(
         return Err(Refusal::HeldOff);
     }
     certified(record.client_certificate.as_ref(), request)?;
-    permitted(&record.policy, request, now_ms)?;
     Ok(record)
 }
 

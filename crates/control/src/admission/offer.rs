@@ -3,7 +3,7 @@
 use proto::{internal::v1::AuthorizeRequest, v1::TakeoverPolicy};
 use serde::Deserialize;
 
-use super::{Refusal, certified, permitted};
+use super::{Refusal, certified};
 use crate::{
     client_certificate::CertificateBinding,
     field::{self, Violations},
@@ -22,12 +22,14 @@ pub(super) struct Offer {
 
 /// As `headwater.v1.TakeoverPolicy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
 pub(super) enum Takeover {
-    Reject,
-    Takeover,
+    #[serde(rename = "takeover")]
+    Always,
     #[default]
-    TakeoverIfStale,
+    #[serde(rename = "takeover_if_stale")]
+    IfStale,
+    #[serde(rename = "reject")]
+    Never,
 }
 
 /// An offer in which every value is in its range.
@@ -63,9 +65,9 @@ impl Offer {
             stream: self.stream,
             policy: self.policy,
             takeover_policy: match self.takeover_policy {
-                Takeover::Reject => TakeoverPolicy::Reject,
-                Takeover::Takeover => TakeoverPolicy::Takeover,
-                Takeover::TakeoverIfStale => TakeoverPolicy::TakeoverIfStale,
+                Takeover::Never => TakeoverPolicy::Reject,
+                Takeover::Always => TakeoverPolicy::Takeover,
+                Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
             },
             client_certificate: binding.flatten(),
         })
@@ -84,10 +86,8 @@ impl Checked {
         credential_id: String,
         expire_ms: Option<i64>,
         request: &AuthorizeRequest,
-        now_ms: i64,
     ) -> Result<Terms, Refusal> {
         certified(self.client_certificate.as_ref(), request)?;
-        permitted(&self.policy, request, now_ms)?;
         Ok(Terms {
             tenant: self.tenant,
             app: request.app.clone(),

@@ -5,6 +5,7 @@ use proto::internal::v1::{Denial, DenialReason};
 /// Told to our own log and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
+    /// The policy takes other addresses alone.
     AddressNotAllowed,
     AppNotFound,
     CertificateMissing,
@@ -18,6 +19,8 @@ pub(crate) enum Refusal {
     Password(PasswordFault),
     /// The platform's backend said no, with its reason where it gave one.
     Platform(String),
+    QuotaOfBitrate,
+    QuotaOfSessions,
     Revoked,
     /// A signed key, whatever is wrong with it.
     Signed(SignedFault),
@@ -96,6 +99,8 @@ impl Refusal {
             Self::NotYetValid => "not_yet_valid",
             Self::Password(fault) => fault.outcome(),
             Self::Platform(_reason) => "refused_by_platform",
+            Self::QuotaOfBitrate => "quota_bitrate",
+            Self::QuotaOfSessions => "quota_sessions",
             Self::Revoked => "revoked",
             Self::Signed(fault) => fault.outcome(),
             Self::Source(fault) => fault.outcome(),
@@ -111,11 +116,32 @@ impl Refusal {
     /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys. Who has the
     /// whole key may know what else it needs.
     pub(crate) fn denial(self) -> Denial {
-        let retryable = matches!(self, Self::HeldOff | Self::NotYetValid | Self::Source(_));
-        let (reason, description) = match self {
+        let retryable = matches!(
+            self,
+            Self::HeldOff
+                | Self::NotYetValid
+                | Self::QuotaOfBitrate
+                | Self::QuotaOfSessions
+                | Self::Source(_)
+        );
+        let (reason, mut description) = self.told();
+        if let Self::Platform(reason) = &self
+            && !reason.is_empty()
+        {
+            description = reason;
+        }
+        Denial {
+            reason: reason.into(),
+            description: description.to_owned(),
+            retryable,
+        }
+    }
+
+    fn told(&self) -> (DenialReason, &'static str) {
+        match self {
             Self::AddressNotAllowed => (
                 DenialReason::AddressNotAllowed,
-                "Stream key not accepted from this address",
+                "This stream key may not be used from this address",
             ),
             Self::AppNotFound => (DenialReason::AppNotFound, "Application not found"),
             Self::CertificateMissing => (
@@ -129,20 +155,21 @@ impl Refusal {
             Self::HeldOff => (DenialReason::HeldOff, "Session was ended; try again later"),
             Self::NotYetValid => (
                 DenialReason::NotYetValid,
-                "Stream key not valid yet: try again later",
+                "This stream key is not valid yet",
             ),
             Self::Password(_) => (
                 DenialReason::PasswordNotAccepted,
                 "User or password not accepted",
             ),
-            Self::Platform(reason) if !reason.is_empty() => {
-                return Denial {
-                    reason: DenialReason::RefusedByPlatform.into(),
-                    description: reason,
-                    retryable,
-                };
-            }
-            Self::Platform(_none) => (DenialReason::RefusedByPlatform, "Stream key not accepted"),
+            Self::Platform(_) => (DenialReason::RefusedByPlatform, "Stream key not accepted"),
+            Self::QuotaOfBitrate => (
+                DenialReason::QuotaExceeded,
+                "The bitrate of all streams together is used up; try again when one has ended",
+            ),
+            Self::QuotaOfSessions => (
+                DenialReason::QuotaExceeded,
+                "As many streams are live as may be; try again when one has ended",
+            ),
             Self::Source(_) => (
                 DenialReason::SourceUnavailable,
                 "Stream keys cannot be checked right now, please try again",
@@ -164,11 +191,6 @@ impl Refusal {
             | Self::Unknown
             | Self::WrongApp
             | Self::WrongSecret => (DenialReason::KeyNotAccepted, "Stream key not accepted"),
-        };
-        Denial {
-            reason: reason.into(),
-            description: description.to_owned(),
-            retryable,
         }
     }
 }

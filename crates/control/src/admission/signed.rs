@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
+use proto::internal::v1::AuthorizeRequest;
 use registry::SessionId;
 use runtime::{egress::Egress, error::chain, reload::FileError};
 use serde::Deserialize;
@@ -102,11 +103,13 @@ impl Signed {
             Err(refusal) => return Ok(Verdict::refused(refusal, "signature", None)),
         };
         let claimed_id = Some(key.credential_id.clone());
+        let uses = key.uses(now_ms);
         let (outcome, by) = self.admit(shared, key, shown, now_ms).await?;
         Ok(Verdict {
             outcome,
             by,
             claimed_id,
+            uses,
         })
     }
 
@@ -167,7 +170,7 @@ impl Signed {
         })
     }
 
-    /// Whether the key may be used, now and here; if so, that is one of its uses.
+    /// Whether the key is still good, and is for this encoder.
     async fn admit(
         &self,
         shared: &Shared,
@@ -175,33 +178,54 @@ impl Signed {
         shown: &Shown<'_>,
         now_ms: i64,
     ) -> Result<(Result<Terms, Refusal>, &'static str), Status> {
-        let id = &key.credential_id;
-        if let Some(refused) = shared.refused_credential(id, now_ms).await? {
+        let id = key.credential_id;
+        if let Some(refused) = shared.refused_credential(&id, now_ms).await? {
             return Ok((Err(refused), "database"));
         }
-        let until_ms = Some(key.expire_ms);
-        let terms = match key.offer.terms(id.clone(), until_ms, shown.request, now_ms) {
+        let terms = match key.offer.terms(id, Some(key.expire_ms), shown.request) {
             Ok(terms) => terms,
             Err(refusal) => return Ok((Err(refusal), "signature")),
         };
         if let Some(foreign) = shared.claim_stream(&terms).await? {
             return Ok((Err(foreign), "database"));
         }
-        let Some(max_uses) = key.max_uses else {
-            return Ok((Ok(terms), "signature"));
-        };
-        let session = SessionId::new(&shown.request.session_id)
+        Ok((Ok(terms), "signature"))
+    }
+}
+
+impl SignedKey {
+    fn uses(&self, now_ms: i64) -> Option<Uses> {
+        let end_ms = self.expire_ms.saturating_add(millis(LEEWAY));
+        let left_ms = end_ms.saturating_sub(now_ms).max(1);
+        Some(Uses {
+            max: self.max_uses?,
+            of: use_of(&self.credential_id),
+            left: Duration::from_millis(left_ms.unsigned_abs()),
+        })
+    }
+}
+
+/// How often a credential is good, and for how long that has to be known.
+pub(crate) struct Uses {
+    max: u32,
+    of: [u8; 16],
+    left: Duration,
+}
+
+impl Uses {
+    /// Counts this session as one of them.
+    pub(super) async fn count(
+        &self,
+        shared: &Shared,
+        request: &AuthorizeRequest,
+    ) -> Result<Result<(), Refusal>, Status> {
+        let session = SessionId::new(&request.session_id)
             .map_err(|_malformed| invalid("session_id", "not an id"))?;
-        let left_ms = key
-            .expire_ms
-            .saturating_add(millis(LEEWAY))
-            .saturating_sub(now_ms);
-        let left = Duration::from_millis(left_ms.max(1).unsigned_abs());
         let counted = shared
             .registry
-            .count_use(use_of(id), &session, max_uses, left);
-        let outcome = match counted.await {
-            Ok(true) => Ok(terms),
+            .count_use(self.of, &session, self.max, self.left);
+        Ok(match counted.await {
+            Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::UsedUp),
             Err(error) => {
                 tracing::warn!(
@@ -210,8 +234,7 @@ impl Signed {
                 );
                 Err(Refusal::Source(SourceFault::RegistryUnavailable))
             }
-        };
-        Ok((outcome, "registry"))
+        })
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) enum Source {
     /// Keys that the platform signs.
     Signed(Signed),
     /// The platform's backend.
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
 }
 
 /// Makes sources.
@@ -34,7 +34,9 @@ impl Sources {
             AdmissionSource::Signed(config) => {
                 Source::Signed(Signed::open(config, &self.egress, &self.default_tenant)?)
             }
-            AdmissionSource::Webhook(config) => Source::Webhook(Webhook::open(config, self)?),
+            AdmissionSource::Webhook(config) => {
+                Source::Webhook(Box::new(Webhook::open(config, self)?))
+            }
         };
         Ok(Arc::new(source))
     }

@@ -92,7 +92,7 @@ impl Webhook {
         let (answer, by) = self.answer(shown, question, now_ms).await;
         let claimed_id = Some(id.clone());
         let outcome = match answer.as_deref() {
-            Ok(Answer::Allow(offer)) => offer.clone().terms(id, None, shown.request, now_ms),
+            Ok(Answer::Allow(offer)) => (**offer).clone().terms(id, None, shown.request),
             Ok(Answer::Deny(reason)) => Err(Refusal::Platform(reason.clone())),
             Err(fault) => Err(Refusal::Source(*fault)),
         };
@@ -105,6 +105,7 @@ impl Webhook {
             outcome,
             by,
             claimed_id,
+            uses: None,
         })
     }
 

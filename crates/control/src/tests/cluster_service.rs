@@ -1,18 +1,15 @@
 //! `ClusterService`.
 
-use std::time::Duration;
-
 use proto::internal::v1::{
     GetStateRequest, GetStateResponse, cluster_service_server::ClusterService as _,
 };
-use registry::{RedisConfig, RedisRegistry, Registry};
 use runtime::identity::Role;
 use tonic::{Code, Request};
 
 use crate::Application;
 
 use super::{
-    fixture::{Fixture, Replica, of_role, reason},
+    fixture::{Fixture, Replica, of_role, reason, unreachable_registry},
     session_service::publish,
 };
 
@@ -73,16 +70,7 @@ async fn only_the_operator_is_admitted() {
 #[tokio::test]
 async fn a_registry_that_is_down_hides_the_sessions_alone() {
     let mut fixture = Fixture::sqlite();
-    // Nobody listens on port 1.
-    let redis = RedisConfig {
-        url: "redis://127.0.0.1:1".to_owned(),
-        username: None,
-        password_file: None,
-        ca_file: None,
-        prefix: "hw".to_owned(),
-        timeout: Duration::from_millis(500),
-    };
-    fixture.registry = Registry::Redis(RedisRegistry::open(&redis).unwrap());
+    fixture.registry = unreachable_registry();
     let control = fixture.replica().await;
     let state = state(&control).await;
     assert_eq!(state.sessions, None);

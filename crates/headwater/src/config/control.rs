@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use control::{ApiAccess, DatabaseConfig};
+use control::{ApiAccess, DatabaseConfig, Quota};
 use runtime::{
     egress::EgressConfig,
     tls::{CertificateFiles, ClientCertificates},
@@ -14,7 +14,7 @@ use super::{
     applications,
     check::Check,
     client_certificates::ClientCertificatesSection,
-    scalar::{Address, Network, OneOrMany, Time},
+    scalar::{Address, Count, Network, OneOrMany, Time},
     shared,
 };
 
@@ -43,6 +43,7 @@ pub(super) struct Section {
     oidc: Option<Vec<Option<IssuerSection>>>,
     pepper_file: Option<PathBuf>,
     public: Option<PublicSection>,
+    quotas: Option<QuotasSection>,
     tenant: Option<String>,
 }
 
@@ -73,6 +74,15 @@ struct PostgresSection {
 #[serde(default)]
 struct InternalSection {
     listen: Option<Address>,
+}
+
+/// Of tenants that have no quota of their own. What is not given is not limited.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct QuotasSection {
+    max_bitrate_bps: Option<Count<u64>>,
+    max_keys: Option<Count<u32>>,
+    max_sessions: Option<Count<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -131,6 +141,13 @@ impl Section {
         }
         if let Some(tenant) = self.tenant {
             control.default_tenant = tenant;
+        }
+        if let Some(quotas) = self.quotas {
+            control.default_quota = Quota {
+                max_keys: quotas.max_keys.map_or(0, |most| most.0),
+                max_sessions: quotas.max_sessions.map_or(0, |most| most.0),
+                max_bitrate_bps: quotas.max_bitrate_bps.map_or(0, |most| most.0),
+            };
         }
         if let Some(hold_off) = self.hold_off {
             control.hold_off = hold_off.0;

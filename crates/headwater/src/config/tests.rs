@@ -215,6 +215,23 @@ fn a_whole_section_can_come_from_the_environment() {
 }
 
 #[test]
+fn a_quota_is_not_there_where_it_is_not_given() {
+    let directory = bootstrapped();
+    let file = directory.path().join("control.yaml");
+    let quota = |environment: &[(&str, &str)]| {
+        let (_, control) = load_control(&file, environment).unwrap();
+        control.control.default_quota
+    };
+    assert_eq!(quota(&[]), ::control::Quota::default());
+    let given = quota(&[(
+        "HEADWATER__CONTROL__QUOTAS",
+        "{max_keys: 7, max_bitrate_bps: 9000000}",
+    )]);
+    assert_eq!((given.max_keys, given.max_sessions), (7, 0));
+    assert_eq!(given.max_bitrate_bps, 9_000_000);
+}
+
+#[test]
 fn names_that_control_would_not_take_are_mistakes() {
     let directory = bootstrapped();
     let file = directory.path().join("control.yaml");

@@ -10,7 +10,7 @@ use crate::{field, policy::Policy};
 /// A decision of the platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    Allow(Checked),
+    Allow(Box<Checked>),
     /// With a text for the publisher; empty: ours.
     Deny(String),
 }
@@ -56,7 +56,7 @@ impl Answer {
         };
         let offer = offer.check(tenant, default_tenant)?;
         let kept = kept.unwrap_or_default().min(ALLOWED_TIME_MAX);
-        Some((Self::Allow(offer), kept))
+        Some((Self::Allow(Box::new(offer)), kept))
     }
 
     /// For metrics.
