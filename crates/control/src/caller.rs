@@ -1,46 +1,13 @@
-//! Who calls: a bearer token's tenant on the public port, a role on the internal one.
+//! Who calls: what a caller may do on the public port, a role on the internal one.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use proto::error::status;
-use runtime::{
-    bearer::{BearerCredentials, BearerError},
-    grpc::Peer,
-    identity::Role,
-};
-use tonic::{Code, Request, Status, service::Interceptor};
-
-/// Lets requests with a good bearer token in, and notes its tenant. Every token is of one tenant so far.
-#[derive(Clone)]
-pub(crate) struct Authenticate {
-    pub(crate) credentials: BearerCredentials,
-    pub(crate) tenant: Arc<str>,
-}
-
-/// The tenant of the caller's token, as request extension.
-#[derive(Clone)]
-pub(crate) struct Tenant(pub(crate) Arc<str>);
-
-impl Interceptor for Authenticate {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        self.credentials
-            .check_metadata(request.metadata())
-            .map_err(unauthenticated)?;
-        request.extensions_mut().insert(Tenant(self.tenant.clone()));
-        Ok(request)
-    }
-}
-
-/// The tenant that a public request acts for.
-pub(crate) fn tenant<T>(request: &Request<T>) -> Result<Arc<str>, Status> {
-    match request.extensions().get() {
-        Some(Tenant(tenant)) => Ok(tenant.clone()),
-        None => Err(unauthenticated(BearerError::Missing)),
-    }
-}
+use runtime::{grpc::Peer, identity::Role};
+use tonic::{Code, Request, Status};
 
 /// What a caller may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Scope {
     EventsRead,
     EventsWrite,
@@ -54,6 +21,112 @@ pub(crate) enum Scope {
     TokensWrite,
 }
 
+impl Scope {
+    const ALL: [Self; 10] = [
+        Self::EventsRead,
+        Self::EventsWrite,
+        Self::KeysRead,
+        Self::KeysWrite,
+        Self::SessionsRead,
+        Self::SessionsWrite,
+        Self::TenantsRead,
+        Self::TenantsWrite,
+        Self::TokensRead,
+        Self::TokensWrite,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::EventsRead => "events:read",
+            Self::EventsWrite => "events:write",
+            Self::KeysRead => "keys:read",
+            Self::KeysWrite => "keys:write",
+            Self::SessionsRead => "sessions:read",
+            Self::SessionsWrite => "sessions:write",
+            Self::TenantsRead => "tenants:read",
+            Self::TenantsWrite => "tenants:write",
+            Self::TokensRead => "tokens:read",
+            Self::TokensWrite => "tokens:write",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text)
+    }
+}
+
+/// Everything that a caller may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Scopes {
+    /// Also what a later version will know.
+    All,
+    Some(BTreeSet<Scope>),
+}
+
+impl Scopes {
+    /// As they are written: names, or `*` for all.
+    pub(crate) fn parse<'a>(
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, &'static str> {
+        let mut scopes = BTreeSet::new();
+        let mut all = false;
+        for name in names {
+            match Scope::parse(name) {
+                Some(scope) => {
+                    scopes.insert(scope);
+                }
+                None if name == EVERY => all = true,
+                None => return Err(SCOPES),
+            }
+        }
+        match (all, scopes.is_empty()) {
+            (true, _) => Ok(Self::All),
+            (false, true) => Err(SCOPES),
+            (false, false) => Ok(Self::Some(scopes)),
+        }
+    }
+
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        match self {
+            Self::All => vec![EVERY],
+            Self::Some(scopes) => scopes.iter().copied().map(Scope::as_str).collect(),
+        }
+    }
+
+    pub(crate) fn has(&self, scope: Scope) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(scopes) => scopes.contains(&scope),
+        }
+    }
+
+    /// Whether these are nothing more than the others.
+    pub(crate) fn within(&self, others: &Self) -> bool {
+        match (self, others) {
+            (_, Self::All) => true,
+            (Self::All, Self::Some(_)) => false,
+            (Self::Some(these), Self::Some(others)) => these.is_subset(others),
+        }
+    }
+}
+
+/// Every tenant, or every scope.
+pub(crate) const EVERY: &str = "*";
+const SCOPES: &str = "one or more of events:read, events:write, keys:read, keys:write, sessions:read, sessions:write, \
+                      tenants:read, tenants:write, tokens:read, tokens:write, or * for all";
+
+/// Whom a credential stands for, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// `None`: every tenant's.
+    pub(crate) tenant: Option<Arc<str>>,
+    pub(crate) scopes: Scopes,
+    /// For the audit log and events.
+    pub(crate) name: String,
+    /// When the credential ends, where it is one that makes others of its kind.
+    pub(crate) expire_ms: Option<i64>,
+}
+
 /// Who calls, and was found to have the scope of the call.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
@@ -61,6 +134,8 @@ pub(crate) struct Caller {
     tenant: Option<Arc<str>>,
     /// The tenant that is meant where a request names none.
     default_tenant: Arc<str>,
+    pub(crate) scopes: Scopes,
+    pub(crate) expire_ms: Option<i64>,
     /// For the audit log and events.
     pub(crate) name: String,
     pub(crate) address: String,
@@ -97,20 +172,34 @@ impl crate::Shared {
     pub(crate) async fn caller<T>(
         &self,
         request: &Request<T>,
-        _scope: Scope,
+        scope: Scope,
     ) -> Result<Caller, Status> {
-        let tenant = tenant(request)?;
+        let (metadata, peer) = (request.metadata(), request.extensions().get::<Peer>());
+        #[cfg(test)]
+        let known = request.extensions().get::<Tenant>().map(Tenant::identity);
+        #[cfg(not(test))]
+        let known = None;
+        let identity = match known {
+            Some(identity) => identity,
+            None => self.access.identify(metadata, peer, &self.database).await?,
+        };
+        if !identity.scopes.has(scope) {
+            let description = format!("the caller's credential has no scope {}", scope.as_str());
+            return Err(status(Code::PermissionDenied, "SCOPE_MISSING", description));
+        }
         Ok(Caller {
-            default_tenant: tenant.clone(),
-            tenant: Some(tenant),
-            name: "token".to_owned(),
+            tenant: identity.tenant,
+            default_tenant: self.access.default_tenant(),
+            scopes: identity.scopes,
+            expire_ms: identity.expire_ms,
+            name: identity.name,
             address: address(request),
         })
     }
 }
 
 /// Where a request came from, for the audit log; empty in process.
-pub(crate) fn address<T>(request: &Request<T>) -> String {
+fn address<T>(request: &Request<T>) -> String {
     let address = request
         .extensions()
         .get::<Peer>()
@@ -136,10 +225,45 @@ pub(crate) fn require_role<T>(request: &Request<T>, admitted: Role) -> Result<()
     ))
 }
 
-fn unauthenticated(error: BearerError) -> Status {
-    let reason = match error {
-        BearerError::Invalid => "TOKEN_INVALID",
-        BearerError::Missing => "TOKEN_MISSING",
-    };
-    status(Code::Unauthenticated, reason, error.to_string())
+/// Tests that call services directly say whom they call for; no request from a port has this.
+#[cfg(test)]
+#[derive(Clone)]
+pub(crate) struct Tenant(pub(crate) Arc<str>);
+
+#[cfg(test)]
+impl Tenant {
+    fn identity(&self) -> Identity {
+        Identity {
+            tenant: Some(self.0.clone()),
+            scopes: Scopes::All,
+            name: "test".to_owned(),
+            expire_ms: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_are_names_or_a_star() {
+        for scope in Scope::ALL {
+            assert_eq!(Scope::parse(scope.as_str()), Some(scope));
+        }
+        let some = Scopes::parse(["keys:write", "keys:read", "keys:read"]).unwrap();
+        assert_eq!(some.names(), ["keys:read", "keys:write"]);
+        assert!(some.has(Scope::KeysRead) && !some.has(Scope::TokensRead));
+        let all = Scopes::parse(["keys:read", "*"]).unwrap();
+        assert_eq!(
+            (all.names(), all.has(Scope::TokensWrite)),
+            (vec!["*"], true)
+        );
+        assert!(some.within(&all) && some.within(&some) && !all.within(&some));
+        let one = Scopes::parse(["keys:read"]).unwrap();
+        assert!(one.within(&some) && !some.within(&one));
+        for wrong in [&[][..], &[""], &["keys"], &["keys:*"], &["keys:read", "x"]] {
+            assert!(Scopes::parse(wrong.iter().copied()).is_err(), "{wrong:?}");
+        }
+    }
 }

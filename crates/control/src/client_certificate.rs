@@ -7,6 +7,11 @@ use proto::internal::v1::ClientCertificate;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CertificateBinding(String);
 
+/// Whether people mean a name in a certificate, or its fingerprint.
+pub fn check_name(text: &str) -> Result<(), &'static str> {
+    CertificateBinding::parse(text).map(|_| ())
+}
+
 /// Of a binding. No name in a certificate that anybody uses is longer.
 const BYTES_MAX: usize = 512;
 const KINDS: [&str; 4] = ["dns:", "uri:", "email:", "sha256:"];
@@ -51,9 +56,14 @@ impl CertificateBinding {
     /// Whether a certificate that an edge has verified is the one. No part of a name and no wildcard counts, and nor
     /// does the common name: anybody may have the same.
     pub(crate) fn is_of(&self, certificate: &ClientCertificate) -> bool {
+        self.names(&certificate.sans, &certificate.sha256)
+    }
+
+    /// The same, of one that this process has verified itself.
+    pub(crate) fn names(&self, sans: &[String], sha256: &[u8]) -> bool {
         match self.0.strip_prefix("sha256:") {
-            Some(fingerprint) => HEXLOWER.encode(&certificate.sha256) == fingerprint,
-            None => certificate.sans.contains(&self.0),
+            Some(fingerprint) => HEXLOWER.encode(sha256) == fingerprint,
+            None => sans.contains(&self.0),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use runtime::egress::{EgressConfig, HttpsUrl};
 
+use crate::access::ApiAccess;
+
 /// The configuration of a control process.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -13,13 +15,15 @@ pub struct Config {
     pub pepper_file: PathBuf,
     /// Private key that signs grants: see [`encode_grant_key`](crate::encode_grant_key).
     pub grant_key_file: PathBuf,
-    /// Bearer tokens of the public API, one a line.
+    /// Who may call the public API beside whoever has a token.
+    pub api_access: ApiAccess,
+    /// Bearer tokens of the public API, one a line: good for everything, and for every tenant.
     pub api_token_file: PathBuf,
     /// Applications that may be published to.
     pub applications: Vec<Application>,
     /// Whom webhooks and key sets may be asked of.
     pub egress: EgressConfig,
-    /// The tenant of the API's bearer tokens.
+    /// The tenant that is meant where a request names none and its caller has none.
     pub default_tenant: String,
     /// For how long a terminated session's stream key is refused.
     pub hold_off: Duration,
@@ -137,6 +141,7 @@ impl Config {
             pepper_file,
             grant_key_file,
             api_token_file,
+            api_access: ApiAccess::default(),
             applications: vec![Application::managed("live")],
             egress: EgressConfig::default(),
             default_tenant: "default".to_owned(),

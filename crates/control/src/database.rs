@@ -8,6 +8,7 @@ mod keys;
 mod quotas;
 mod requests;
 mod revocations;
+mod tokens;
 
 use std::{
     os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
@@ -39,6 +40,7 @@ pub(crate) use self::{
     quotas::QuotaByGroup,
     requests::{KnownRequest, NewRequest},
     revocations::{ChangedTerms, LogEntry, Target, Termination},
+    tokens::TokenRecord,
 };
 use crate::{
     config::DatabaseConfig,
@@ -256,6 +258,11 @@ fn migrator() -> Migrator {
             4,
             "key policies",
             include_str!("../migrations/0004_key_policies.sql"),
+        ),
+        migration(
+            5,
+            "api tokens",
+            include_str!("../migrations/0005_api_tokens.sql"),
         ),
         migration(
             6,

@@ -4,12 +4,12 @@
 
 mod jwks;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use jsonwebtoken::{Validation, errors::ErrorKind};
 use serde_json::{Map, Value};
 
-pub(crate) use self::jwks::{Fetched, Jwks, JwksError, KeySet};
+pub(crate) use self::jwks::Jwks;
 
 /// Clocks differ.
 pub(crate) const LEEWAY: Duration = Duration::from_secs(30);

@@ -1,11 +1,12 @@
 //! Stream keys, admission, sessions and revocations: the only place that opens the key database.
 //!
-//! Two ports: the public one for product backends (stream keys, sessions; a bearer token), the internal one for edges
+//! Two ports: the public one for product backends (stream keys, sessions, tokens; a bearer token or a client certificate), the internal one for edges
 //! (admission, the revocation log) and the operator (what the replica runs with), by the role of their certificates. Keys are rows in SQL, sessions are leases in the registry; control
 //! itself holds nothing that another replica needs.
 
 #![deny(missing_docs)]
 
+mod access;
 mod admission;
 mod adobe;
 mod caller;
@@ -31,6 +32,7 @@ mod stream_key;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,7 +45,7 @@ use proto::{
     v1::{
         session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
-        tenant_service_server::TenantServiceServer,
+        tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
     },
 };
 use registry::Registry;
@@ -59,12 +61,11 @@ use runtime::{
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::service::interceptor::InterceptedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
+    access::Access,
     admission::{Admission, Sources},
-    caller::Authenticate,
     cluster::ClusterState,
     database::Database,
     keys::StreamKeys,
@@ -74,8 +75,11 @@ use self::{
     quotas::Quotas,
     sessions::Sessions,
     tenants::Tenants,
+    tokens::Tokens,
 };
 pub use self::{
+    access::{ApiAccess, ClaimOr, Permission, TokenIssuer, TokenPermissions, TokenVerification},
+    client_certificate::check_name as check_certificate_name,
     config::{
         AdmissionSource, Application, Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF,
         KeySetLocation, Quota, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX,
@@ -93,7 +97,6 @@ pub struct Control {
     shared: Arc<Shared>,
     follower: LogFollower,
     pepper_file: PepperFile,
-    authenticate: Authenticate,
 }
 
 /// What control is given by its process.
@@ -172,17 +175,25 @@ impl Control {
         readiness.expect(log_tail::READINESS, "not opened yet");
         let signer = secret_file::watch_grant_signer(config.grant_key_file)?;
         let credentials = BearerCredentials::watch("API token", config.api_token_file)?;
+        let egress = Egress::new(config.egress)?;
+        let access = Access::open(
+            config.api_access,
+            credentials,
+            &config.default_tenant,
+            &egress,
+        )?;
         let database = Database::open(&config.database).await?;
         let pepper_file = PepperFile::open(config.pepper_file, database.clone()).await?;
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
         let sources = Sources {
-            egress: Egress::new(config.egress)?,
+            egress,
             metrics: metrics.clone(),
             default_tenant: config.default_tenant.clone(),
         };
         let shared = Shared {
+            access,
             live: Live::new(&config.applications, sources)?,
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
@@ -198,10 +209,6 @@ impl Control {
             shared: Arc::new(shared),
             follower,
             pepper_file,
-            authenticate: Authenticate {
-                credentials,
-                tenant: config.default_tenant.into(),
-            },
         })
     }
 
@@ -216,7 +223,6 @@ impl Control {
             shared,
             follower,
             pepper_file,
-            authenticate,
         } = self;
         let _following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
         let _reloading = AbortOnDropHandle::new(tokio::spawn(pepper_file.follow()));
@@ -233,11 +239,14 @@ impl Control {
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let tenants = TenantServiceServer::new(Tenants(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let tokens = TokenServiceServer::new(Tokens(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
-            .add_service(InterceptedService::new(stream_keys, authenticate.clone()))
-            .add_service(InterceptedService::new(sessions, authenticate.clone()))
-            .add_service(InterceptedService::new(tenants, authenticate));
+            .add_service(stream_keys)
+            .add_service(sessions)
+            .add_service(tenants)
+            .add_service(tokens);
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX);
@@ -259,6 +268,7 @@ impl Control {
 
 /// What the services share.
 pub(crate) struct Shared {
+    access: Access,
     live: Live,
     hold_off: Duration,
     grant_lifetime: Duration,
@@ -309,17 +319,22 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
     for app in &config.applications {
         field::app(&app.name).map_err(error("application", &app.name))?;
     }
+    config
+        .api_access
+        .check()
+        .map_err(error("api access", "of the configuration"))?;
     field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
 }
 
 /// Longest request, in bytes: the longest legal one is some 8 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 6] = [
+const HEALTH_SERVICES: [&str; 7] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
     proto::v1::tenant_service_server::SERVICE_NAME,
+    proto::v1::token_service_server::SERVICE_NAME,
 ];

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Shared,
-    caller::{address, tenant},
+    caller::{Caller, Scope},
     database::Termination,
     field::{self, Violations, now_ms, timestamp},
     page_token::{Cursor, Page},
@@ -59,8 +59,9 @@ impl SessionService for Sessions {
 
     async fn watch_sessions(
         &self,
-        _request: Request<proto::v1::WatchSessionsRequest>,
+        request: Request<proto::v1::WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
+        self.0.caller(&request, Scope::SessionsRead).await?;
         Err(Status::unimplemented("watch_sessions"))
     }
 }
@@ -70,12 +71,12 @@ impl Sessions {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<ListSessionsResponse, Status> {
-        let tenant = tenant(&request)?;
+        let caller = self.0.caller(&request, Scope::SessionsRead).await?;
         let request = request.into_inner();
         let page = Page::of(&request.app, request.page_size, &request.page_token)?;
         let page_len = usize::try_from(page.size).unwrap_or(usize::MAX);
 
-        let mut leases = self.leases(&tenant).await?;
+        let mut leases = self.leases(&caller).await?;
         leases.retain(|(cursor, lease)| {
             *cursor > page.after && (request.app.is_empty() || lease.stats.app == request.app)
         });
@@ -94,8 +95,8 @@ impl Sessions {
     }
 
     async fn get(&self, request: Request<GetSessionRequest>) -> Result<Session, Status> {
-        let tenant = tenant(&request)?;
-        self.find(&tenant, &request.into_inner().id)
+        let caller = self.0.caller(&request, Scope::SessionsRead).await?;
+        self.find(&caller, &request.into_inner().id)
             .await
             .map(message)
     }
@@ -104,17 +105,17 @@ impl Sessions {
         &self,
         request: Request<TerminateSessionRequest>,
     ) -> Result<TerminateSessionResponse, Status> {
-        let (tenant, address) = (tenant(&request)?, address(&request));
+        let caller = self.0.caller(&request, Scope::SessionsWrite).await?;
         let request = request.into_inner();
         let mut violations = Violations::default();
         violations.check("reason", field::reason(&request.reason));
         violations.finish()?;
-        let lease = self.find(&tenant, &request.id).await?;
+        let lease = self.find(&caller, &request.id).await?;
         let now_ms = now_ms();
         let hold_off_ms = i64::try_from(self.0.hold_off.as_millis()).unwrap_or(i64::MAX);
         // The log first: it reaches the edge even where the registry fails us now.
         let termination = Termination {
-            tenant: &tenant,
+            tenant: &lease.stats.tenant,
             session_id: lease.session.as_str(),
             stream_key_id: &lease.stats.stream_key_id,
             reason: &request.reason,
@@ -135,13 +136,14 @@ impl Sessions {
         self.0.metrics.admin_action("terminate_session");
         tracing::info!(
             action = "terminate_session",
-            tenant = &*tenant,
+            actor = caller.name,
+            tenant = lease.stats.tenant,
             session_id = %lease.session,
             stream_id = %lease.stream,
             stream_key_id = lease.stats.stream_key_id,
             app = lease.stats.app,
             edge = %lease.edge,
-            client_address = address,
+            client_address = caller.address,
             reason = request.reason,
             "session terminated"
         );
@@ -149,8 +151,8 @@ impl Sessions {
     }
 
     /// What another tenant owns is not there.
-    async fn find(&self, tenant: &str, id: &str) -> Result<Lease, Status> {
-        let leases = self.leases(tenant).await?;
+    async fn find(&self, caller: &Caller, id: &str) -> Result<Lease, Status> {
+        let leases = self.leases(caller).await?;
         let found = leases
             .into_iter()
             .find(|(_, lease)| lease.session.as_str() == id);
@@ -159,7 +161,7 @@ impl Sessions {
         Ok(lease)
     }
 
-    async fn leases(&self, tenant: &str) -> Result<Vec<(Cursor, Lease)>, Status> {
+    async fn leases(&self, caller: &Caller) -> Result<Vec<(Cursor, Lease)>, Status> {
         let leases = self
             .0
             .registry
@@ -168,7 +170,7 @@ impl Sessions {
             .map_err(|error| unavailable(&error))?;
         let own = leases
             .into_iter()
-            .filter(|lease| lease.stats.tenant == tenant);
+            .filter(|lease| caller.sees(&lease.stats.tenant));
         Ok(own.map(|lease| (cursor(&lease), lease)).collect())
     }
 }

@@ -1,22 +1,54 @@
-//! What a publisher enters in the encoder: `hw_<id>_<secret><checksum>`, lower-case Crockford base32.
+//! What a publisher enters in the encoder: `hw_<id>_<secret><checksum>`, lower-case Crockford base32; and what a client of
+//! the API sends, `hwt_…` of the same form.
 //!
-//! The id is public; the secret is known to the publisher alone (the database holds its HMAC, see [`crate::pepper`]).
-//! The checksum catches typos before the database is asked; it defends nothing.
+//! The id is public; the secret is known to its owner alone (the database holds its HMAC, see [`crate::pepper`], or its
+//! hash, see [`crate::access`]). The checksum catches typos before the database is asked; it defends nothing.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, marker::PhantomData};
 
 use aws_lc_rs::{digest, rand};
 use zeroize::Zeroizing;
 
-/// A stream key. A secret: neither `Debug` nor `Display`, wiped when dropped.
-pub(crate) struct StreamKey {
-    id: StreamKeyId,
+/// Publishes a stream.
+pub(crate) type StreamKey = Credential<Publishing>;
+pub(crate) type StreamKeyId = CredentialId;
+/// Calls the API.
+pub(crate) type ApiToken = Credential<ApiAccess>;
+pub(crate) type ApiTokenId = CredentialId;
+
+/// A secret: neither `Debug` nor `Display`, wiped when dropped.
+pub(crate) struct Credential<K> {
+    id: CredentialId,
     secret: Zeroizing<[u8; SECRET_CHARS]>,
+    kind: PhantomData<K>,
 }
 
-/// The public part of a stream key: 16 characters, 80 random bits.
+/// The public part: 16 characters, 80 random bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct StreamKeyId([u8; ID_CHARS]);
+pub(crate) struct CredentialId([u8; ID_CHARS]);
+
+/// What one kind of credential has for itself: the secret of one is none of another.
+pub(crate) trait Kind {
+    const PREFIX: &'static [u8];
+    /// Goes into the checksum.
+    const LABEL: &'static [u8];
+}
+
+pub(crate) enum Publishing {}
+pub(crate) enum ApiAccess {}
+
+impl Kind for Publishing {
+    const PREFIX: &'static [u8] = PREFIX;
+    const LABEL: &'static [u8] = b"headwater-stream-key";
+}
+
+impl Kind for ApiAccess {
+    const PREFIX: &'static [u8] = b"hwt_";
+    const LABEL: &'static [u8] = b"headwater-api-token";
+}
+
+/// A SHA-256 of an API token.
+pub(crate) type Hash = [u8; digest::SHA256_OUTPUT_LEN];
 
 /// Not a stream key.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -34,12 +66,13 @@ pub(crate) enum StreamKeyError {
 #[error("no random bytes")]
 pub(crate) struct RandomError;
 
-impl StreamKey {
+impl<K: Kind> Credential<K> {
     /// A new key.
     pub(crate) fn generate() -> Result<Self, RandomError> {
         Ok(Self {
-            id: StreamKeyId(*random_characters()?),
+            id: CredentialId(*random_characters()?),
             secret: random_characters()?,
+            kind: PhantomData,
         })
     }
 
@@ -56,16 +89,17 @@ impl StreamKey {
     }
 
     fn split(characters: &[u8]) -> Option<(Self, [u8; CHECKSUM_CHARS])> {
-        let (prefix, rest) = characters.split_first_chunk::<{ PREFIX.len() }>()?;
+        let (prefix, rest) = characters.split_at_checked(K::PREFIX.len())?;
         let (id, rest) = rest.split_first_chunk()?;
         let (separator, rest) = rest.split_first()?;
         let (secret, checksum) = rest.split_first_chunk()?;
-        if !PREFIX.eq_ignore_ascii_case(prefix) || *separator != SEPARATOR {
+        if !K::PREFIX.eq_ignore_ascii_case(prefix) || *separator != SEPARATOR {
             return None;
         }
         let stream_key = Self {
-            id: StreamKeyId(*normalise(id)?),
+            id: CredentialId(*normalise(id)?),
             secret: normalise(secret)?,
+            kind: PhantomData,
         };
         Some((stream_key, *normalise(checksum.try_into().ok()?)?))
     }
@@ -83,9 +117,9 @@ impl StreamKey {
     /// The whole key, for the one answer that shows it.
     pub(crate) fn reveal(&self) -> Zeroizing<String> {
         // One allocation, so that none is left behind unwiped.
-        let mut text = Zeroizing::new(String::with_capacity(KEY_CHARS));
+        let mut text = Zeroizing::new(String::with_capacity(K::PREFIX.len() + REST_CHARS));
         let parts: [&[u8]; 5] = [
-            PREFIX,
+            K::PREFIX,
             &self.id.0,
             &[SEPARATOR],
             &*self.secret,
@@ -117,7 +151,7 @@ impl StreamKey {
     /// The first 20 bits of a SHA-256 over id and secret.
     fn checksum(&self) -> [u8; CHECKSUM_CHARS] {
         let mut context = digest::Context::new(&digest::SHA256);
-        context.update(b"headwater-stream-key");
+        context.update(K::LABEL);
         context.update(&*self.mac_input());
         let hash = context.finish();
         let mut bits = hash
@@ -132,7 +166,21 @@ impl StreamKey {
     }
 }
 
-impl StreamKeyId {
+impl ApiToken {
+    /// What stands for it in the database.
+    pub(crate) fn hash(&self) -> Hash {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(b"headwater-api-token-hash");
+        context.update(&*self.mac_input());
+        let mut hash = Hash::default();
+        for (to, from) in hash.iter_mut().zip(context.finish().as_ref()) {
+            *to = *from;
+        }
+        hash
+    }
+}
+
+impl CredentialId {
     /// Reads an id; upper case and look-alikes are taken as meant.
     pub(crate) fn parse(text: &str) -> Result<Self, StreamKeyError> {
         let characters = text.as_bytes().try_into().ok().and_then(normalise);
@@ -140,7 +188,7 @@ impl StreamKeyId {
     }
 }
 
-impl std::fmt::Display for StreamKeyId {
+impl std::fmt::Display for CredentialId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0
             .iter()
@@ -172,7 +220,8 @@ fn next_suspect(text: &str) -> Option<(&str, &str)> {
     let bytes = text.as_bytes();
     for (start, window) in bytes.windows(PREFIX.len()).enumerate() {
         let is_signed = window == SIGNED_PREFIX;
-        if !is_signed && !PREFIX.eq_ignore_ascii_case(window) {
+        let is_prefix = |prefix: &[u8; PREFIX.len()]| prefix.eq_ignore_ascii_case(window);
+        if !is_signed && !is_prefix(PREFIX) && !is_prefix(TOKEN_PREFIX) {
             continue;
         }
         let (before, suspect) = text.split_at_checked(start)?;
@@ -221,6 +270,8 @@ fn character(bits: u32) -> u8 {
 /// Crockford's base32: no `i`, `l`, `o`, `u`.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const PREFIX: &[u8; 3] = b"hw_";
+/// As far as it is as long.
+const TOKEN_PREFIX: &[u8; PREFIX.len()] = b"hwt";
 /// A JSON object in base64url, as the header of a JWT is: `{"`.
 const SIGNED_PREFIX: &[u8; PREFIX.len()] = b"eyJ";
 const SEPARATOR: u8 = b'_';
@@ -229,13 +280,15 @@ const ID_CHARS: usize = 16;
 /// 130 bits.
 const SECRET_CHARS: usize = 26;
 const CHECKSUM_CHARS: usize = 4;
-const KEY_CHARS: usize = PREFIX.len() + ID_CHARS + 1 + SECRET_CHARS + CHECKSUM_CHARS;
+const REST_CHARS: usize = ID_CHARS + 1 + SECRET_CHARS + CHECKSUM_CHARS;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const KEY_CHARS: usize = PREFIX.len() + REST_CHARS;
 
     fn fails(text: &str) -> StreamKeyError {
         StreamKey::parse(text).err().unwrap()
@@ -252,6 +305,22 @@ mod tests {
         let user_and_password = format!("hw_{}_", stream_key.id()).into_bytes();
         let whole = [&user_and_password, &stream_key.password()[..]].concat();
         assert_eq!(whole, text.as_bytes());
+    }
+
+    #[test]
+    fn a_token_is_no_stream_key_and_its_hash_is_its_own() {
+        let token = ApiToken::generate().unwrap();
+        let text = token.reveal();
+        assert!(text.starts_with(&format!("hwt_{}_", token.id())));
+        assert_eq!(ApiToken::parse(&text).ok().unwrap().hash(), token.hash());
+        assert_eq!(fails(&text), StreamKeyError::Malformed);
+        assert_eq!(
+            fails(&text.replace("hwt_", "hw_")),
+            StreamKeyError::Mistyped
+        );
+        assert_eq!(redacted(&format!("a {} b", *text)), "a hw_<redacted> b");
+        let (hash, id) = (token.hash(), token.id());
+        assert_ne!(ApiToken::generate().unwrap().with_id(id).hash(), hash);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The same suite on SQLite and on a real PostgreSQL. Services are called directly; `tests/served.rs` goes through the
 //! ports.
 
+mod access;
+mod access_over_tls;
 mod admission_service;
 mod adobe_authentication;
 mod backend;
@@ -16,6 +18,7 @@ mod revocation_log;
 mod session_service;
 mod signed_keys;
 mod start;
+mod tokens;
 mod webhook;
 
 /// Runs each test on both databases.

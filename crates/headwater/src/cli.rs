@@ -93,6 +93,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SessionsCommand,
     },
+    /// Create, list, rotate and revoke API tokens
+    Tokens {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(subcommand)]
+        command: TokensCommand,
+    },
     /// Publish and subscribe in quantity, and account for every frame
     Bench(BenchArguments),
     /// Try what an encoder does, step by step, and say what is wrong
@@ -281,6 +288,58 @@ pub(crate) enum SessionsCommand {
         /// For the log and the publisher
         #[arg(long, default_value = "")]
         reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokensCommand {
+    /// Create a token; it is shown this once
+    Create {
+        /// For whom it is good; `*`: every tenant [default: the tenant of the token that is used]
+        #[arg(long, default_value = "", hide_default_value = true)]
+        tenant: String,
+        /// What it may do, such as keys:write; `*`: everything. Can be given several times
+        #[arg(long, value_name = "SCOPE", required = true)]
+        scope: Vec<String>,
+        /// For people
+        #[arg(long, default_value = "")]
+        description: String,
+        /// The token is refused after this time, such as `90days`; without it, it does not expire
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        expires_in: Option<Duration>,
+        /// Write the token to this file (mode 0600) instead of showing it
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+    /// Show a token, without its secret
+    Get {
+        /// As `tokens list` shows it
+        id: String,
+    },
+    /// List tokens, oldest first
+    List {
+        /// Of one tenant alone
+        #[arg(long, default_value = "", hide_default_value = true)]
+        tenant: String,
+        /// Revoked ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Give a token a new secret, which is shown this once
+    Rotate {
+        /// As `tokens list` shows it
+        id: String,
+        /// For how long the secret before is good, such as `1day`
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+        overlap: Duration,
+        /// Write the token to this file (mode 0600) instead of showing it
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+    /// Revoke a token: it is refused from then on
+    Revoke {
+        /// As `tokens list` shows it
+        id: String,
     },
 }
 

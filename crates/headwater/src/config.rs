@@ -7,8 +7,10 @@
 //!
 //! Sections of other roles may be in the same file: their form is checked, their files are not touched.
 
+mod access;
 mod applications;
 mod check;
+mod client_certificates;
 mod control;
 mod document;
 mod edge;

@@ -22,6 +22,7 @@ mod roles;
 mod secrets;
 mod sessions;
 mod standalone;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -81,5 +82,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Quotas { server, command } => quotas::run(&server, command).await,
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
+        Command::Tokens { server, command } => tokens::run(&server, command).await,
     }
 }

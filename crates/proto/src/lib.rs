@@ -11,6 +11,9 @@ pub mod frames;
 pub mod grant;
 pub mod tracks;
 
+/// The whole contract: a serialized `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// The public API.
 #[allow(
     missing_docs,

@@ -64,14 +64,7 @@ impl BearerCredentials {
 
     /// Checks an `authorization` header's value (`Bearer …`, the scheme in any case).
     pub fn check_header(&self, authorization: Option<&[u8]>) -> Result<(), BearerError> {
-        let header = authorization.ok_or(BearerError::Missing)?;
-        let header = std::str::from_utf8(header).map_err(|_| BearerError::Invalid)?;
-        match header.trim().split_once(' ') {
-            Some((scheme, credential)) if scheme.eq_ignore_ascii_case("bearer") => {
-                self.check(credential)
-            }
-            Some(_) | None => Err(BearerError::Invalid),
-        }
+        self.check(credential(authorization)?)
     }
 
     /// Checks a gRPC request. The status carries no reason detail: `proto` is not known here.
@@ -86,6 +79,18 @@ impl BearerCredentials {
 impl fmt::Debug for BearerCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BearerCredentials({})", self.hashes.load().len())
+    }
+}
+
+/// What an `authorization` header carries (`Bearer …`, the scheme in any case), unchecked.
+pub fn credential(authorization: Option<&[u8]>) -> Result<&str, BearerError> {
+    let header = authorization.ok_or(BearerError::Missing)?;
+    let header = std::str::from_utf8(header).map_err(|_| BearerError::Invalid)?;
+    match header.trim().split_once(' ') {
+        Some((scheme, credential)) if scheme.eq_ignore_ascii_case("bearer") => {
+            Ok(credential.trim())
+        }
+        Some(_) | None => Err(BearerError::Invalid),
     }
 }
 

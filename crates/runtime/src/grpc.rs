@@ -4,7 +4,7 @@
 mod accept;
 mod endpoints;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -20,7 +20,7 @@ pub use self::endpoints::{ATTEMPT_TIMEOUT, Endpoints};
 use crate::{
     identity::Role,
     shutdown::Shutdown,
-    tls::{self, InternalTls, ReloadingCertificate},
+    tls::{self, ClientCertificate, InternalTls, ReloadingCertificate},
 };
 
 /// HTTP/2 flow-control window of one RPC, in bytes.
@@ -81,12 +81,14 @@ pub struct InProcessTarget {
 }
 
 /// An accepted connection, as request extension (`tonic::Request::extensions().get::<Peer>()`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Peer {
     /// `None` in process.
     pub address: Option<SocketAddr>,
     /// The certificate's role; `None` on public and plaintext ports, the trusted caller's in process.
     pub role: Option<Role>,
+    /// Of a client of a public port that asks for certificates; verified.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// An in-process transport; `role` is what the connecting side counts as.

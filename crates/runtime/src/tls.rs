@@ -16,7 +16,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use rustls::{
     ServerConfig,
     crypto::CryptoProvider,
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
 
@@ -49,6 +49,8 @@ pub struct CertificateFiles {
 #[derive(Clone)]
 pub struct ReloadingCertificate {
     current: Reloading<Identity>,
+    /// Of the other side's certificates; without one, none is asked for.
+    clients: Option<Reloading<Option<Arc<dyn ClientCertVerifier>>>>,
 }
 
 /// Certificates could not be used.
@@ -90,16 +92,42 @@ impl ReloadingCertificate {
             [certificate, private_key] => Identity::parse(certificate, private_key),
             _ => unreachable!("two files were named"),
         })?;
-        Ok(Self { current })
+        Ok(Self {
+            current,
+            clients: None,
+        })
     }
 
-    /// For a listener that faces API clients: TLS 1.2 and 1.3, no client certificates, no resumption. The certificate is
+    /// Asks clients for certificates. CAs and revocation lists are followed; a connection that is there stays.
+    pub fn with_client_certificates(self, asked: ClientCertificates) -> Result<Self, TlsError> {
+        let Some(files) = asked.files() else {
+            return Ok(self);
+        };
+        let paths = std::iter::once(&files.ca).chain(&files.crls);
+        let paths = paths.cloned().collect();
+        let clients = Reloading::watch("CAs of API clients", paths, move |contents| {
+            asked.verifier(contents, &provider())
+        })?;
+        Ok(Self {
+            clients: Some(clients),
+            ..self
+        })
+    }
+
+    /// For a listener that faces API clients: TLS 1.2 and 1.3, no resumption. The certificate is
     /// the same for every server name and for none.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(self.clone()));
+        let verifier = self
+            .clients
+            .as_ref()
+            .and_then(|clients| clients.load().as_ref().clone());
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let builder = match verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(self.clone()));
         refuse_resumption(&mut config);
         Ok(Arc::new(config))
     }

@@ -24,6 +24,7 @@ fn help_names_every_command() {
         "origin",
         "keys",
         "sessions",
+        "tokens",
         "bench",
     ] {
         assert!(text.contains(command), "{command} is not in:\n{text}");
@@ -100,6 +101,57 @@ async fn an_operator_issues_a_key_sees_its_session_and_ends_it() {
     assert!(created["secret"].is_null(), "{created}");
     let secret = std::fs::read_to_string(&file).unwrap();
     assert!(secret.starts_with("hw_"), "not a stream key");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_gives_a_backend_a_token_of_its_own() {
+    let _turn = turn().await;
+    let standalone = Standalone::start().await;
+    let data = standalone.data_directory();
+    let addresses = std::fs::read(data.join("addresses.json")).unwrap();
+    let addresses: Value = serde_json::from_slice(&addresses).unwrap();
+    let url = addresses["grpc_url"].as_str().unwrap();
+    let file = data.join("backend-token");
+    let (directory, file_name) = (data.to_string_lossy(), file.to_string_lossy());
+    let run = |arguments: &[&str], server: &[&str]| {
+        let output = headwater(&[arguments, server, &["--json"]].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let answer = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
+        (output.status.success(), answer, told)
+    };
+    let operator = ["--data-dir", &directory];
+    let backend = ["--server", url, "--token-file", &file_name];
+
+    let create = [
+        "tokens",
+        "create",
+        "--scope",
+        "keys:read",
+        "--tenant",
+        "default",
+    ];
+    let create = [&create[..], &["--secret-file", &file_name]].concat();
+    let (created, token, told) = run(&create, &operator);
+    assert!(created && token["secret"].is_null(), "{told}");
+    let id = token["id"].as_str().unwrap();
+    let (listed, keys, told) = run(&["keys", "list"], &backend);
+    assert!(listed && keys.is_array(), "{told}");
+    let (created, _, told) = run(&["keys", "create", "--stream", "mine"], &backend);
+    assert!(!created && told.contains("SCOPE_MISSING"), "{told}");
+
+    let rotate = ["tokens", "rotate", id, "--secret-file", &file_name];
+    let before = std::fs::read_to_string(&file).unwrap();
+    assert!(run(&rotate, &operator).0);
+    assert_ne!(std::fs::read_to_string(&file).unwrap(), before);
+    assert!(run(&["keys", "list"], &backend).0);
+    let (revoked, token, told) = run(&["tokens", "revoke", id], &operator);
+    assert!(revoked && !token["revoke_time"].is_null(), "{told}");
+    let (listed, _, told) = run(&["keys", "list"], &backend);
+    assert!(!listed && told.contains("TOKEN_INVALID"), "{told}");
+    let (_, all, _) = run(&["tokens", "list", "--all"], &operator);
+    assert_eq!(all[0]["id"], id, "{all}");
+    let (_, got, _) = run(&["tokens", "get", id], &operator);
+    assert_eq!(got["scopes"], serde_json::json!(["keys:read"]));
 }
 
 fn headwater(arguments: &[&str]) -> Output {

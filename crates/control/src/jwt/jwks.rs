@@ -35,7 +35,7 @@ enum Source {
 }
 
 /// Public keys by their `kid`.
-pub(crate) struct KeySet(HashMap<String, Key>);
+pub(super) struct KeySet(HashMap<String, Key>);
 
 /// A key, and the one algorithm that it is for.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub(super) struct Key {
 
 /// A key set could not be had.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum JwksError {
+pub(super) enum JwksError {
     #[error("two keys have the same `kid`")]
     Ambiguous,
     #[error(transparent)]
@@ -64,14 +64,14 @@ pub(crate) enum JwksError {
 }
 
 /// A key set from afar, and for how long it is fresh.
-pub(crate) struct Fetched {
-    pub(crate) keys: KeySet,
-    pub(crate) max_age: Option<Duration>,
+pub(super) struct Fetched {
+    pub(super) keys: KeySet,
+    pub(super) max_age: Option<Duration>,
 }
 
 /// Asks for a key set.
 type Fetch = Box<dyn Fn() -> Fetching + Send + Sync>;
-pub(crate) type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, JwksError>> + Send>>;
+pub(super) type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, JwksError>> + Send>>;
 
 /// What the task knows that asks a URL.
 struct Remote {
@@ -228,7 +228,7 @@ async fn keep_fetched(
 
 impl KeySet {
     /// Keys that are of no use here are passed over; a set without any other is an error.
-    pub(crate) fn parse(json: &[u8]) -> Result<Self, JwksError> {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, JwksError> {
         #[derive(Deserialize)]
         struct Set {
             keys: Vec<serde_json::Value>,

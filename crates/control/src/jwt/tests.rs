@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    jwks::{Fetching, KEPT_MAX, REFRESH_PAUSE},
+    jwks::{Fetched, Fetching, JwksError, KEPT_MAX, KeySet, REFRESH_PAUSE},
     *,
 };
 

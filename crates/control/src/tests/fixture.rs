@@ -27,7 +27,7 @@ use super::postgres::PostgresServer;
 use crate::{
     Application, Config, Control, ControlError, DatabaseConfig, Dependencies, Quota, Shared,
     admission::Admission,
-    caller::{Authenticate, Tenant},
+    caller::Tenant,
     cluster::ClusterState,
     database::{CreateOutcome, Creation, KeyRecord, NewEvent},
     encode_grant_key, generate_pepper_file,
@@ -35,6 +35,7 @@ use crate::{
     pepper::PepperFile,
     sessions::Sessions,
     tenants::Tenants,
+    tokens::Tokens,
 };
 
 /// What replicas of one cluster have in common.
@@ -55,7 +56,7 @@ pub(super) struct Replica {
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
-    pub(super) authenticate: Authenticate,
+    pub(super) tokens: Tokens,
     /// Nobody follows it but the test.
     pub(super) pepper_file: PepperFile,
     _following: AbortOnDropHandle<()>,
@@ -120,19 +121,18 @@ impl Fixture {
             shared,
             follower,
             pepper_file,
-            authenticate,
         } = Control::new(self.config.clone(), dependencies).await?;
         let shutdown = Shutdown::default();
         Ok(Replica {
             keys: StreamKeys(shared.clone()),
             sessions: Sessions(shared.clone()),
             tenants: Tenants(shared.clone()),
+            tokens: Tokens(shared.clone()),
             admission: Admission::new(shared.clone(), shutdown.clone()),
             cluster: ClusterState::new(shared.clone()),
             shared,
             metrics,
             shutdown,
-            authenticate,
             pepper_file,
             _following: AbortOnDropHandle::new(tokio::spawn(follower.run())),
         })
@@ -301,8 +301,8 @@ pub(super) fn of_tenant<T>(tenant: &str, message: T) -> Request<T> {
 pub(super) fn of_role<T>(role: Role, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(Peer {
-        address: None,
         role: Some(role),
+        ..Peer::default()
     });
     request
 }
@@ -318,3 +318,11 @@ pub(super) fn reason<T>(result: Result<T, Status>) -> (tonic::Code, String) {
 
 /// Well above the sign of life.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
+
+/// With a credential, as a client sends it.
+pub(super) fn bearing<T>(credential: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let header = format!("Bearer {credential}").parse().unwrap();
+    request.metadata_mut().insert("authorization", header);
+    request
+}

@@ -10,14 +10,13 @@ use proto::{
     internal::v1::authorize_response::Decision,
 };
 use sqlx::{AssertSqlSafe, Connection as _};
-use tonic::{Request, service::Interceptor as _};
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, Replica},
+    fixture::{Fixture, Replica, bearing},
     postgres::PostgresServer,
 };
-use crate::{DatabaseConfig, encode_grant_key, pepper::PepperError};
+use crate::{DatabaseConfig, caller::Scope, encode_grant_key, pepper::PepperError};
 
 /// Many times what a reload takes.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -45,25 +44,27 @@ async fn granted(control: &Replica, secret: &str) -> bool {
 async fn an_api_token_that_was_replaced_is_refused() {
     let fixture = Fixture::sqlite();
     let control = fixture.replica().await;
-    let accepts = |token: &str| {
-        let mut request = Request::new(());
-        let header = format!("Bearer {token}").parse().unwrap();
-        request.metadata_mut().insert("authorization", header);
-        control.authenticate.clone().call(request).is_ok()
+    let accepts = async |token: &str| {
+        let request = bearing(token, ());
+        control
+            .shared
+            .caller(&request, Scope::KeysRead)
+            .await
+            .is_ok()
     };
-    assert!(accepts("a token for tests") && !accepts("another"));
+    assert!(accepts("a token for tests").await && !accepts("another").await);
     replace(
         &fixture.config.api_token_file,
         "another\na token for tests\n",
     );
-    until("the new token", async || accepts("another")).await;
-    assert!(accepts("a token for tests"), "both while they rotate");
+    until("the new token", async || accepts("another").await).await;
+    assert!(accepts("a token for tests").await, "both while they rotate");
     replace(&fixture.config.api_token_file, "another\n");
     until("the old token's end", async || {
-        !accepts("a token for tests")
+        !accepts("a token for tests").await
     })
     .await;
-    assert!(accepts("another"));
+    assert!(accepts("another").await);
 }
 
 #[tokio::test]

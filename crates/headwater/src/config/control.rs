@@ -2,13 +2,18 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use control::{DatabaseConfig, Quota};
-use runtime::{egress::EgressConfig, tls::CertificateFiles};
+use control::{ApiAccess, DatabaseConfig, Quota};
+use runtime::{
+    egress::EgressConfig,
+    tls::{CertificateFiles, ClientCertificates},
+};
 use serde::Deserialize;
 
 use super::{
+    access::{self, IssuerSection, SubjectSection},
     applications,
     check::Check,
+    client_certificates::ClientCertificatesSection,
     scalar::{Address, Count, Network, OneOrMany, Time},
     shared,
 };
@@ -19,6 +24,7 @@ pub(crate) struct ControlConfig {
     pub(crate) control: control::Config,
     pub(crate) internal_listen: SocketAddr,
     pub(crate) public_certificate: CertificateFiles,
+    pub(crate) public_client_certificates: ClientCertificates,
     pub(crate) public_listen: SocketAddr,
 }
 
@@ -27,12 +33,14 @@ pub(crate) struct ControlConfig {
 pub(super) struct Section {
     api_token_file: Option<PathBuf>,
     applications: Option<OneOrMany<applications::Written>>,
+    client_certificates: Option<Vec<Option<SubjectSection>>>,
     database: Option<DatabaseSection>,
     egress: Option<EgressSection>,
     grant_key_file: Option<PathBuf>,
     grant_lifetime: Option<Time>,
     hold_off: Option<Time>,
     internal: Option<InternalSection>,
+    oidc: Option<Vec<Option<IssuerSection>>>,
     pepper_file: Option<PathBuf>,
     public: Option<PublicSection>,
     quotas: Option<QuotasSection>,
@@ -81,6 +89,7 @@ struct QuotasSection {
 #[serde(default)]
 struct PublicSection {
     certificate: Option<PathBuf>,
+    client_certificates: Option<ClientCertificatesSection>,
     listen: Option<Address>,
     private_key: Option<PathBuf>,
 }
@@ -102,6 +111,10 @@ impl Section {
             public.private_key,
             check,
         );
+        let clients = public.client_certificates.unwrap_or_default();
+        let clients = clients.finish("control.public.client_certificates", check);
+        let asked = !matches!(clients, Some(ClientCertificates::Off) | None);
+        let api_access = api_access(self.oidc, self.client_certificates, asked, check);
         let applications = self
             .applications
             .map(|given| applications::finish(given, check));
@@ -121,6 +134,7 @@ impl Section {
 
         let mut control =
             control::Config::new(database?, pepper_file?, grant_key_file?, api_token_file?);
+        control.api_access = api_access;
         control.egress = egress;
         if let Some(applications) = applications {
             control.applications = applications;
@@ -145,8 +159,35 @@ impl Section {
             control,
             internal_listen: internal_listen?.0,
             public_certificate: public_certificate?,
+            public_client_certificates: clients?,
             public_listen: public_listen?.0,
         })
+    }
+}
+
+/// Who may call the API beside whoever has a token; `asked`: whether the port asks for certificates.
+fn api_access(
+    oidc: Option<Vec<Option<IssuerSection>>>,
+    certificates: Option<Vec<Option<SubjectSection>>>,
+    asked: bool,
+    check: &mut Check,
+) -> ApiAccess {
+    const CERTIFICATES: &str = "control.client_certificates";
+    if certificates.is_some() && !asked {
+        let what = "needs control.public.client_certificates: no certificate is asked for";
+        check.mistake(CERTIFICATES, what);
+    }
+    let mut issuers = Vec::new();
+    for (index, section) in oidc.into_iter().flatten().enumerate() {
+        let path = format!("control.oidc[{index}]");
+        let section = check.required(&path, section);
+        issuers.extend(section.and_then(|section| section.finish(&path, check)));
+    }
+    let certificates = certificates.unwrap_or_default();
+    let check_name = control::check_certificate_name;
+    ApiAccess {
+        issuers,
+        certificates: access::named(certificates, CERTIFICATES, check, check_name),
     }
 }
 

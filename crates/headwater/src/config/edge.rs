@@ -8,9 +8,10 @@ use edge::{ProxyProtocol, StaticOrigin};
 use runtime::tls::EncoderTlsFiles;
 use serde::Deserialize;
 
-use self::tls::{ClientCertificatesSection, PlainRtmp, TerminatedTls, TlsVersion};
+use self::tls::{PlainRtmp, TerminatedTls, TlsVersion};
 use super::{
     check::Check,
+    client_certificates::ClientCertificatesSection,
     scalar::{
         Address, Bytes, Count, HostPort, Network, OneOrMany, OriginName, OutagePolicy, Period,
         Seconds, Time, defaulted_section,
@@ -133,7 +134,8 @@ impl Section {
     pub(super) fn finish(self, check: &mut Check) -> Option<EdgeConfig> {
         let default = shared::certificate("edge", self.certificate, self.private_key, check);
         let others = check.optional_directory("edge.certificates", self.certificates);
-        let client_certificates = self.client_certificates.unwrap_or_default().finish(check);
+        let client_certificates = self.client_certificates.unwrap_or_default();
+        let client_certificates = client_certificates.finish("edge.client_certificates", check);
         let control = check.required("edge.control", self.control);
         let control = control.map(|control| control.finish("edge.control", check));
         let listen = check.required("edge.listen", self.listen);

@@ -458,3 +458,43 @@ fn the_live_file_is_checked_at_the_start_with_the_others() {
     assert!(found[0].starts_with("live_file: "), "{found:#?}");
     assert_eq!(found.len(), 1, "{found:#?}");
 }
+
+#[test]
+fn who_may_call_the_api_is_checked_with_the_rest() {
+    let directory = bootstrapped();
+    let file = directory.path().join("control.yaml");
+    let oidc = "HEADWATER__CONTROL__OIDC";
+    let load = |yaml: &str| load_control(&file, &[(oidc, yaml)]);
+    let (_, control) = load(
+        "[{issuer: https://a.test, audience: headwater, jwks_url: https://a.test/keys, tenant_claim: t, scopes: 'keys:read'}]",
+    )
+    .unwrap();
+    let issuers = control.control.api_access.issuers;
+    assert_eq!(
+        (issuers.len(), issuers[0].issuer.as_str()),
+        (1, "https://a.test")
+    );
+    for wrong in [
+        "[{}]",
+        "[{issuer: a, audience: b, jwks_url: http://a.test/keys, tenant: t, scopes: 'keys:read'}]",
+        "[{issuer: a, audience: b, jwks_url: https://a.test/, tenant: t, tenant_claim: t, scopes: 'keys:read'}]",
+        "[{issuer: a, audience: b, jwks_url: https://a.test/, tenant: t, scopes: keys}]",
+        "[{issuer: a, audience: b, jwks_url: https://a.test/, tenant: t, subjects: []}]",
+        "[{issuer: a, audience: b, token_review_url: https://a.test/, tenant: t, scopes: 'keys:read'}]",
+    ] {
+        let found = mistakes(load(wrong));
+        assert!(
+            found
+                .iter()
+                .all(|mistake| mistake.starts_with("control.oidc")),
+            "{wrong}: {found:#?}"
+        );
+    }
+    let named = "[{name: backend.test, tenant: acme, scopes: ['*']}]";
+    let unasked = load_control(&file, &[("HEADWATER__CONTROL__CLIENT_CERTIFICATES", named)]);
+    let found = mistakes(unasked);
+    assert!(
+        found[0].starts_with("control.client_certificates: needs"),
+        "{found:#?}"
+    );
+}

@@ -22,7 +22,9 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     // Not before the ports are ours: the file may be that of a process that has them.
     let ready_file = ReadyFile::new(arguments.ready_file.as_deref())?;
     let certificate = public_certificate(&process, &config.public_certificate)
-        .context("control.public.certificate cannot be used")?;
+        .context("control.public.certificate cannot be used")?
+        .with_client_certificates(config.public_client_certificates)
+        .context("control.public.client_certificates cannot be used")?;
     let ready = json!({
         "role": "control",
         "public": public.local_addr()?.to_string(),

@@ -26,7 +26,7 @@ use super::{InProcessListener, Listener, Peer, Transport};
 use crate::{
     identity::Role,
     shutdown::Shutdown,
-    tls::{self, InternalTls, ReloadingCertificate},
+    tls::{self, ClientCertificate, InternalTls, ReloadingCertificate},
 };
 
 /// Connections of one listener, handshakes included; the next ones wait in the kernel's backlog.
@@ -105,6 +105,7 @@ async fn accept_in_process(
         let peer = Peer {
             address: None,
             role: Some(listener.role),
+            certificate: None,
         };
         let connection = Connection::new(Box::new(stream), peer, &shutdown, None);
         if accepted.send(Ok(connection)).await.is_err() {
@@ -171,6 +172,7 @@ impl Security {
         let mut peer = Peer {
             address: Some(address),
             role: None,
+            certificate: None,
         };
         match self {
             Self::Internal(tls, admit) => {
@@ -190,7 +192,11 @@ impl Security {
                 let config = certificate.server_config().map_err(io::Error::other)?;
                 let mut config = ServerConfig::clone(&config);
                 config.alpn_protocols = vec![b"h2".to_vec()];
-                Ok((Box::new(handshake(Arc::new(config), stream).await?), peer))
+                let stream = handshake(Arc::new(config), stream).await?;
+                let (_, session) = stream.get_ref();
+                let leaf = session.peer_certificates().and_then(<[_]>::first);
+                peer.certificate = leaf.map(|leaf| Arc::new(ClientCertificate::read(leaf)));
+                Ok((Box::new(stream), peer))
             }
         }
     }
