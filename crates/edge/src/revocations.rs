@@ -1,4 +1,4 @@
-//! Follows control's log of revocations and terminations, and ends the sessions that they name.
+//! Follows control's log of revocations, terminations and changed terms, and applies them to the sessions that they name.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,10 @@ use tokio::{
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::{Context, live::Target};
+use crate::{
+    Context,
+    live::{Order, Target},
+};
 
 /// How far this edge has read the log.
 pub(crate) struct Revocations {
@@ -102,16 +105,24 @@ fn apply(context: &Context, response: WatchRevocationsResponse) {
         );
     }
     for revocation in revocations {
-        let target = match revocation.target {
-            Some(revocation::Target::SessionId(session_id)) => Target::Session(session_id),
-            Some(revocation::Target::StreamKeyId(stream_key_id)) => {
-                Target::StreamKey(stream_key_id)
+        let order = match revocation.target {
+            Some(revocation::Target::SessionId(session_id)) => {
+                Order::Revoke(Target::Session(session_id))
             }
-            Some(revocation::Target::Change(_)) | None => continue,
+            Some(revocation::Target::StreamKeyId(stream_key_id)) => {
+                Order::Revoke(Target::StreamKey(stream_key_id))
+            }
+            Some(revocation::Target::Change(change)) => Order::Change(Arc::new(change)),
+            // Of a control of a later version.
+            None => continue,
         };
-        let sessions = context.live.revoke(target);
+        let what = match order {
+            Order::Change(_) => "other terms",
+            Order::Revoke(_) => "revoked",
+        };
+        let sessions = context.live.obey(order);
         if sessions > 0 {
-            info!(sessions, position = revocation.position, reason = ?revocation.reason, "revoked");
+            info!(sessions, position = revocation.position, reason = ?revocation.reason, "{what}");
         }
     }
     context.revocations.position.send_replace(Some(position));
