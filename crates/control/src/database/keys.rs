@@ -159,7 +159,7 @@ impl Database {
                 return Ok(false);
             }
             append(&mut transaction, &Target::StreamKey(id.to_string()), reason, now_ms).await?;
-            transaction.commit().await?;
+            self.commit(transaction).await?;
             Ok(true)
         })
         .await

@@ -3,7 +3,7 @@
 
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
-use super::{Database, DatabaseError, keys::number};
+use super::{Database, DatabaseError, growth::notify, keys::number};
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,8 +105,7 @@ impl Database {
             .await?;
             let target = Target::Session(termination.session_id.to_owned());
             append(&mut transaction, &target, termination.reason, now_ms).await?;
-            transaction.commit().await?;
-            Ok(())
+            self.commit(transaction).await
         })
         .await
     }
@@ -128,7 +127,7 @@ impl Database {
     }
 }
 
-/// Takes the next position; to be the last statement before the commit, since it locks the head.
+/// Takes the next position; to be the last before [`Database::commit`], since it locks the head.
 pub(super) async fn append(
     transaction: &mut Transaction<'_, Any>,
     target: &Target,
@@ -154,7 +153,7 @@ pub(super) async fn append(
     .bind(reason)
     .execute(&mut **transaction)
     .await?;
-    Ok(())
+    notify(transaction).await
 }
 
 impl LogEntry {
