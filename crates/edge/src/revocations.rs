@@ -1,4 +1,4 @@
-//! Follows control's log of revocations, terminations and changed terms, and applies them to the sessions that they name.
+//! Follows control's log of revocations, terminations and changed terms, and does to live sessions what it says.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,17 +1,23 @@
 //! A key is revoked at one control: the live session ends at an edge that listens to another, also after that one was
 //! started again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tests::{
-    api::Api,
-    cluster::{Cluster, Layout},
+    api::{Api, IssuedKey},
+    cluster::{Cluster, Database, Layout, Node},
     deployment::{APP, Deployment},
+    encoder::Encoder,
     scenario::{REVOCATION_DEADLINE, ends, revocation_ends_the_session},
     standalone::Standalone,
-    turn_alone,
+    synthetic, turn_alone,
     witness::Witness,
 };
+use tokio::task::JoinSet;
+
+/// From the call to the encoder's last word, on every edge; a busy test machine gets five times that.
+const OFF_AIR_GOAL: Duration = Duration::from_secs(1);
+const ROUNDS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revocation_reaches_the_edge_through_the_other_control() {
@@ -71,4 +77,101 @@ async fn termination_ends_the_session(deployment: &Deployment, api: &Api) {
     let mut again = deployment.encoder().await;
     let status = again.publish(&key.app, &key.secret).await.unwrap();
     assert_eq!(status.code, "NetStream.Publish.BadName", "{status:?}");
+}
+
+/// Three edges, each of which listens to one of three controls, and each key is revoked at
+/// another control than the one that its edge listens to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_is_off_the_air_on_three_edges_through_three_controls() {
+    let _turn = turn_alone().await;
+    let cluster = Cluster::start(three_by_three(false)).await;
+    let mut took = Vec::new();
+    for round in 0..ROUNDS {
+        let live = live_everywhere(&cluster, &format!("round-{round}")).await;
+        let mut ends = JoinSet::new();
+        for (index, (key, encoder)) in live.into_iter().enumerate() {
+            // The edge listens to the last control but `index`.
+            let listened = cluster.controls.len() - 1 - index;
+            let api = cluster.api((listened + 1) % cluster.controls.len());
+            ends.spawn(off_the_air(api, key, encoder));
+        }
+        took.extend(ends.join_all().await);
+    }
+    took.sort();
+    let (median, last) = (took[took.len() / 2], took[took.len() - 1]);
+    println!(
+        "{} revocations on three edges through three controls: off the air after {median:?} (median), {last:?} at most \
+         (goal {OFF_AIR_GOAL:?})",
+        took.len()
+    );
+    assert!(last < OFF_AIR_GOAL * 5, "{last:?}");
+}
+
+/// Two of three controls are killed, and keys are revoked at the third before anybody has noticed: edges that listened
+/// to one of the two go on where they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edges_whose_control_died_miss_no_revocation() {
+    let _turn = turn_alone().await;
+    let mut cluster = Cluster::start(three_by_three(true)).await;
+    for round in 0..2 {
+        let live = live_everywhere(&cluster, &format!("killed-{round}")).await;
+        let api = cluster.api(0);
+        cluster.controls[1].kill();
+        cluster.controls[2].kill();
+        let mut ends = JoinSet::new();
+        for (key, encoder) in live {
+            ends.spawn(off_the_air(api.clone(), key, encoder));
+        }
+        let last = ends.join_all().await.into_iter().max().unwrap();
+        println!("two of three controls killed: off the air on three edges after {last:?}");
+        assert!(last < REVOCATION_DEADLINE, "{last:?}");
+        for control in 1..3 {
+            cluster.controls[control].start().await;
+            cluster.controls[control].serves(REVOCATION_DEADLINE).await;
+        }
+    }
+}
+
+fn three_by_three(edge_knows_all_controls: bool) -> Layout {
+    Layout {
+        database: Database::Postgres,
+        controls: 3,
+        origins: 1,
+        more_edges: 2,
+        edge_knows_all_controls,
+        ..Layout::default()
+    }
+}
+
+/// A publisher with a key of its own on each edge.
+async fn live_everywhere(cluster: &Cluster, name: &str) -> Vec<(IssuedKey, Encoder)> {
+    let mut live = Vec::new();
+    for (index, edge) in cluster.edges().enumerate() {
+        let key = cluster
+            .api(0)
+            .create_key(APP, &format!("{name}-{index}"))
+            .await;
+        live.push((key.clone(), publishing_at(cluster, edge, &key).await));
+    }
+    live
+}
+
+async fn publishing_at(cluster: &Cluster, edge: &Node, key: &IssuedKey) -> Encoder {
+    let mut encoder = cluster.deployment_at(edge).publish(key).await;
+    encoder.send(&synthetic::video_header()).await.unwrap();
+    encoder.send(&synthetic::video(0, true, 400)).await.unwrap();
+    encoder
+}
+
+/// Revokes a key; how long its encoder waited for the last word.
+async fn off_the_air(api: Api, key: IssuedKey, mut encoder: Encoder) -> Duration {
+    let start = Instant::now();
+    api.revoke_key(&key.id, "the contract ended").await.unwrap();
+    let status = encoder.status().await.unwrap();
+    let took = start.elapsed();
+    assert_eq!(
+        (status.code.as_str(), status.description.as_str()),
+        ("NetStream.Failed", "This stream was ended by its owner")
+    );
+    took
 }
