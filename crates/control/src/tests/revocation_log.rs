@@ -273,8 +273,8 @@ async fn terminated(by: &Database, tail: &mut watch::Receiver<LogTail>, position
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_is_told_what_it_has_written_itself() {
-    let database = Database::open(&Fixture::sqlite().config.database).await;
-    let database = database.unwrap();
+    let fixture = Fixture::sqlite();
+    let database = Database::open(&fixture.config.database).await.unwrap();
     let mut tail = follow_what_is_told(&database).await;
     for position in 1..=3 {
         terminated(&database, &mut tail, position).await;
