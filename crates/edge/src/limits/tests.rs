@@ -1,5 +1,4 @@
 use bytes::Bytes;
-use media::codec;
 
 use super::*;
 
@@ -242,7 +241,7 @@ fn a_picture_is_as_large_as_its_header_says() {
         (426, 0, true),
     ] {
         let mut session = Session::new(size_limit(max_width, max_height));
-        let shown = codec::Dimensions::new(426, 240).ok();
+        let shown = Dimensions::new(426, 240).ok();
         let fault = LimitFault::Size {
             shown,
             max_width,
@@ -372,7 +371,7 @@ fn other_terms_judge_what_is_known_with_the_next_frame() {
 
 #[test]
 fn every_fault_says_which_limit_it_is() {
-    let shown = codec::Dimensions::new(1920, 1080).ok();
+    let shown = Dimensions::new(1920, 1080).ok();
     let size = |shown, max_width, max_height| LimitFault::Size {
         shown,
         max_width,
