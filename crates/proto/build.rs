@@ -24,6 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Bodies cross every hop as shared buffers.
         .bytes(".headwater.v1.Frame")
+        // Labels: the same request is the same bytes.
+        .btree_map(".headwater.v1")
         // Hold a stream key or what is as good as one: nothing can print them by accident.
         .skip_debug([
             ".headwater.internal.v1.AdobeCredential",

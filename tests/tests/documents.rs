@@ -98,19 +98,8 @@ fn words_of_edge() -> BTreeSet<String> {
 
 /// What control's own log and metrics call its refusals.
 fn words_of_control() -> BTreeSet<String> {
-    let sources = sources("crates/control/src");
-    let of_admission = |path: &&PathBuf| path.to_str().unwrap().contains("src/admission");
-    let mut found = BTreeSet::new();
-    for path in sources.iter().filter(of_admission) {
-        let text = fs::read_to_string(path).unwrap();
-        let outcomes = text
-            .lines()
-            .filter(|line| line.trim().starts_with("Self::"));
-        for line in outcomes {
-            found.extend(words_behind(line, "=> \""));
-        }
-    }
-    found
+    let text = fs::read_to_string(root().join("crates/control/src/admission/refusal.rs"));
+    words_behind(&text.unwrap(), "=> \"").into_iter().collect()
 }
 
 /// Literals that are one word, behind what introduces them.

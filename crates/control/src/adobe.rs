@@ -7,10 +7,7 @@
 //! therefore in the opaque that the encoder brings back, under a MAC that all controls can check; that it was used is
 //! remembered by the control that saw it.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    net::{IpAddr, SocketAddr},
-};
+use std::collections::{HashSet, VecDeque};
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest, rand};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
@@ -20,6 +17,7 @@ use proto::internal::v1::{AdobeChallenge, AdobeResponse};
 use zeroize::Zeroizing;
 
 use crate::{
+    field::client_ip,
     pepper::Peppers,
     stream_key::{RandomError, StreamKey},
 };
@@ -192,13 +190,8 @@ impl Stamp {
 
 /// What the MAC is over. The address without its port: each step is a connection of its own.
 fn bound(head: &[u8; HEAD_BYTES], user: &str, client_address: &str) -> Vec<u8> {
-    let address = match client_address.parse::<SocketAddr>() {
-        Ok(address) => address.ip().to_canonical().to_string(),
-        Err(_other) => match client_address.parse::<IpAddr>() {
-            Ok(address) => address.to_canonical().to_string(),
-            Err(_other) => client_address.to_owned(),
-        },
-    };
+    let address = client_ip(client_address);
+    let address = address.map_or_else(|| client_address.to_owned(), |address| address.to_string());
     // The head has a fixed size, and no address holds a NUL: nothing can be moved from one part to another.
     [&head[..], address.as_bytes(), &[0], user.as_bytes()].concat()
 }

@@ -2,9 +2,12 @@
 //!
 //! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
 
+mod credentials;
 mod events;
 mod growth;
 mod keys;
+mod quotas;
+mod requests;
 mod revocations;
 
 use std::{
@@ -29,9 +32,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::growth::Growth;
 pub(crate) use self::{
+    credentials::Refused,
     events::NewEvent,
-    keys::{CreateOutcome, KeyFilter, KeyRecord},
-    revocations::{LogEntry, Target, Termination},
+    keys::{
+        ChangeOutcome, CreateOutcome, Creation, Deletion, KeyChange, KeyFilter, KeyRecord,
+        PreviousSecret,
+    },
+    quotas::QuotaByGroup,
+    requests::{KnownRequest, NewRequest},
+    revocations::{ChangedTerms, LogEntry, Target, Termination},
 };
 use crate::{
     config::DatabaseConfig,
@@ -139,6 +148,12 @@ impl Database {
         transaction.commit().await?;
         self.growth.tell();
         Ok(())
+    }
+
+    /// To look at what is stored.
+    #[cfg(test)]
+    pub(crate) fn pool(&self) -> &AnyPool {
+        &self.pool
     }
 
     async fn bounded<T>(
@@ -263,7 +278,13 @@ fn migrator() -> Migrator {
             "key policies",
             include_str!("../migrations/0004_key_policies.sql"),
         ),
+        migration(
+            6,
+            "refused credentials",
+            include_str!("../migrations/0006_refused_credentials.sql"),
+        ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
+        migration(8, "quotas", include_str!("../migrations/0008_quotas.sql")),
     ])
 }
 

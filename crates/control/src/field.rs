@@ -1,6 +1,10 @@
 //! The fields of requests: what each may hold, and how a request that breaks it is answered.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    time::SystemTime,
+};
 
 use proto::error::DOMAIN;
 use tonic::{Code, Status};
@@ -11,9 +15,20 @@ use crate::stream_key::redacted;
 /// Collects what is wrong with a request, so that its sender learns of everything at once. What a field holds is never
 /// repeated.
 #[derive(Default)]
-pub(crate) struct Violations(Vec<(&'static str, &'static str)>);
+pub(crate) struct Violations {
+    found: Vec<(&'static str, &'static str)>,
+    prefix: &'static str,
+}
 
 impl Violations {
+    /// Of fields of the message that this names, with a dot.
+    pub(crate) fn below(prefix: &'static str) -> Self {
+        Self {
+            prefix,
+            ..Self::default()
+        }
+    }
+
     /// Notes the field where the check failed, and passes the checked value on.
     pub(crate) fn check<T>(
         &mut self,
@@ -21,24 +36,22 @@ impl Violations {
         checked: Result<T, &'static str>,
     ) -> Option<T> {
         checked
-            .map_err(|description| self.0.push((field, description)))
+            .map_err(|description| self.found.push((field, description)))
             .ok()
     }
 
     /// The answer, where there was something wrong.
     pub(crate) fn finish(self) -> Result<(), Status> {
-        if self.0.is_empty() {
+        if self.found.is_empty() {
             return Ok(());
         }
         let mut details = ErrorDetails::with_error_info("FIELD_INVALID", DOMAIN, HashMap::new());
-        for (field, description) in &self.0 {
-            details.add_bad_request_violation(*field, *description);
+        let mut summary = Vec::new();
+        for (field, description) in &self.found {
+            let field = format!("{}{field}", self.prefix);
+            summary.push(format!("{field}: {description}"));
+            details.add_bad_request_violation(field, *description);
         }
-        let summary: Vec<_> = self
-            .0
-            .iter()
-            .map(|(field, description)| format!("{field}: {description}"))
-            .collect();
         Err(Status::with_error_details(
             Code::InvalidArgument,
             summary.join("; "),
@@ -106,6 +119,14 @@ pub fn tenant(tenant: &str) -> Result<(), &'static str> {
     }
 }
 
+/// The tenant that a request names; empty: none.
+pub(crate) fn named_tenant(named: &str) -> Result<&str, &'static str> {
+    if !named.is_empty() {
+        tenant(named)?;
+    }
+    Ok(named)
+}
+
 /// For people.
 pub(crate) fn description(description: &str) -> Result<(), &'static str> {
     if description.len() > DESCRIPTION_BYTES_MAX {
@@ -122,6 +143,53 @@ pub(crate) fn reason(reason: &str) -> Result<(), &'static str> {
     } else {
         readable(reason)
     }
+}
+
+/// For whoever made the key: see `StreamKey.labels`.
+pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Result<(), &'static str> {
+    let is_key = |key: &str| {
+        let in_alphabet = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-/".contains(&byte)
+        };
+        !key.is_empty() && key.len() <= LABEL_BYTES_MAX && key.bytes().all(in_alphabet)
+    };
+    let is_value = |value: &str| {
+        let in_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        value.len() <= LABEL_BYTES_MAX && value.bytes().all(in_alphabet)
+    };
+    let mut texts = labels.iter().flat_map(|(key, value)| [key, value]);
+    if labels.len() > LABELS_MAX {
+        Err("at most 32")
+    } else if !labels.keys().all(|key| is_key(key)) {
+        Err("keys of 1 to 63 bytes of [a-z0-9_.-/]")
+    } else if !labels.values().all(|value| is_value(value)) {
+        Err("values of at most 63 bytes of [A-Za-z0-9_.-]")
+    } else if texts.any(|text| mentions_stream_key(text)) {
+        Err(STREAM_KEY)
+    } else {
+        Ok(())
+    }
+}
+
+/// What a caller calls its request; empty: nothing.
+pub(crate) fn request_id(id: &str) -> Result<(), &'static str> {
+    let characters = id
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte));
+    if id.len() > REQUEST_ID_BYTES_MAX || !characters {
+        Err("at most 128 bytes of [A-Za-z0-9_.:-]")
+    } else if mentions_stream_key(id) {
+        Err(STREAM_KEY)
+    } else {
+        Ok(())
+    }
+}
+
+/// What an edge calls a client's address: with its port, or without.
+pub(crate) fn client_ip(address: &str) -> Option<IpAddr> {
+    let with_port = address.parse().map(|address: SocketAddr| address.ip());
+    let address = with_port.or_else(|_without| address.parse());
+    address.ok().map(|address| address.to_canonical())
 }
 
 /// How many to list at most; 0 stands for [`PAGE_SIZE_DEFAULT`].
@@ -186,7 +254,7 @@ fn readable(text: &str) -> Result<(), &'static str> {
     }
 }
 
-fn mentions_stream_key(text: &str) -> bool {
+pub(crate) fn mentions_stream_key(text: &str) -> bool {
     redacted(text) != text
 }
 
@@ -196,6 +264,9 @@ const STREAM_BYTES_MAX: usize = 128;
 const TENANT_BYTES_MAX: usize = 128;
 const DESCRIPTION_BYTES_MAX: usize = 512;
 const REASON_BYTES_MAX: usize = 256;
+const REQUEST_ID_BYTES_MAX: usize = 128;
+const LABELS_MAX: usize = 32;
+const LABEL_BYTES_MAX: usize = 63;
 const PAGE_SIZE_DEFAULT: u32 = 100;
 const PAGE_SIZE_MAX: u32 = 1000;
 /// The last second of the year 9999: protobuf's own limit.

@@ -1,26 +1,36 @@
 //! `StreamKeyService`: stream keys for product backends.
 
+mod change;
+mod request;
+mod settings;
+
 use std::sync::Arc;
 
 use proto::{
     error::status,
     v1::{
-        CreateStreamKeyRequest, CreateStreamKeyResponse, GetStreamKeyRequest,
-        ListStreamKeysRequest, ListStreamKeysResponse, RevokeStreamKeyRequest,
-        StreamKey as StreamKeyMessage, TakeoverPolicy, stream_key_service_server::StreamKeyService,
+        CreateStreamKeyRequest, CreateStreamKeyResponse, DeleteStreamKeyRequest,
+        DeleteStreamKeyResponse, EventType, GetStreamKeyRequest, KeyEvent, ListStreamKeysRequest,
+        ListStreamKeysResponse, RevokeSignedKeyRequest, RevokeSignedKeyResponse,
+        RevokeStreamKeyRequest, RotateStreamKeyRequest, RotateStreamKeyResponse,
+        StreamKey as StreamKeyMessage, StreamKeyState, UpdateStreamKeyRequest,
+        stream_key_service_server::StreamKeyService,
     },
 };
 use tonic::{Code, Request, Response, Status};
 
+use self::{
+    request::Named,
+    settings::{Settings, message},
+};
 use crate::{
     Shared,
     adobe::password_equivalent,
-    caller::{address, tenant},
-    client_certificate::CertificateBinding,
-    database::{CreateOutcome, KeyFilter, KeyRecord},
-    field::{self, Violations, now_ms, timestamp},
+    caller::{Caller, Scope},
+    database::{CreateOutcome, Creation, KeyFilter, KeyRecord, NewEvent},
+    field::{self, Violations, now_ms},
     page_token::{Cursor, Page},
-    policy::Policy,
+    pepper::Peppers,
     stream_key::{StreamKey, StreamKeyId},
 };
 
@@ -33,68 +43,66 @@ impl StreamKeyService for StreamKeys {
         &self,
         request: Request<CreateStreamKeyRequest>,
     ) -> Result<Response<CreateStreamKeyResponse>, Status> {
-        self.0
-            .metrics
-            .timed("CreateStreamKey", self.create(request))
-            .await
+        let metrics = &self.0.metrics;
+        metrics.timed("CreateStreamKey", self.create(request)).await
     }
 
     async fn get_stream_key(
         &self,
         request: Request<GetStreamKeyRequest>,
     ) -> Result<Response<StreamKeyMessage>, Status> {
-        self.0
-            .metrics
-            .timed("GetStreamKey", self.get(request))
-            .await
+        let metrics = &self.0.metrics;
+        metrics.timed("GetStreamKey", self.get(request)).await
     }
 
     async fn list_stream_keys(
         &self,
         request: Request<ListStreamKeysRequest>,
     ) -> Result<Response<ListStreamKeysResponse>, Status> {
-        self.0
-            .metrics
-            .timed("ListStreamKeys", self.list(request))
-            .await
+        let metrics = &self.0.metrics;
+        metrics.timed("ListStreamKeys", self.list(request)).await
+    }
+
+    async fn update_stream_key(
+        &self,
+        request: Request<UpdateStreamKeyRequest>,
+    ) -> Result<Response<StreamKeyMessage>, Status> {
+        let metrics = &self.0.metrics;
+        metrics.timed("UpdateStreamKey", self.update(request)).await
+    }
+
+    async fn rotate_stream_key(
+        &self,
+        request: Request<RotateStreamKeyRequest>,
+    ) -> Result<Response<RotateStreamKeyResponse>, Status> {
+        let metrics = &self.0.metrics;
+        metrics.timed("RotateStreamKey", self.rotate(request)).await
     }
 
     async fn revoke_stream_key(
         &self,
         request: Request<RevokeStreamKeyRequest>,
     ) -> Result<Response<StreamKeyMessage>, Status> {
-        self.0
-            .metrics
-            .timed("RevokeStreamKey", self.revoke(request))
-            .await
-    }
-
-    async fn update_stream_key(
-        &self,
-        _request: Request<proto::v1::UpdateStreamKeyRequest>,
-    ) -> Result<Response<StreamKeyMessage>, Status> {
-        Err(Status::unimplemented("update_stream_key"))
-    }
-
-    async fn rotate_stream_key(
-        &self,
-        _request: Request<proto::v1::RotateStreamKeyRequest>,
-    ) -> Result<Response<proto::v1::RotateStreamKeyResponse>, Status> {
-        Err(Status::unimplemented("rotate_stream_key"))
+        let metrics = &self.0.metrics;
+        metrics.timed("RevokeStreamKey", self.revoke(request)).await
     }
 
     async fn delete_stream_key(
         &self,
-        _request: Request<proto::v1::DeleteStreamKeyRequest>,
-    ) -> Result<Response<proto::v1::DeleteStreamKeyResponse>, Status> {
-        Err(Status::unimplemented("delete_stream_key"))
+        request: Request<DeleteStreamKeyRequest>,
+    ) -> Result<Response<DeleteStreamKeyResponse>, Status> {
+        let metrics = &self.0.metrics;
+        metrics.timed("DeleteStreamKey", self.delete(request)).await
     }
 
     async fn revoke_signed_key(
         &self,
-        _request: Request<proto::v1::RevokeSignedKeyRequest>,
-    ) -> Result<Response<proto::v1::RevokeSignedKeyResponse>, Status> {
-        Err(Status::unimplemented("revoke_signed_key"))
+        request: Request<RevokeSignedKeyRequest>,
+    ) -> Result<Response<RevokeSignedKeyResponse>, Status> {
+        self.0
+            .metrics
+            .timed("RevokeSignedKey", self.revoke_signed(request))
+            .await
     }
 }
 
@@ -103,15 +111,20 @@ impl StreamKeys {
         &self,
         request: Request<CreateStreamKeyRequest>,
     ) -> Result<CreateStreamKeyResponse, Status> {
-        let (tenant, address) = (tenant(&request)?, address(&request));
+        let caller = self.0.caller(&request, Scope::KeysWrite).await?;
         let request = request.into_inner();
         let now_ms = now_ms();
-        let Checked {
-            expire_ms,
-            policy,
-            publish_policy,
-            binding,
-        } = check(&request, &tenant, now_ms)?;
+        let (tenant, settings) = check(&caller, &request, now_ms)?;
+        let named = Named::new(
+            "CreateStreamKey",
+            &request,
+            &request.request_id,
+            &tenant,
+            now_ms,
+        );
+        if let Some(known) = self.answer_again(&caller, named.as_ref()).await? {
+            return Ok(created(known, now_ms));
+        }
         if !self.0.live.has_application(&request.app) {
             return Err(status(
                 Code::NotFound,
@@ -120,34 +133,34 @@ impl StreamKeys {
             ));
         }
 
-        let unavailable = || status(Code::Unavailable, "RANDOM_UNAVAILABLE", "no random bytes");
-        // One version of the file for both: a reload may come between.
+        // One version of the file for everything: a reload may come between.
         let peppers = self.0.peppers.load_full();
-        let stream_key = StreamKey::generate().map_err(|_no_random| unavailable())?;
-        let adobe = request.adobe.then(|| {
-            let equivalent = password_equivalent(&stream_key);
-            peppers.seal(stream_key.id(), &equivalent)
+        let stream_key = StreamKey::generate().map_err(|_no_random| no_random())?;
+        let record = settings.of(KeyRecord {
+            adobe: password(&peppers, &stream_key, request.adobe)?,
+            ..new_record(&tenant, &request, &stream_key, &peppers, now_ms)
         });
-        let record = KeyRecord {
-            id: stream_key.id(),
-            tenant: tenant.as_ref().into(),
-            app: request.app,
-            stream: request.stream,
-            description: request.description,
-            takeover_policy: policy,
-            mac: peppers.mac(&stream_key),
-            pepper_version: peppers.current(),
-            create_ms: now_ms,
-            expire_ms,
-            revoke_ms: None,
-            held_off_until_ms: 0,
-            client_certificate: binding,
-            adobe: adobe.transpose().map_err(|_no_random| unavailable())?,
-            policy: publish_policy,
+        let event = event(EventType::KeyCreated, &record, &caller, "", now_ms);
+        let answer = named
+            .as_ref()
+            .map(|named| named.answered(&peppers, &stream_key));
+        let answer = answer.transpose()?;
+        let creation = Creation {
+            record: &record,
+            event: &event,
+            request: answer.as_ref(),
+            default_quota: self.0.quotas.default_quota(),
         };
-        match self.0.database.create_key(&record).await? {
-            CreateOutcome::Created => {}
-            CreateOutcome::StreamOfAnotherTenant => {
+        match (self.0.database.create_key(creation).await?, &named) {
+            (CreateOutcome::Created, _) => {}
+            (CreateOutcome::RequestKnown(known), Some(named)) => {
+                let known = self.open(&caller, named, known).await?;
+                return Ok(created(known, now_ms));
+            }
+            (CreateOutcome::QuotaExceeded | CreateOutcome::RequestKnown(_), _) => {
+                return Err(quota_exceeded());
+            }
+            (CreateOutcome::StreamOfAnotherTenant, _) => {
                 let description = "the stream belongs to another tenant";
                 return Err(status(
                     Code::AlreadyExists,
@@ -156,33 +169,26 @@ impl StreamKeys {
                 ));
             }
         }
-        self.audit("create_stream_key", &record, &address, "");
-        Ok(CreateStreamKeyResponse {
-            stream_key: Some(message(record)),
-            secret: (*stream_key.reveal()).clone(),
-        })
+        self.audit("create_stream_key", &record, &caller, "");
+        Ok(created((record, stream_key), now_ms))
     }
 
     async fn get(&self, request: Request<GetStreamKeyRequest>) -> Result<StreamKeyMessage, Status> {
-        let tenant = tenant(&request)?;
-        self.find(&tenant, id(&request.into_inner().id)?)
-            .await
-            .map(message)
+        let caller = self.0.caller(&request, Scope::KeysRead).await?;
+        let id = id("id", &request.into_inner().id)?;
+        let record = self.find(&caller, id).await?;
+        Ok(message(record, now_ms()))
     }
 
     async fn list(
         &self,
         request: Request<ListStreamKeysRequest>,
     ) -> Result<ListStreamKeysResponse, Status> {
-        let tenant = tenant(&request)?;
+        let caller = self.0.caller(&request, Scope::KeysRead).await?;
         let request = request.into_inner();
         let page = Page::of(&request.app, request.page_size, &request.page_token)?;
-
-        let filter = KeyFilter {
-            tenant: tenant.as_ref().into(),
-            app: request.app,
-            include_revoked: request.include_revoked,
-        };
+        let now_ms = now_ms();
+        let filter = filter(&caller, request, now_ms)?;
         // One more than asked for tells whether there is a next page.
         let mut records = self
             .0
@@ -197,46 +203,21 @@ impl StreamKeys {
             time_ms: last.create_ms,
             id: last.id.to_string(),
         });
+        let messages = records.into_iter().map(|record| message(record, now_ms));
         Ok(ListStreamKeysResponse {
             next_page_token: next.map(|cursor| cursor.encode()).unwrap_or_default(),
-            stream_keys: records.into_iter().map(message).collect(),
+            stream_keys: messages.collect(),
         })
     }
 
-    async fn revoke(
-        &self,
-        request: Request<RevokeStreamKeyRequest>,
-    ) -> Result<StreamKeyMessage, Status> {
-        let (tenant, address) = (tenant(&request)?, address(&request));
-        let request = request.into_inner();
-        let id = id(&request.id)?;
-        let mut violations = Violations::default();
-        violations.check("reason", field::reason(&request.reason));
-        violations.finish()?;
-        let revoked = self
-            .0
-            .database
-            .revoke_key(&tenant, id, &request.reason, now_ms())
-            .await?;
-        let record = self.find(&tenant, id).await?;
-        if revoked {
-            self.audit("revoke_stream_key", &record, &address, &request.reason);
-        }
-        Ok(message(record))
-    }
-
     /// What another tenant owns is not there.
-    async fn find(&self, tenant: &str, id: StreamKeyId) -> Result<KeyRecord, Status> {
-        let record = self
-            .0
-            .database
-            .key(id)
-            .await?
-            .filter(|record| record.tenant == tenant);
-        record.ok_or_else(|| status(Code::NotFound, "KEY_NOT_FOUND", "no such stream key"))
+    async fn find(&self, caller: &Caller, id: StreamKeyId) -> Result<KeyRecord, Status> {
+        let record = self.0.database.key(id).await?;
+        let record = record.filter(|record| caller.sees(&record.tenant));
+        record.ok_or_else(not_found)
     }
 
-    fn audit(&self, action: &'static str, record: &KeyRecord, client_address: &str, reason: &str) {
+    fn audit(&self, action: &'static str, record: &KeyRecord, caller: &Caller, reason: &str) {
         self.0.metrics.admin_action(action);
         tracing::info!(
             action,
@@ -245,85 +226,165 @@ impl StreamKeys {
             app = record.app,
             stream = record.stream,
             adobe = record.adobe.is_some(),
-            client_address,
+            actor = caller.name,
+            client_address = caller.address,
             reason,
             "stream key changed"
         );
     }
 }
 
-/// What the fields of a new key mean.
-struct Checked {
-    expire_ms: Option<i64>,
-    policy: i32,
-    publish_policy: Policy,
-    binding: Option<CertificateBinding>,
-}
-
-fn check(request: &CreateStreamKeyRequest, tenant: &str, now_ms: i64) -> Result<Checked, Status> {
+/// Whose the key is to be, and what its fields mean.
+fn check(
+    caller: &Caller,
+    request: &CreateStreamKeyRequest,
+    now_ms: i64,
+) -> Result<(Arc<str>, Settings), Status> {
     let mut violations = Violations::default();
     violations.check("app", field::app(&request.app));
     violations.check("stream", field::stream(&request.stream));
-    violations.check("description", field::description(&request.description));
-    let expire_ms = request
-        .expire_time
-        .map(|time| field::future_ms(time, now_ms))
-        .transpose();
-    let expire_ms = violations.check("expire_time", expire_ms).flatten();
-    let policy = violations.check("takeover_policy", takeover_policy(request.takeover_policy));
-    let binding = &request.client_certificate;
-    let binding = (!binding.is_empty()).then(|| CertificateBinding::parse(binding));
-    let binding = violations.check("client_certificate", binding.transpose());
-    let own = request.tenant.is_empty() || request.tenant == tenant;
-    violations.check(
-        "tenant",
-        if own {
-            Ok(())
-        } else {
-            Err("not the tenant of the caller's token")
-        },
-    );
-    let publish_policy = request.policy.clone().unwrap_or_default();
-    let publish_policy = Policy::parse(publish_policy, &mut violations);
+    let settings = StreamKeyMessage {
+        description: request.description.clone(),
+        expire_time: request.expire_time,
+        takeover_policy: request.takeover_policy,
+        client_certificate: request.client_certificate.clone(),
+        policy: request.policy.clone(),
+        labels: request.labels.clone(),
+        ..StreamKeyMessage::default()
+    };
+    let settings = Settings::check(settings, now_ms, true, &mut violations);
+    violations.check("request_id", field::request_id(&request.request_id));
+    let tenant = field::named_tenant(&request.tenant);
+    let tenant = tenant.and_then(|named| caller.tenant(named));
+    let tenant = violations.check("tenant", tenant);
     violations.finish()?;
-    Ok(Checked {
-        publish_policy,
-        expire_ms,
-        policy: policy.unwrap_or_default(),
-        binding: binding.flatten(),
+    Ok((tenant.unwrap_or_default(), settings))
+}
+
+/// A key without settings and password.
+fn new_record(
+    tenant: &str,
+    request: &CreateStreamKeyRequest,
+    stream_key: &StreamKey,
+    peppers: &Peppers,
+    now_ms: i64,
+) -> KeyRecord {
+    KeyRecord {
+        id: stream_key.id(),
+        tenant: tenant.to_owned(),
+        app: request.app.clone(),
+        stream: request.stream.clone(),
+        description: String::new(),
+        takeover_policy: 0,
+        mac: peppers.mac(stream_key),
+        pepper_version: peppers.current(),
+        create_ms: now_ms,
+        expire_ms: None,
+        revoke_ms: None,
+        held_off_until_ms: 0,
+        client_certificate: None,
+        adobe: None,
+        policy: Default::default(),
+        labels: Default::default(),
+        version: 1,
+        update_ms: None,
+        previous: None,
+    }
+}
+
+/// What is stored for the password, where there is to be one.
+fn password(
+    peppers: &Peppers,
+    stream_key: &StreamKey,
+    wanted: bool,
+) -> Result<Option<Vec<u8>>, Status> {
+    let seal = || peppers.seal(stream_key.id(), &password_equivalent(stream_key));
+    let sealed = wanted.then(seal).transpose();
+    sealed.map_err(|_no_random| no_random())
+}
+
+fn created((record, stream_key): (KeyRecord, StreamKey), now_ms: i64) -> CreateStreamKeyResponse {
+    CreateStreamKeyResponse {
+        stream_key: Some(message(record, now_ms)),
+        secret: (*stream_key.reveal()).clone(),
+    }
+}
+
+fn event(
+    event_type: EventType,
+    record: &KeyRecord,
+    caller: &Caller,
+    reason: &str,
+    now_ms: i64,
+) -> NewEvent {
+    let event = KeyEvent {
+        stream_key_id: record.id.to_string(),
+        app: record.app.clone(),
+        stream: record.stream.clone(),
+        actor: caller.name.clone(),
+        reason: reason.to_owned(),
+    };
+    NewEvent::of_key(event_type, &record.tenant, now_ms, event)
+}
+
+fn filter(
+    caller: &Caller,
+    request: ListStreamKeysRequest,
+    now_ms: i64,
+) -> Result<KeyFilter, Status> {
+    let mut violations = Violations::default();
+    if !request.stream.is_empty() {
+        violations.check("stream", field::stream(&request.stream));
+    }
+    let tenant = field::named_tenant(&request.tenant);
+    let tenant = tenant.and_then(|named| caller.listed(named));
+    let tenant = violations.check("tenant", tenant);
+    violations.check("labels", field::labels(&request.labels));
+    let states = request.states.iter().map(|state| {
+        let state = StreamKeyState::try_from(*state);
+        state
+            .ok()
+            .filter(|state| *state != StreamKeyState::Unspecified)
+    });
+    let states = states.collect::<Option<Vec<_>>>();
+    let states = states.filter(|states| states.len() <= STATES_MAX);
+    let states = violations.check("states", states.ok_or("at most 8 states"));
+    violations.finish()?;
+    let mut states = states.unwrap_or_default();
+    if states.is_empty() && !request.include_revoked {
+        states = vec![
+            StreamKeyState::Active,
+            StreamKeyState::Pending,
+            StreamKeyState::Expired,
+        ];
+    }
+    Ok(KeyFilter {
+        tenant: tenant.flatten(),
+        app: request.app,
+        stream: request.stream,
+        labels: request.labels.into_iter().collect(),
+        states,
+        now_ms,
     })
 }
 
-fn id(id: &str) -> Result<StreamKeyId, Status> {
+fn id(field: &'static str, id: &str) -> Result<StreamKeyId, Status> {
     StreamKeyId::parse(id)
-        .map_err(|_malformed| field::invalid("id", "16 characters of Crockford base32"))
+        .map_err(|_malformed| field::invalid(field, "16 characters of Crockford base32"))
 }
 
-fn takeover_policy(policy: i32) -> Result<i32, &'static str> {
-    match TakeoverPolicy::try_from(policy) {
-        Ok(TakeoverPolicy::Unspecified) => Ok(TakeoverPolicy::TakeoverIfStale.into()),
-        Ok(known) => Ok(known.into()),
-        Err(_unknown) => Err("not a takeover policy"),
-    }
+fn not_found() -> Status {
+    status(Code::NotFound, "KEY_NOT_FOUND", "no such stream key")
 }
 
-fn message(record: KeyRecord) -> StreamKeyMessage {
-    StreamKeyMessage {
-        id: record.id.to_string(),
-        tenant: record.tenant,
-        app: record.app,
-        stream: record.stream,
-        description: record.description,
-        create_time: Some(timestamp(record.create_ms)),
-        expire_time: record.expire_ms.map(timestamp),
-        revoke_time: record.revoke_ms.map(timestamp),
-        takeover_policy: record.takeover_policy,
-        client_certificate: record
-            .client_certificate
-            .map(|binding| binding.as_str().to_owned())
-            .unwrap_or_default(),
-        adobe: record.adobe.is_some(),
-        policy: Some(record.policy.message()),
-        ..StreamKeyMessage::default()
-    }
+fn no_random() -> Status {
+    status(Code::Unavailable, "RANDOM_UNAVAILABLE", "no random bytes")
 }
+
+fn quota_exceeded() -> Status {
+    let description = "the tenant, or the group, has as many keys as it may";
+    status(Code::ResourceExhausted, "QUOTA_EXCEEDED", description)
+}
+
+/// In one request: each may be there twice.
+const STATES_MAX: usize = 8;

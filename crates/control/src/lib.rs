@@ -14,6 +14,7 @@ mod cluster;
 mod config;
 mod database;
 mod field;
+mod jwt;
 mod keys;
 mod live;
 mod log_tail;
@@ -21,9 +22,13 @@ mod metrics;
 mod page_token;
 mod pepper;
 mod policy;
+mod quotas;
 mod secret_file;
 mod sessions;
+mod signed_keys;
+mod standard_webhooks;
 mod stream_key;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -38,16 +43,19 @@ use proto::{
     v1::{
         session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
+        tenant_service_server::TenantServiceServer,
     },
 };
 use registry::Registry;
 use runtime::{
     admin::Readiness,
     bearer::BearerCredentials,
+    egress::Egress,
     grpc,
     metrics::Metrics,
     reload::{FileError, Reloading},
     shutdown::Shutdown,
+    tls::TlsError,
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -55,7 +63,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    admission::Admission,
+    admission::{Admission, Sources},
     caller::Authenticate,
     cluster::ClusterState,
     database::Database,
@@ -63,13 +71,19 @@ use self::{
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
+    quotas::Quotas,
     sessions::Sessions,
+    tenants::Tenants,
 };
 pub use self::{
-    config::{Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF},
+    config::{
+        AdmissionSource, Application, Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF,
+        KeySetLocation, Quota, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX,
+        WEBHOOK_TIMEOUT, WEBHOOK_TIMEOUT_MAX, Webhook,
+    },
     database::DatabaseError,
     field::{app as check_application, tenant as check_tenant},
-    live::Live,
+    live::{ApplicationError, Live},
     pepper::generate_pepper_file,
     secret_file::encode_grant_key,
 };
@@ -103,6 +117,9 @@ pub struct Listeners {
 /// Control could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
+    /// What an application's configuration names cannot be used.
+    #[error(transparent)]
+    Application(#[from] ApplicationError),
     /// A configured name cannot be one.
     #[error("{field} {value:?}: {expected}")]
     Config {
@@ -125,6 +142,9 @@ pub enum ControlError {
     /// A secret could not be read.
     #[error("a secret cannot be used")]
     Secret(#[from] FileError),
+    /// Nobody can be called.
+    #[error("the client for calls to the outside")]
+    Egress(#[from] TlsError),
     /// A port failed.
     #[error("a port cannot be served")]
     Serve(#[from] tonic::transport::Error),
@@ -157,14 +177,20 @@ impl Control {
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
+        let sources = Sources {
+            egress: Egress::new(config.egress)?,
+            metrics: metrics.clone(),
+            default_tenant: config.default_tenant.clone(),
+        };
         let shared = Shared {
-            live: Live::new(config.applications),
+            live: Live::new(&config.applications, sources)?,
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
             database,
             peppers: pepper_file.peppers(),
             signer,
             registry,
+            quotas: Quotas::new(config.default_quota),
             metrics,
             tail,
         };
@@ -205,10 +231,13 @@ impl Control {
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let sessions = SessionServiceServer::new(Sessions(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let tenants = TenantServiceServer::new(Tenants(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
             .add_service(InterceptedService::new(stream_keys, authenticate.clone()))
-            .add_service(InterceptedService::new(sessions, authenticate));
+            .add_service(InterceptedService::new(sessions, authenticate.clone()))
+            .add_service(InterceptedService::new(tenants, authenticate));
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX);
@@ -237,6 +266,7 @@ pub(crate) struct Shared {
     peppers: Reloading<Peppers>,
     signer: Reloading<GrantSigner>,
     registry: Registry,
+    quotas: Quotas,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,
 }
@@ -277,18 +307,19 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
         }
     };
     for app in &config.applications {
-        field::app(app).map_err(error("application", app))?;
+        field::app(&app.name).map_err(error("application", &app.name))?;
     }
     field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
 }
 
-/// Longest request, in bytes: the longest legal one is some 2 KiB.
+/// Longest request, in bytes: the longest legal one is some 8 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 5] = [
+const HEALTH_SERVICES: [&str; 6] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
+    proto::v1::tenant_service_server::SERVICE_NAME,
 ];

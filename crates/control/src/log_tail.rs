@@ -177,6 +177,18 @@ impl LogFollower {
                 "old revocations are not forgotten yet"
             ),
         }
+        if let Err(error) = self.database.prune_credentials(now_ms()).await {
+            tracing::info!(
+                reason = chain(&error),
+                "credentials that are not refused any more are not forgotten yet"
+            );
+        }
+        match self.database.prune_requests(now_ms()).await {
+            Ok(_pruned) => {}
+            Err(error) => {
+                tracing::info!(reason = chain(&error), "old requests are not forgotten yet")
+            }
+        }
     }
 }
 
@@ -192,5 +204,5 @@ const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const PRUNE_PERIOD: Duration = Duration::from_secs(60 * 60);
 /// Entries kept in memory for watchers.
 const RECENT_ENTRIES_MAX: usize = 1024;
-/// Entries in one answer of the database, or to an edge: some 200 KiB with the longest reasons.
+/// Entries in one answer of the database, or to an edge: at most some 600 KiB, with the longest reasons and codec lists.
 pub(crate) const ENTRIES_PER_PAGE: u32 = 500;

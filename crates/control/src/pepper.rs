@@ -1,5 +1,6 @@
-//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. Two more keys are
-//! derived from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques.
+//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. Four more keys are
+//! derived from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques, one encrypts the
+//! answers that requests get again, and one makes ids of credentials that are not ours.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -17,7 +18,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     adobe::{OpaqueMac, PasswordEquivalent},
-    database::{Database, DatabaseError},
+    database::{Database, DatabaseError, KeyRecord},
+    field::now_ms,
     stream_key::{RandomError, StreamKey, StreamKeyId},
 };
 
@@ -32,6 +34,8 @@ struct Pepper {
     stream_keys: hmac::Key,
     opaques: hmac::Key,
     passwords: RandomizedNonceKey,
+    credentials: hmac::Key,
+    answers: RandomizedNonceKey,
 }
 
 /// An HMAC-SHA256 of a stream key.
@@ -84,8 +88,27 @@ impl Peppers {
         mac
     }
 
+    /// Whether this is the secret of the key, or the one before while that is good. Every answer, and a key that is not
+    /// there, costs the same.
+    pub(crate) fn is_secret_of(
+        &self,
+        record: Option<&KeyRecord>,
+        stream_key: &StreamKey,
+        now_ms: i64,
+    ) -> bool {
+        let nobodys = (self.current(), [0; 32]);
+        let stored = record.map(|record| (record.pepper_version, record.mac));
+        let previous = record.and_then(|record| record.previous_at(now_ms));
+        let previous = previous.map(|previous| (previous.pepper_version, previous.mac));
+        let [is_current, is_previous] = [stored, previous].map(|stored| {
+            let (version, mac) = stored.unwrap_or(nobodys);
+            self.verify(version, stream_key, &mac) & stored.is_some()
+        });
+        is_current | is_previous
+    }
+
     /// In constant time; false where the version is not known.
-    pub(crate) fn verify(&self, version: u32, stream_key: &StreamKey, mac: &Mac) -> bool {
+    fn verify(&self, version: u32, stream_key: &StreamKey, mac: &Mac) -> bool {
         let pepper = self.keys.get(&version);
         pepper.is_some_and(|pepper| {
             hmac::verify(&pepper.stream_keys, &*stream_key.mac_input(), mac).is_ok()
@@ -98,15 +121,7 @@ impl Peppers {
         id: StreamKeyId,
         equivalent: &PasswordEquivalent,
     ) -> Result<Vec<u8>, RandomError> {
-        let mut sealed = equivalent.to_vec();
-        let nonce = self
-            .current
-            .1
-            .passwords
-            .seal_in_place_append_tag(Aad::from(id.to_string()), &mut sealed)
-            .map_err(|_unavailable| RandomError)?;
-        sealed.splice(0..0, nonce.as_ref().iter().copied());
-        Ok(sealed)
+        seal(&self.current.1.passwords, id, &equivalent[..])
     }
 
     /// The opposite; `None` where the version is not known, or it was sealed otherwise.
@@ -116,22 +131,39 @@ impl Peppers {
         id: StreamKeyId,
         sealed: &[u8],
     ) -> Option<Zeroizing<Vec<u8>>> {
-        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
-        let mut opened = Zeroizing::new(sealed.to_vec());
-        let key = &self.keys.get(&version)?.passwords;
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let bytes = key
-            .open_in_place(nonce, Aad::from(id.to_string()), &mut opened)
-            .ok()?
-            .len();
-        opened.truncate(bytes);
-        Some(opened)
+        open(&self.keys.get(&version)?.passwords, id, sealed)
+    }
+
+    /// Encrypts a stream key with the current version, for a request that is answered again.
+    pub(crate) fn seal_answer(&self, stream_key: &StreamKey) -> Result<Vec<u8>, RandomError> {
+        let answers = &self.current.1.answers;
+        seal(answers, stream_key.id(), stream_key.reveal().as_bytes())
+    }
+
+    /// The opposite; `None` where the version is not known, or it was sealed otherwise.
+    pub(crate) fn open_answer(
+        &self,
+        version: u32,
+        id: StreamKeyId,
+        sealed: &[u8],
+    ) -> Option<StreamKey> {
+        let opened = open(&self.keys.get(&version)?.answers, id, sealed)?;
+        StreamKey::parse(str::from_utf8(&opened).ok()?).ok()
     }
 
     /// Of an opaque's content; `None` where the version is not known.
     pub(crate) fn opaque_mac(&self, version: u32, content: &[u8]) -> Option<OpaqueMac> {
         let tag = hmac::sign(&self.keys.get(&version)?.opaques, content);
         tag.as_ref().first_chunk().copied()
+    }
+
+    /// Public, and the same for the same credential of an application as long as the pepper is.
+    pub(crate) fn credential_id(&self, app: &str, credential: &str) -> String {
+        // No application holds a zero byte.
+        let named = Zeroizing::new(format!("{app}\0{credential}"));
+        let tag = hmac::sign(&self.current.1.credentials, named.as_bytes());
+        let (id, _rest) = tag.as_ref().split_at(tag.as_ref().len() / 2);
+        HEXLOWER.encode(id)
     }
 }
 
@@ -142,12 +174,38 @@ impl Pepper {
         let derived = |label: &[u8]| hmac::sign(&stream_keys, label);
         let opaques = derived(b"headwater-adobe-opaque-v1");
         let passwords = derived(b"headwater-adobe-password-v1");
+        let credentials = derived(b"headwater-credential-id-v1");
+        let answers = derived(b"headwater-answer-v1");
         Some(Self {
             opaques: hmac::Key::new(hmac::HMAC_SHA256, opaques.as_ref()),
+            credentials: hmac::Key::new(hmac::HMAC_SHA256, credentials.as_ref()),
             passwords: RandomizedNonceKey::new(&AES_256_GCM, passwords.as_ref()).ok()?,
+            answers: RandomizedNonceKey::new(&AES_256_GCM, answers.as_ref()).ok()?,
             stream_keys,
         })
     }
+}
+
+/// Nonce, ciphertext, tag; for that stream key's id alone it can be opened.
+fn seal(key: &RandomizedNonceKey, id: StreamKeyId, secret: &[u8]) -> Result<Vec<u8>, RandomError> {
+    let mut sealed = secret.to_vec();
+    let nonce = key
+        .seal_in_place_append_tag(Aad::from(id.to_string()), &mut sealed)
+        .map_err(|_unavailable| RandomError)?;
+    sealed.splice(0..0, nonce.as_ref().iter().copied());
+    Ok(sealed)
+}
+
+fn open(key: &RandomizedNonceKey, id: StreamKeyId, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let mut opened = Zeroizing::new(sealed.to_vec());
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let bytes = key
+        .open_in_place(nonce, Aad::from(id.to_string()), &mut opened)
+        .ok()?
+        .len();
+    opened.truncate(bytes);
+    Some(opened)
 }
 
 /// A pepper file that is looked at again and again.
@@ -228,7 +286,7 @@ impl PepperFile {
 
 /// Whether every stream key can be checked.
 async fn check(peppers: &Peppers, database: &Database) -> Result<(), PepperError> {
-    let needed = database.pepper_versions().await?;
+    let needed = database.pepper_versions(now_ms()).await?;
     match needed.into_iter().find(|version| !peppers.has(*version)) {
         Some(version) => Err(PepperError::Missing { version }),
         None => Ok(()),

@@ -6,7 +6,10 @@ use ipnet::IpNet;
 use proto::v1::{Container, IngestRole, MediaLimits, PublishPolicy};
 use serde::{Deserialize, Serialize};
 
-use crate::field::{Violations, time_ms, timestamp};
+use crate::{
+    admission::Refusal,
+    field::{Violations, client_ip, mentions_stream_key, time_ms, timestamp},
+};
 
 /// As stored, and as a signed key or a webhook writes it. What this version does not know is refused: it may be a
 /// restriction.
@@ -87,8 +90,25 @@ pub(crate) struct Terms {
     pub(crate) policy: Policy,
 }
 
+impl Terms {
+    /// Whether a publisher at this address (as the edge tells it) may come in now. To be asked when nothing else is wrong
+    /// with the credential: the answer tells of its terms.
+    pub(crate) fn admits(&self, client_address: &str, now_ms: i64) -> Result<(), Refusal> {
+        let not_before_ms = self.policy.not_before_ms;
+        if not_before_ms.is_some_and(|not_before_ms| not_before_ms > now_ms) {
+            Err(Refusal::NotYetValid)
+        } else if self.policy.takes(client_address) {
+            Ok(())
+        } else {
+            Err(Refusal::AddressNotAllowed)
+        }
+    }
+}
+
 const SESSION_SECONDS_MAX: u32 = 30 * 24 * 60 * 60;
 const RECONNECT_WINDOW_SECONDS_MAX: u32 = 1800;
+/// A terabit: so far from what anybody publishes that sums of it cannot overflow.
+pub(crate) const BITRATE_BPS_MAX: u64 = 1_000_000_000_000;
 const CIDRS_MAX: usize = 32;
 const CODECS_MAX: usize = 16;
 const CODEC_BYTES_MAX: usize = 16;
@@ -160,6 +180,13 @@ impl Policy {
         );
         violations.check("policy.quota_group", quota_group(&self.quota_group));
         violations.check(
+            "policy.limits.max_bitrate_bps",
+            at_most(
+                self.limits.max_bitrate_bps <= BITRATE_BPS_MAX,
+                "at most 1000000000000",
+            ),
+        );
+        violations.check(
             "policy.limits.video_codecs",
             codecs(&self.limits.video_codecs),
         );
@@ -185,10 +212,11 @@ impl Policy {
         }
     }
 
-    /// Whether a publisher at this address may come in.
-    pub(crate) fn takes(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.allowed_cidrs.is_empty() || self.allowed_cidrs.iter().any(|net| net.contains(&address))
+    fn takes(&self, client_address: &str) -> bool {
+        let networks = &self.allowed_cidrs;
+        networks.is_empty()
+            || client_ip(client_address)
+                .is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
     }
 
     /// When a session that starts now has to end: milliseconds since the Unix epoch.
@@ -275,13 +303,14 @@ fn codecs(names: &[String]) -> Result<(), &'static str> {
     }
 }
 
-fn quota_group(group: &str) -> Result<(), &'static str> {
+/// A quota group; empty: none.
+pub(crate) fn quota_group(group: &str) -> Result<(), &'static str> {
     let characters = group
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    if characters && group.len() <= QUOTA_GROUP_BYTES_MAX {
+    if characters && group.len() <= QUOTA_GROUP_BYTES_MAX && !mentions_stream_key(group) {
         Ok(())
     } else {
-        Err("at most 64 bytes of [A-Za-z0-9_.-]")
+        Err("at most 64 bytes of [A-Za-z0-9_.-], and no stream key")
     }
 }

@@ -182,6 +182,11 @@ fn cursor(lease: &Lease) -> Cursor {
 
 fn unavailable(error: &RegistryError) -> Status {
     tracing::warn!(reason = chain(error), "the registry does not answer");
+    registry_unavailable()
+}
+
+/// Without the registry nobody knows what is live.
+pub(crate) fn registry_unavailable() -> Status {
     status(
         Code::Unavailable,
         "REGISTRY_UNAVAILABLE",

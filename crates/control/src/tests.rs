@@ -3,14 +3,19 @@
 
 mod admission_service;
 mod adobe_authentication;
+mod backend;
 mod cluster_service;
 mod fixture;
+mod key_changes;
 mod key_service;
 mod postgres;
+mod quotas;
 mod reload;
 mod revocation_log;
 mod session_service;
+mod signed_keys;
 mod start;
+mod webhook;
 
 /// Runs each test on both databases.
 macro_rules! on_both {

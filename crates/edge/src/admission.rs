@@ -36,6 +36,7 @@ pub(crate) struct Granted {
     pub(crate) app: String,
     pub(crate) name: String,
     pub(crate) stream_key_id: String,
+    pub(crate) quota_group: String,
     pub(crate) policy: Policy,
     pub(crate) reconnect_window: Duration,
     pub(crate) terms: Terms,
@@ -66,7 +67,10 @@ impl Refusal {
     pub(crate) fn may_be_a_guess(&self) -> bool {
         matches!(
             self.reason,
-            "key_not_accepted" | "name_not_accepted" | "password_not_accepted"
+            "key_not_accepted"
+                | "name_not_accepted"
+                | "password_not_accepted"
+                | "refused_by_platform"
         )
     }
 }
@@ -177,6 +181,7 @@ impl Admission {
             app: grant.app,
             name: grant.stream,
             stream_key_id: grant.stream_key_id,
+            quota_group: grant.quota_group,
             reconnect_window: Duration::from_millis(grant.reconnect_window_ms.into()),
             terms: Terms {
                 limits: grant.limits.unwrap_or_default(),

@@ -180,7 +180,13 @@ impl Publication {
             traceparent: telemetry::traceparent(),
         };
         let mut relay = Relay::new(&self.context, &live, &self.feed, terms);
-        let rpc = self.attach(&granted, &live, &mut relay).await?;
+        let attached = self.attach(&granted, &live, &mut relay).await;
+        let rpc = attached.inspect_err(|refusal| {
+            // An encoder that left was not refused.
+            if self.feed.finished().is_none() {
+                self.context.reports.refused(refusal, live.event());
+            }
+        })?;
         Ok(Ready {
             app: granted.app,
             live,
@@ -218,6 +224,9 @@ impl Publication {
     /// What control is asked.
     fn question(&self, request: PublishRequest) -> AuthorizeRequest {
         let name = request.stream_key.expose().to_owned();
+        let token = request.query.iter().find(|(name, _)| name == "token");
+        let token = token.map(|(_, value)| value.expose().to_owned());
+        let token = token.unwrap_or_default();
         let credential = match request.adobe {
             None => Credential::StreamKey(name),
             Some(answer) => Credential::Adobe(AdobeCredential {
@@ -237,6 +246,7 @@ impl Publication {
             server_name: self.client.server_name.clone(),
             encoder: request.encoder,
             session_id: self.session.to_string(),
+            token,
             client_certificate: self.client.certificate.clone().map(|shown| {
                 let ClientCertificate {
                     subject,
@@ -368,6 +378,7 @@ impl Publication {
             app: granted.app.clone(),
             name: granted.name.clone(),
             stream_key_id: granted.stream_key_id.clone(),
+            quota_group: granted.quota_group.clone(),
             client_address: self.context.config.client_address.told(self.client.address),
             encoder: self.encoder.clone(),
             ..LeaseStats::default()

@@ -2,6 +2,7 @@
 //! has taken it. Sessions never wait for it.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use proto::{
     internal::v1::{
         ReportSessionsRequest, SessionReport, admission_service_client::AdmissionServiceClient,
@@ -17,7 +19,7 @@ use proto::{
 };
 use tokio::{
     sync::{Notify, mpsc},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tonic::{Code, Status};
 use tracing::warn;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     Context,
+    admission::Refusal,
     metrics::{EdgeMetrics, Outcome},
     revocations::jittered,
     unix_ms,
@@ -37,6 +40,10 @@ const BATCH_MAX: usize = 256;
 /// The first pause before a batch is sent again; doubles up to [`PAUSE_MAX`], half of it random.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A key that is refused again within this time is not reported again.
+const REFUSED_PERIOD: Duration = Duration::from_secs(10);
+/// Keys and reasons that are remembered for it; beyond them none is reported.
+const REFUSED_MAX: usize = 1024;
 /// What an encoder calls itself, in bytes.
 const ENCODER_BYTES_MAX: usize = 256;
 
@@ -46,6 +53,8 @@ pub(crate) struct Reports {
     metrics: EdgeMetrics,
     /// Queued, or on their way.
     waiting: AtomicU64,
+    /// When a refusal of a key was reported, by its reason.
+    refused: Mutex<BTreeMap<(String, &'static str), Instant>>,
     closed: Arc<Notify>,
 }
 
@@ -63,6 +72,7 @@ impl Reports {
             queue: sender,
             metrics,
             waiting: AtomicU64::new(0),
+            refused: Mutex::default(),
             closed: closed.clone(),
         };
         let outbox = Outbox {
@@ -86,6 +96,25 @@ impl Reports {
         if self.queue.try_send(report).is_err() {
             self.done("dropped", 1);
         }
+    }
+
+    /// A publisher whom control has let in is refused here: one report for each key, reason and [`REFUSED_PERIOD`].
+    pub(crate) fn refused(&self, refusal: &Refusal, session: SessionEvent) {
+        let now = Instant::now();
+        let mut refused = self.refused.lock();
+        refused.retain(|_, at| now.duration_since(*at) < REFUSED_PERIOD);
+        let of = (session.stream_key_id.clone(), refusal.reason);
+        if refused.contains_key(&of) || refused.len() >= REFUSED_MAX {
+            return;
+        }
+        refused.insert(of, now);
+        drop(refused);
+        let session = SessionEvent {
+            reason: refusal.reason.to_owned(),
+            description: refusal.description.clone(),
+            ..session
+        };
+        self.add(EventType::SessionRefused, session);
     }
 
     /// There is nothing more to report: [`Outbox::send`] ends once all is sent.

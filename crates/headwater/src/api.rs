@@ -171,7 +171,7 @@ mod tests {
             token_file: None,
             ca_file: None,
             data_dir: Some(data_dir.to_owned()),
-            json: false,
+            format: Default::default(),
         }
     }
 

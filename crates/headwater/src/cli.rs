@@ -1,9 +1,15 @@
 //! The command line, as data. What it means is elsewhere.
 
+mod keys;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::keys::{
+    ContainerName, CreateArguments, Field, IngestRoleName, KeyState, KeysCommand, ListArguments,
+    QuotasCommand, SettingsArguments, Takeover, UpdateArguments,
+};
 use crate::{
     bench::BenchArguments, probe::ProbeArguments, roles::operator::OperatorArguments,
     standalone::DataDir,
@@ -66,12 +72,19 @@ pub(crate) enum Command {
         /// Where to write, one file each
         directory: Option<PathBuf>,
     },
-    /// Create, list and revoke stream keys
+    /// Create, list, change and end stream keys
     Keys {
         #[command(flatten)]
         server: ServerArguments,
         #[command(subcommand)]
         command: KeysCommand,
+    },
+    /// Show and set how many keys and sessions, and which bitrate, a tenant may have
+    Quotas {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(subcommand)]
+        command: QuotasCommand,
     },
     /// List and end live publishing sessions
     Sessions {
@@ -118,9 +131,8 @@ pub(crate) struct DeskArguments {
     /// Namespace [default: the context's]
     #[arg(long, short, value_name = "NAME", global = true)]
     pub(crate) namespace: Option<String>,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -138,7 +150,7 @@ pub(crate) enum KubectlCommand {
         #[command(subcommand)]
         command: Option<SessionsCommand>,
     },
-    /// Create, list and revoke stream keys
+    /// Create, list, change and end stream keys
     Keys {
         /// The IngestCluster, where there are several
         #[arg(long, value_name = "NAME", global = true)]
@@ -212,6 +224,29 @@ pub(crate) enum LogFormat {
     Text,
 }
 
+/// For people, or for scripts.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct FormatArguments {
+    /// What to print [default: table]
+    #[arg(long, short, value_name = "FORMAT", global = true)]
+    output: Option<OutputFormat>,
+    /// The same as `-o json`
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    Json,
+    Table,
+}
+
+impl FormatArguments {
+    pub(crate) fn json(self) -> bool {
+        self.json || self.output == Some(OutputFormat::Json)
+    }
+}
+
 /// Which control, and with which credential.
 #[derive(Args, Debug)]
 pub(crate) struct ServerArguments {
@@ -227,68 +262,8 @@ pub(crate) struct ServerArguments {
     /// Data directory of a running standalone process, instead of a server; ./data where neither is given
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeysCommand {
-    /// Create a stream key; its secret is shown this once
-    Create {
-        /// Application, as in the RTMPS URL's path
-        #[arg(long, default_value = "live")]
-        app: String,
-        /// Public name of the stream that the key publishes
-        #[arg(long)]
-        stream: String,
-        /// For people
-        #[arg(long, default_value = "")]
-        description: String,
-        /// The key is refused after this time, such as `30days`; without it, it does not expire
-        #[arg(long, value_name = "TIME", value_parser = duration)]
-        expires_in: Option<Duration>,
-        /// What a second publisher with the key gets while the first is live
-        #[arg(long, default_value = "if-stale")]
-        takeover: Takeover,
-        /// Publish only with this client certificate: a DNS name, URI or email address of its subjectAltName, or its
-        /// SHA-256 fingerprint
-        #[arg(long, value_name = "NAME")]
-        client_certificate: Option<String>,
-        /// The encoder insists on user and password (Adobe authentication, over TLS alone)
-        #[arg(long)]
-        adobe: bool,
-        /// Write the secret to this file (mode 0600) instead of showing it
-        #[arg(long, value_name = "FILE")]
-        secret_file: Option<PathBuf>,
-    },
-    /// List stream keys, oldest first
-    List {
-        /// Of one application alone
-        #[arg(long, default_value = "")]
-        app: String,
-        /// Revoked ones too
-        #[arg(long)]
-        all: bool,
-    },
-    /// Revoke a stream key and end its live sessions
-    Revoke {
-        /// As `keys list` shows it
-        id: String,
-        /// For the log and the publisher
-        #[arg(long, default_value = "")]
-        reason: String,
-    },
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Takeover {
-    /// Admitted; the first is ended
-    Always,
-    /// Admitted where the first has sent no media for some seconds
-    IfStale,
-    /// Refused
-    Never,
+    #[command(flatten)]
+    pub(crate) format: FormatArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -345,6 +320,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_has_two_names() {
+        let format = |words: &[&str]| {
+            let words = ["headwater", "keys"].iter().chain(words);
+            match Cli::try_parse_from(words).unwrap().command {
+                Command::Keys { server, .. } => server.format.json(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(format(&["list", "-o", "json"]) && format(&["--json", "list"]));
+        assert!(!format(&["list"]) && !format(&["list", "--output", "table"]));
     }
 
     #[test]

@@ -1,19 +1,26 @@
 //! `headwater keys`: stream keys, over the gRPC API.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+mod settings;
+mod show;
+
+use std::path::Path;
 
 use proto::v1::{
-    CreateStreamKeyRequest, ListStreamKeysRequest, RevokeStreamKeyRequest, StreamKey,
-    TakeoverPolicy, stream_key_service_client::StreamKeyServiceClient,
+    CreateStreamKeyRequest, DeleteStreamKeyRequest, GetStreamKeyRequest, ListStreamKeysRequest,
+    RevokeStreamKeyRequest, RotateStreamKeyRequest, StreamKey, StreamKeyState,
+    UpdateStreamKeyRequest, stream_key_service_client::StreamKeyServiceClient,
 };
-use serde_json::{Value, json};
 
+use self::{
+    settings::{Settings, settings},
+    show::{HEADING, print, row, to_json},
+};
 use crate::{
     api::{self, ApiChannel, Server, explain},
-    cli::{KeysCommand, ServerArguments, Takeover},
+    cli::{
+        CreateArguments, KeyState, KeysCommand, ListArguments, ServerArguments, UpdateArguments,
+        UsageError,
+    },
     files, output,
 };
 
@@ -22,7 +29,7 @@ type Client = StreamKeyServiceClient<ApiChannel>;
 /// Runs one of the commands.
 pub(crate) async fn run(arguments: &ServerArguments, command: KeysCommand) -> anyhow::Result<()> {
     let server = Server::find(arguments)?;
-    run_at(server.connect().await?, command, arguments.json).await
+    run_at(server.connect().await?, command, arguments.format.json()).await
 }
 
 /// The same, at a server that is connected already.
@@ -33,62 +40,109 @@ pub(crate) async fn run_at(
 ) -> anyhow::Result<()> {
     let mut client = Client::new(server);
     match command {
-        KeysCommand::Create {
-            app,
-            stream,
-            description,
-            expires_in,
-            takeover,
-            client_certificate,
-            adobe,
+        KeysCommand::Create(arguments) => create(&mut client, *arguments, json).await,
+        KeysCommand::Get { id } => {
+            let key = client.get_stream_key(GetStreamKeyRequest { id }).await;
+            let key = key.map_err(|status| explain(&status))?.into_inner();
+            if json {
+                output::json(&to_json(&key));
+            } else {
+                print(&key);
+            }
+            Ok(())
+        }
+        KeysCommand::List(arguments) => list(&mut client, arguments, json).await,
+        KeysCommand::Update(arguments) => update(&mut client, *arguments, json).await,
+        KeysCommand::Rotate {
+            id,
+            overlap,
+            once,
+            etag,
             secret_file,
         } => {
-            let request = CreateStreamKeyRequest {
-                app,
-                stream,
-                description,
-                expire_time: expires_in.map(expire_time),
-                takeover_policy: policy(takeover).into(),
-                tenant: String::new(),
-                client_certificate: client_certificate.unwrap_or_default(),
-                adobe,
-                ..CreateStreamKeyRequest::default()
+            let overlap = prost_types::Duration::try_from(overlap);
+            let request = RotateStreamKeyRequest {
+                id,
+                overlap: Some(
+                    overlap.map_err(|_long| UsageError("--overlap is too long".to_owned()))?,
+                ),
+                etag,
+                request_id: once.request_id,
             };
-            create(&mut client, request, secret_file.as_deref(), json).await
+            let rotated = client.rotate_stream_key(request).await;
+            let rotated = rotated.map_err(|status| explain(&status))?.into_inner();
+            let key = rotated.stream_key.unwrap_or_default();
+            show_secret(&key, &rotated.secret, secret_file.as_deref(), json)
         }
-        KeysCommand::List { app, all } => list(&mut client, app, all, json).await,
         KeysCommand::Revoke { id, reason } => {
             let request = RevokeStreamKeyRequest { id, reason };
             revoke(&mut client, request, json).await
         }
+        KeysCommand::Delete { id, reason, etag } => {
+            let request = DeleteStreamKeyRequest {
+                id: id.clone(),
+                etag,
+                reason,
+            };
+            let deleted = client.delete_stream_key(request).await;
+            deleted.map_err(|status| explain(&status))?;
+            if json {
+                output::json(&serde_json::json!({ "id": id }));
+            } else {
+                output::line(format_args!(
+                    "Stream key {id} is deleted; its live sessions end."
+                ));
+            }
+            Ok(())
+        }
     }
 }
 
-async fn create(
-    client: &mut Client,
-    request: CreateStreamKeyRequest,
-    secret_file: Option<&Path>,
-    json: bool,
-) -> anyhow::Result<()> {
+async fn create(client: &mut Client, arguments: CreateArguments, json: bool) -> anyhow::Result<()> {
+    let Settings { stream_key, .. } = settings(arguments.settings)?;
+    let request = CreateStreamKeyRequest {
+        app: arguments.app,
+        stream: arguments.stream,
+        tenant: arguments.tenant,
+        description: stream_key.description,
+        expire_time: stream_key.expire_time,
+        takeover_policy: stream_key.takeover_policy,
+        client_certificate: stream_key.client_certificate,
+        policy: stream_key.policy,
+        labels: stream_key.labels,
+        adobe: arguments.adobe,
+        request_id: arguments.once.request_id,
+    };
     let response = client
         .create_stream_key(request)
         .await
         .map_err(|status| explain(&status))?
         .into_inner();
     let stream_key = response.stream_key.unwrap_or_default();
+    let secret_file = arguments.secret_file.as_deref();
+    show_secret(&stream_key, &response.secret, secret_file, json)
+}
+
+/// The one time that a secret is shown, or written to a file.
+fn show_secret(
+    stream_key: &StreamKey,
+    secret: &str,
+    secret_file: Option<&Path>,
+    json: bool,
+) -> anyhow::Result<()> {
     if let Some(path) = secret_file {
-        files::write_private(path, response.secret.as_bytes())?;
+        files::write_private(path, secret.as_bytes())?;
     }
     if json {
-        let mut value = to_json(&stream_key);
+        let mut value = to_json(stream_key);
         if secret_file.is_none()
             && let Some(fields) = value.as_object_mut()
         {
-            if let Some(password) = password(&stream_key, &response.secret) {
+            if let Some(password) = password(stream_key, secret) {
                 fields.insert("user".to_owned(), stream_key.id.clone().into());
                 fields.insert("password".to_owned(), password.into());
             }
-            fields.insert("secret".to_owned(), response.secret.into());
+            fields.insert("secret".to_owned(), secret.into());
         }
         output::json(&value);
         return Ok(());
@@ -110,9 +164,9 @@ async fn create(
     }
     output::line(format_args!(
         "Stream key {} publishes {}/{}. Enter this in the encoder as stream key; it is not shown again:\n\n    {}\n",
-        stream_key.id, stream_key.app, stream_key.stream, response.secret
+        stream_key.id, stream_key.app, stream_key.stream, secret
     ));
-    if let Some(password) = password(&stream_key, &response.secret) {
+    if let Some(password) = password(stream_key, secret) {
         output::line(format_args!(
             "An encoder that insists on user and password takes these instead, with /{}/_adobe_ in its URL and {} as \
              stream name:\n\n    user      {}\n    password  {password}\n\n{PASSWORD_COST}\n",
@@ -131,25 +185,27 @@ fn password<'a>(stream_key: &StreamKey, secret: &'a str) -> Option<&'a str> {
     stream_key.adobe.then_some(password)
 }
 
-async fn list(client: &mut Client, app: String, all: bool, json: bool) -> anyhow::Result<()> {
+async fn list(client: &mut Client, arguments: ListArguments, json: bool) -> anyhow::Result<()> {
     let mut stream_keys = Vec::new();
-    let mut page_token = String::new();
+    let mut request = ListStreamKeysRequest {
+        app: arguments.app,
+        stream: arguments.stream,
+        tenant: arguments.tenant,
+        labels: arguments.label.into_iter().collect(),
+        states: arguments.state.into_iter().map(state).collect(),
+        page_size: api::PAGE_ITEMS,
+        page_token: String::new(),
+        include_revoked: arguments.all,
+    };
     loop {
-        let request = ListStreamKeysRequest {
-            app: app.clone(),
-            page_size: api::PAGE_ITEMS,
-            page_token,
-            include_revoked: all,
-            ..ListStreamKeysRequest::default()
-        };
         let page = client
-            .list_stream_keys(request)
+            .list_stream_keys(request.clone())
             .await
             .map_err(|status| explain(&status))?
             .into_inner();
         stream_keys.extend(page.stream_keys);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
             break;
         }
     }
@@ -157,47 +213,53 @@ async fn list(client: &mut Client, app: String, all: bool, json: bool) -> anyhow
         output::json(&stream_keys.iter().map(to_json).collect());
         return Ok(());
     }
-    let rows: Vec<_> = stream_keys
-        .into_iter()
-        .map(|stream_key| {
-            let created = api::time(stream_key.create_time.as_ref());
-            let expires = api::time(stream_key.expire_time.as_ref());
-            let revoked = api::time(stream_key.revoke_time.as_ref());
-            let StreamKey {
-                id,
-                app,
-                stream,
-                description,
-                adobe,
-                ..
-            } = stream_key;
-            let login = if adobe { "key, password" } else { "key" };
-            let login = login.to_owned();
-            [
-                id,
-                app,
-                stream,
-                created,
-                expires,
-                revoked,
-                login,
-                description,
-            ]
-        })
-        .collect();
-    output::table(
-        [
-            "ID",
-            "APP",
-            "STREAM",
-            "CREATED",
-            "EXPIRES",
-            "REVOKED",
-            "LOGIN",
-            "DESCRIPTION",
-        ],
-        &rows,
-    );
+    let rows: Vec<_> = stream_keys.into_iter().map(row).collect();
+    output::table(HEADING, &rows);
+    Ok(())
+}
+
+fn state(state: KeyState) -> i32 {
+    match state {
+        KeyState::Active => StreamKeyState::Active,
+        KeyState::Pending => StreamKeyState::Pending,
+        KeyState::Expired => StreamKeyState::Expired,
+        KeyState::Revoked => StreamKeyState::Revoked,
+    }
+    .into()
+}
+
+async fn update(client: &mut Client, arguments: UpdateArguments, json: bool) -> anyhow::Result<()> {
+    let Settings {
+        mut stream_key,
+        mut paths,
+    } = settings(arguments.settings)?;
+    for field in arguments.clear {
+        // What is not given has the value that takes it away.
+        if field.paths().iter().any(|path| paths.contains(path)) {
+            let message = format!("{field:?} is both given and cleared");
+            return Err(UsageError(message).into());
+        }
+        paths.extend(field.paths());
+    }
+    if paths.is_empty() {
+        let message = "nothing to change: see headwater keys update --help";
+        return Err(UsageError(message.to_owned()).into());
+    }
+    stream_key.id = arguments.id;
+    let request = UpdateStreamKeyRequest {
+        stream_key: Some(stream_key),
+        update_mask: Some(prost_types::FieldMask {
+            paths: paths.into_iter().map(str::to_owned).collect(),
+        }),
+        etag: arguments.etag,
+    };
+    let updated = client.update_stream_key(request).await;
+    let updated = updated.map_err(|status| explain(&status))?.into_inner();
+    if json {
+        output::json(&to_json(&updated));
+    } else {
+        print(&updated);
+    }
     Ok(())
 }
 
@@ -220,42 +282,4 @@ async fn revoke(
         ));
     }
     Ok(())
-}
-
-fn to_json(stream_key: &StreamKey) -> Value {
-    let takeover = stream_key
-        .takeover_policy()
-        .as_str_name()
-        .trim_start_matches("TAKEOVER_POLICY_")
-        .to_lowercase();
-    let time = |timestamp: Option<&prost_types::Timestamp>| {
-        timestamp.map_or(Value::Null, |timestamp| api::time(Some(timestamp)).into())
-    };
-    json!({
-        "id": stream_key.id,
-        "tenant": stream_key.tenant,
-        "app": stream_key.app,
-        "stream": stream_key.stream,
-        "description": stream_key.description,
-        "create_time": time(stream_key.create_time.as_ref()),
-        "expire_time": time(stream_key.expire_time.as_ref()),
-        "revoke_time": time(stream_key.revoke_time.as_ref()),
-        "takeover_policy": takeover,
-        "client_certificate": stream_key.client_certificate,
-        "adobe": stream_key.adobe,
-    })
-}
-
-fn policy(takeover: Takeover) -> TakeoverPolicy {
-    match takeover {
-        Takeover::Always => TakeoverPolicy::Takeover,
-        Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
-        Takeover::Never => TakeoverPolicy::Reject,
-    }
-}
-
-fn expire_time(expires_in: Duration) -> prost_types::Timestamp {
-    // Far enough: what lies beyond what a clock can say does not expire in anybody's lifetime.
-    let expires_in = expires_in.min(Duration::from_secs(u32::MAX.into()));
-    (SystemTime::now() + expires_in).into()
 }

@@ -47,13 +47,13 @@ pub(crate) async fn run(arguments: &DeskArguments, command: KubectlCommand) -> a
         KubectlCommand::Doctor { name } => doctor::run(arguments, name.as_deref()).await,
         KubectlCommand::Keys { cluster, command } => {
             let server = connect(arguments, cluster.as_deref()).await?;
-            keys::run_at(server, command, arguments.json).await
+            keys::run_at(server, command, arguments.format.json()).await
         }
         KubectlCommand::Status { name } => status::run(arguments, name.as_deref()).await,
         KubectlCommand::Streams { cluster, command } => {
             let server = connect(arguments, cluster.as_deref()).await?;
             let command = command.unwrap_or_else(|| SessionsCommand::List { app: String::new() });
-            sessions::run_at(server, command, arguments.json).await
+            sessions::run_at(server, command, arguments.format.json()).await
         }
     }
 }

@@ -16,6 +16,7 @@ mod live;
 mod output;
 mod probe;
 mod process;
+mod quotas;
 mod ready;
 mod roles;
 mod secrets;
@@ -77,6 +78,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Operator(arguments) => roles::operator::run(*arguments).await,
         Command::Origin(arguments) => roles::origin::run(&arguments).await,
         Command::Probe(arguments) => probe::run(*arguments).await,
+        Command::Quotas { server, command } => quotas::run(&server, command).await,
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
     }

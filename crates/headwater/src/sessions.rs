@@ -23,7 +23,7 @@ pub(crate) async fn run(
     command: SessionsCommand,
 ) -> anyhow::Result<()> {
     let server = Server::find(arguments)?;
-    run_at(server.connect().await?, command, arguments.json).await
+    run_at(server.connect().await?, command, arguments.format.json()).await
 }
 
 /// The same, at a server that is connected already.

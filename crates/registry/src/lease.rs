@@ -168,6 +168,9 @@ pub struct LeaseStats {
     pub name: String,
     /// The public part of the stream key.
     pub stream_key_id: String,
+    /// Whose quota it counts against beside its tenant's; empty: no group's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub quota_group: String,
     /// The encoder's address.
     pub client_address: String,
     /// What the encoder calls itself.

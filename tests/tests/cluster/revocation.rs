@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use proto::v1::MediaLimits;
 use tests::{
     api::{Api, IssuedKey},
     cluster::{Cluster, Database, Layout, Node},
@@ -18,6 +19,8 @@ use tokio::task::JoinSet;
 /// From the call to the encoder's last word, on every edge; a busy test machine gets five times that.
 const OFF_AIR_GOAL: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 10;
+/// Between two frames of an encoder.
+const FRAME: Duration = Duration::from_millis(40);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revocation_reaches_the_edge_through_the_other_control() {
@@ -105,6 +108,16 @@ async fn a_revoked_key_is_off_the_air_on_three_edges_through_three_controls() {
         took.len()
     );
     assert!(last < OFF_AIR_GOAL * 5, "{last:?}");
+
+    // Sessions whose key allows less all of a sudden end likewise.
+    let live = live_everywhere(&cluster, "tightened").await;
+    let mut ends = JoinSet::new();
+    for (index, (key, encoder)) in live.into_iter().enumerate() {
+        ends.spawn(tightened(cluster.api(index), key, encoder));
+    }
+    let last = ends.join_all().await.into_iter().max().unwrap();
+    println!("three policies changed: off the air after {last:?} at most (goal {OFF_AIR_GOAL:?})");
+    assert!(last < OFF_AIR_GOAL * 5, "{last:?}");
 }
 
 /// Two of three controls are killed, the one that the edges listen to among them, and keys are revoked at the third
@@ -177,5 +190,31 @@ async fn off_the_air(api: Api, key: IssuedKey, mut encoder: Encoder) -> Duration
         (status.code.as_str(), status.description.as_str()),
         ("NetStream.Failed", "This stream was ended by its owner")
     );
+    took
+}
+
+/// Allows a key less than its encoder sends; how long that one waited for the last word.
+async fn tightened(api: Api, key: IssuedKey, mut encoder: Encoder) -> Duration {
+    let limits = MediaLimits {
+        max_height: 100,
+        ..MediaLimits::default()
+    };
+    let start = Instant::now();
+    api.set_limits(&key.id, limits).await.unwrap();
+    let mut number = 0;
+    let status = loop {
+        number += 1;
+        // The frame behind the change is judged; the server may have closed already.
+        encoder
+            .send(&synthetic::video(number, false, 400))
+            .await
+            .ok();
+        if let Ok(status) = tokio::time::timeout(FRAME, encoder.status()).await {
+            break status.unwrap();
+        }
+    };
+    let took = start.elapsed();
+    let told = "Picture of 320x180 above this key's limit of 100 in height";
+    assert_eq!(status.description, told);
     took
 }

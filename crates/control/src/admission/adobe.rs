@@ -7,7 +7,10 @@ use proto::internal::v1::{
 use tonic::{Code, Status};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Admission, Checked, PasswordFault, Refusal, admissible};
+use super::{
+    Admission, PasswordFault, Refusal, Source, Verdict,
+    managed::{Checked, admissible},
+};
 use crate::{
     adobe::{self, Opaque, OpaqueFault},
     database::KeyRecord,
@@ -65,10 +68,24 @@ impl Admission {
         &self,
         attempt: &Attempt<'_>,
         now_ms: i64,
-    ) -> Result<Checked, Status> {
-        let refuse = |fault, source| Ok(Err((Refusal::Password(fault), source)));
-        if !self.shared.live.has_application(&attempt.request.app) {
-            return Ok(Err((Refusal::AppNotFound, "request")));
+    ) -> Result<Verdict, Status> {
+        let claimed_id = StreamKeyId::parse(&attempt.user).ok();
+        let checked = self
+            .check_response(attempt, now_ms)
+            .await
+            .inspect_err(|_undecided| self.shared.metrics.key_check("undecided", "database"))?;
+        let claimed_id = claimed_id.map(|id| id.to_string());
+        Ok(Verdict::of_key(checked, claimed_id))
+    }
+
+    async fn check_response(&self, attempt: &Attempt<'_>, now_ms: i64) -> Result<Checked, Status> {
+        let refuse = |fault, by| Ok(Err((Refusal::Password(fault), by)));
+        match self.shared.live.source(&attempt.request.app).as_deref() {
+            None => return Ok(Err((Refusal::AppNotFound, "request"))),
+            Some(Source::Managed) => {}
+            Some(Source::Signed(_) | Source::Webhook(_)) => {
+                return refuse(PasswordFault::NotManaged, "request");
+            }
         }
         let peppers = self.shared.peppers.load();
         let (opaque, user) = (attempt.response.opaque.as_str(), attempt.user.as_str());
@@ -95,7 +112,7 @@ impl Admission {
         if !self.used_opaques.first_use(&opaque, now_ms) {
             return refuse(PasswordFault::Replayed, "request");
         }
-        let is_right = is_right(&peppers, id, record.as_ref(), &attempt.response)?;
+        let is_right = is_right(&peppers, id, record.as_ref(), &attempt.response, now_ms)?;
         let checked = match record {
             None => Err(PasswordFault::UnknownUser),
             Some(KeyRecord { adobe: None, .. }) => Err(PasswordFault::NoPassword),
@@ -109,15 +126,31 @@ impl Admission {
     }
 }
 
-/// An unknown user, and a key without a password, cost the same as a wrong password.
+/// Whether the password is the key's, or the one before while that is good.
 fn is_right(
     peppers: &Peppers,
     id: StreamKeyId,
     record: Option<&KeyRecord>,
     response: &AdobeResponse,
+    now_ms: i64,
 ) -> Result<bool, Status> {
-    let sealed = record.and_then(|record| Some((record.pepper_version, record.adobe.as_ref()?)));
-    let (version, sealed) = match sealed {
+    let current = record.and_then(|record| Some((record.pepper_version, record.adobe.as_ref()?)));
+    let previous = record.and_then(|record| record.previous_at(now_ms));
+    let previous =
+        previous.and_then(|previous| Some((previous.pepper_version, previous.adobe.as_ref()?)));
+    let is_current = is_password(peppers, id, current, response)?;
+    let is_previous = is_password(peppers, id, previous, response)?;
+    Ok(is_current | is_previous)
+}
+
+/// An unknown user, and a key without a password, cost the same as a wrong password.
+fn is_password(
+    peppers: &Peppers,
+    id: StreamKeyId,
+    stored: Option<(u32, &Vec<u8>)>,
+    response: &AdobeResponse,
+) -> Result<bool, Status> {
+    let (version, sealed) = match stored {
         Some((version, sealed)) => (version, sealed.clone()),
         None => {
             let nobodys = Zeroizing::new([0; 24]);
@@ -131,8 +164,7 @@ fn is_right(
         tracing::error!(stream_key_id = %id, "what is stored for the password cannot be opened");
         return Ok(false);
     };
-    let is_right = adobe::is_response(response, &equivalent);
-    Ok(is_right && record.is_some_and(|record| record.adobe.is_some()))
+    Ok(adobe::is_response(response, &equivalent) && stored.is_some())
 }
 
 /// Whether the key that somebody logged in with may publish what was asked for.
@@ -145,14 +177,25 @@ fn publishable(
     let record = admissible(record, attempt.request, now_ms).map_err(|refusal| {
         match refusal {
             // Who knows the password may know what else the key needs.
-            Refusal::CertificateMissing | Refusal::CertificateWrong | Refusal::HeldOff => refusal,
+            Refusal::AddressNotAllowed
+            | Refusal::CertificateMissing
+            | Refusal::CertificateWrong
+            | Refusal::HeldOff
+            | Refusal::NotYetValid
+            | Refusal::QuotaOfBitrate
+            | Refusal::QuotaOfSessions => refusal,
             Refusal::AppNotFound
             | Refusal::Expired
             | Refusal::Malformed
             | Refusal::Mistyped
             | Refusal::Password(_)
+            | Refusal::Platform(_)
             | Refusal::Revoked
+            | Refusal::Signed(_)
+            | Refusal::Source(_)
+            | Refusal::StreamOfAnotherTenant
             | Refusal::Unknown
+            | Refusal::UsedUp
             | Refusal::WrongApp
             | Refusal::WrongName
             | Refusal::WrongSecret => Refusal::Password(PasswordFault::KeyNotAdmissible),
@@ -160,8 +203,7 @@ fn publishable(
     })?;
     let name = &attempt.response.name;
     let is_key = StreamKey::parse(name).is_ok_and(|stream_key| {
-        stream_key.id() == record.id
-            && peppers.verify(record.pepper_version, &stream_key, &record.mac)
+        stream_key.id() == record.id && peppers.is_secret_of(Some(&record), &stream_key, now_ms)
     });
     if *name == record.stream || is_key {
         Ok(record)

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use proto::{
     error::status,
-    internal::v1::{Revocation, WatchRevocationsResponse, revocation},
+    internal::v1::{KeyChange, Revocation, WatchRevocationsResponse, revocation},
 };
 use runtime::shutdown::Shutdown;
 use tokio::{
@@ -150,6 +150,15 @@ impl Watch {
 
 fn message(entry: &LogEntry) -> Revocation {
     let target = match &entry.target {
+        Target::Change(id, terms) => revocation::Target::Change(KeyChange {
+            stream_key_id: id.clone(),
+            limits: Some(terms.limits.message()),
+            expire_ms: terms
+                .expire_ms
+                .and_then(|expire_ms| u64::try_from(expire_ms).ok())
+                .unwrap_or_default(),
+            max_session_seconds: terms.max_session_seconds,
+        }),
         Target::Session(id) => revocation::Target::SessionId(id.clone()),
         Target::StreamKey(id) => revocation::Target::StreamKeyId(id.clone()),
     };

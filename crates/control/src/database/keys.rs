@@ -1,13 +1,26 @@
 //! Stream keys as rows.
 
-use data_encoding::HEXLOWER;
-use sqlx::{Row as _, any::AnyRow};
+mod change;
+mod list;
 
-use super::{Database, DatabaseError, revocations::append};
+use std::collections::BTreeMap;
+
+use data_encoding::HEXLOWER;
+use sqlx::{Any, Row as _, Transaction, any::AnyRow};
+
+pub(crate) use self::{
+    change::{ChangeOutcome, Deletion, KeyChange},
+    list::KeyFilter,
+};
+use super::{
+    Database, DatabaseError, NewEvent,
+    events::append_event,
+    quotas::count_in,
+    requests::{self, KnownRequest, NewRequest},
+};
 use crate::{
     client_certificate::CertificateBinding,
-    database::Target,
-    page_token::Cursor,
+    config::Quota,
     pepper::Mac,
     policy::{Policy, Terms},
     stream_key::StreamKeyId,
@@ -33,65 +46,85 @@ pub(crate) struct KeyRecord {
     /// Encrypted with the pepper of the same version; `None`: the key has no password.
     pub(crate) adobe: Option<Vec<u8>>,
     pub(crate) policy: Policy,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Counts the changes.
+    pub(crate) version: i64,
+    pub(crate) update_ms: Option<i64>,
+    pub(crate) previous: Option<PreviousSecret>,
+}
+
+/// What a key's secret was before it was rotated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PreviousSecret {
+    pub(crate) mac: Mac,
+    pub(crate) pepper_version: u32,
+    /// As [`KeyRecord::adobe`].
+    pub(crate) adobe: Option<Vec<u8>>,
+    pub(crate) until_ms: i64,
+}
+
+/// A new key, and what is to be written with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Creation<'a> {
+    pub(crate) record: &'a KeyRecord,
+    pub(crate) event: &'a NewEvent,
+    pub(crate) request: Option<&'a NewRequest>,
+    /// Of a tenant that has no quota of its own.
+    pub(crate) default_quota: Quota,
 }
 
 /// What became of a new key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CreateOutcome {
     Created,
+    QuotaExceeded,
+    /// The request was carried out before.
+    RequestKnown(KnownRequest),
     StreamOfAnotherTenant,
-}
-
-/// Which keys to list.
-#[derive(Clone, Debug)]
-pub(crate) struct KeyFilter {
-    pub(crate) tenant: String,
-    /// Empty: every app.
-    pub(crate) app: String,
-    pub(crate) include_revoked: bool,
 }
 
 impl Database {
     /// Gives the (app, stream) to the key's tenant, unless another one has it.
-    pub(crate) async fn create_key(&self, key: &KeyRecord) -> Result<CreateOutcome, DatabaseError> {
+    pub(crate) async fn create_key(
+        &self,
+        creation: Creation<'_>,
+    ) -> Result<CreateOutcome, DatabaseError> {
+        let Creation {
+            record: key,
+            event,
+            request,
+            default_quota,
+        } = creation;
         self.bounded(async {
             let mut transaction = self.pool.begin().await?;
-            // A write first: SQLite then waits for its turn instead of failing halfway.
-            sqlx::query("INSERT INTO streams (app, name, tenant) VALUES ($1, $2, $3) ON CONFLICT (app, name) DO NOTHING")
-                .bind(&key.app)
-                .bind(&key.stream)
-                .bind(&key.tenant)
-                .execute(&mut *transaction)
-                .await?;
-            let owner: String = sqlx::query_scalar("SELECT tenant FROM streams WHERE app = $1 AND name = $2")
-                .bind(&key.app)
-                .bind(&key.stream)
-                .fetch_one(&mut *transaction)
-                .await?;
+            // Begins with a write, here and elsewhere: SQLite then waits for its turn instead of failing halfway.
+            if let Some(request) = request
+                && let Some(known) = requests::begin(&mut transaction, request).await?
+            {
+                transaction.rollback().await?;
+                return Ok(CreateOutcome::RequestKnown(known));
+            }
+            // An update where it is there: nobody deletes the stream before the key is in.
+            let owner: String = sqlx::query_scalar(
+                "INSERT INTO streams (app, name, tenant) VALUES ($1, $2, $3) \
+                 ON CONFLICT (app, name) DO UPDATE SET tenant = streams.tenant RETURNING tenant",
+            )
+            .bind(&key.app)
+            .bind(&key.stream)
+            .bind(&key.tenant)
+            .fetch_one(&mut *transaction)
+            .await?;
             if owner != key.tenant {
                 transaction.rollback().await?;
                 return Ok(CreateOutcome::StreamOfAnotherTenant);
             }
-            sqlx::query(
-                "INSERT INTO stream_keys (id, tenant, app, stream, description, takeover_policy, secret_mac, \
-                 pepper_version, create_ms, expire_ms, client_certificate, adobe_sealed, policy) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-            )
-            .bind(key.id.to_string())
-            .bind(&key.tenant)
-            .bind(&key.app)
-            .bind(&key.stream)
-            .bind(&key.description)
-            .bind(i64::from(key.takeover_policy))
-            .bind(HEXLOWER.encode(&key.mac))
-            .bind(i64::from(key.pepper_version))
-            .bind(key.create_ms)
-            .bind(key.expire_ms)
-            .bind(key.client_certificate.as_ref().map(CertificateBinding::as_str))
-            .bind(key.adobe.as_ref().map(|sealed| HEXLOWER.encode(sealed)))
-            .bind(key.policy.encode())
-            .execute(&mut *transaction)
-            .await?;
+            insert(&mut transaction, key).await?;
+            let group = &key.policy.quota_group;
+            if !count_in(&mut transaction, &key.tenant, group, default_quota).await? {
+                transaction.rollback().await?;
+                return Ok(CreateOutcome::QuotaExceeded);
+            }
+            append_event(&mut transaction, event).await?;
             transaction.commit().await?;
             Ok(CreateOutcome::Created)
         })
@@ -110,67 +143,14 @@ impl Database {
         .await
     }
 
-    /// In order of creation, behind `after`.
-    pub(crate) async fn keys(
-        &self,
-        filter: &KeyFilter,
-        after: &Cursor,
-        limit: u32,
-    ) -> Result<Vec<KeyRecord>, DatabaseError> {
-        self.bounded(async {
-            let rows = sqlx::query(
-                "SELECT * FROM stream_keys WHERE tenant = $1 AND ($2 = '' OR app = $2) \
-                 AND ($3 = 1 OR revoke_ms IS NULL) AND (create_ms, id) > ($4, $5) \
-                 ORDER BY create_ms, id LIMIT $6",
-            )
-            .bind(&filter.tenant)
-            .bind(&filter.app)
-            .bind(i64::from(filter.include_revoked))
-            .bind(after.time_ms)
-            .bind(&after.id)
-            .bind(i64::from(limit))
-            .fetch_all(&self.pool)
-            .await?;
-            rows.into_iter().map(KeyRecord::read).collect()
-        })
-        .await
-    }
-
-    /// Revokes a tenant's key and appends that to the log, or neither. Whether it did: a revoked key stays as it is.
-    pub(crate) async fn revoke_key(
-        &self,
-        tenant: &str,
-        id: StreamKeyId,
-        reason: &str,
-        now_ms: i64,
-    ) -> Result<bool, DatabaseError> {
-        self.bounded(async {
-            let mut transaction = self.pool.begin().await?;
-            let updated = sqlx::query(
-                "UPDATE stream_keys SET revoke_ms = $1 WHERE id = $2 AND tenant = $3 AND revoke_ms IS NULL",
-            )
-            .bind(now_ms)
-            .bind(id.to_string())
-            .bind(tenant)
-            .execute(&mut *transaction)
-            .await?;
-            if updated.rows_affected() == 0 {
-                transaction.rollback().await?;
-                return Ok(false);
-            }
-            append(&mut transaction, &Target::StreamKey(id.to_string()), reason, now_ms).await?;
-            self.commit(transaction).await?;
-            Ok(true)
-        })
-        .await
-    }
-
     /// The pepper versions that keys still depend on.
-    pub(crate) async fn pepper_versions(&self) -> Result<Vec<u32>, DatabaseError> {
+    pub(crate) async fn pepper_versions(&self, now_ms: i64) -> Result<Vec<u32>, DatabaseError> {
         self.bounded(async {
             let versions: Vec<i64> = sqlx::query_scalar(
-                "SELECT DISTINCT pepper_version FROM stream_keys WHERE revoke_ms IS NULL",
+                "SELECT pepper_version FROM stream_keys WHERE revoke_ms IS NULL UNION \
+                 SELECT previous_pepper_version FROM stream_keys WHERE revoke_ms IS NULL AND previous_until_ms > $1",
             )
+            .bind(now_ms)
             .fetch_all(&self.pool)
             .await?;
             versions
@@ -180,6 +160,52 @@ impl Database {
         })
         .await
     }
+}
+
+async fn insert(
+    transaction: &mut Transaction<'_, Any>,
+    key: &KeyRecord,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "INSERT INTO stream_keys (id, tenant, app, stream, description, takeover_policy, secret_mac, pepper_version, \
+         create_ms, expire_ms, client_certificate, adobe_sealed, policy, not_before_ms, labels) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+    )
+    .bind(key.id.to_string())
+    .bind(&key.tenant)
+    .bind(&key.app)
+    .bind(&key.stream)
+    .bind(&key.description)
+    .bind(i64::from(key.takeover_policy))
+    .bind(HEXLOWER.encode(&key.mac))
+    .bind(i64::from(key.pepper_version))
+    .bind(key.create_ms)
+    .bind(key.expire_ms)
+    .bind(key.client_certificate.as_ref().map(CertificateBinding::as_str))
+    .bind(hex(key.adobe.as_ref()))
+    .bind(key.policy.encode())
+    .bind(key.policy.not_before_ms)
+    .bind(encode_labels(&key.labels))
+    .execute(&mut **transaction)
+    .await?;
+    insert_labels(transaction, key).await
+}
+
+async fn insert_labels(
+    transaction: &mut Transaction<'_, Any>,
+    key: &KeyRecord,
+) -> Result<(), DatabaseError> {
+    for (label, value) in &key.labels {
+        sqlx::query(
+            "INSERT INTO stream_key_labels (stream_key_id, label, value) VALUES ($1, $2, $3)",
+        )
+        .bind(key.id.to_string())
+        .bind(label)
+        .bind(value)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
 }
 
 impl KeyRecord {
@@ -196,16 +222,15 @@ impl KeyRecord {
         }
     }
 
+    /// The secret before, while it is good.
+    pub(crate) fn previous_at(&self, now_ms: i64) -> Option<&PreviousSecret> {
+        let previous = self.previous.as_ref();
+        previous.filter(|previous| previous.until_ms > now_ms)
+    }
+
     fn read(row: AnyRow) -> Result<Self, DatabaseError> {
         let malformed = |what| DatabaseError::Malformed { what };
         let id: String = row.try_get("id")?;
-        let mac: String = row.try_get("secret_mac")?;
-        let mac = HEXLOWER
-            .decode(mac.as_bytes())
-            .ok()
-            .and_then(|mac| mac.try_into().ok());
-        let adobe: Option<String> = row.try_get("adobe_sealed")?;
-        let adobe = adobe.map(|sealed| HEXLOWER.decode(sealed.as_bytes()));
         Ok(Self {
             id: StreamKeyId::parse(&id).map_err(|_other| malformed("stream key id"))?,
             tenant: row.try_get("tenant")?,
@@ -213,7 +238,7 @@ impl KeyRecord {
             stream: row.try_get("stream")?,
             description: row.try_get("description")?,
             takeover_policy: number(row.try_get("takeover_policy")?, "takeover policy")?,
-            mac: mac.ok_or_else(|| malformed("HMAC"))?,
+            mac: mac(&row.try_get::<String, _>("secret_mac")?)?,
             pepper_version: number(row.try_get("pepper_version")?, "pepper version")?,
             create_ms: row.try_get("create_ms")?,
             expire_ms: row.try_get("expire_ms")?,
@@ -222,12 +247,52 @@ impl KeyRecord {
             client_certificate: row
                 .try_get::<Option<String>, _>("client_certificate")?
                 .map(CertificateBinding::stored),
-            adobe: adobe
-                .transpose()
-                .map_err(|_other| malformed("Adobe credential"))?,
+            adobe: sealed(row.try_get("adobe_sealed")?)?,
             policy: Policy::decode(&row.try_get::<String, _>("policy")?)?,
+            labels: serde_json::from_str(&row.try_get::<String, _>("labels")?)
+                .map_err(|_other| malformed("labels"))?,
+            version: row.try_get("version")?,
+            update_ms: row.try_get("update_ms")?,
+            previous: PreviousSecret::read(&row)?,
         })
     }
+}
+
+impl PreviousSecret {
+    fn read(row: &AnyRow) -> Result<Option<Self>, DatabaseError> {
+        let Some(text) = row.try_get::<Option<String>, _>("previous_mac")? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            mac: mac(&text)?,
+            pepper_version: number(row.try_get("previous_pepper_version")?, "pepper version")?,
+            adobe: sealed(row.try_get("previous_adobe_sealed")?)?,
+            until_ms: row.try_get("previous_until_ms")?,
+        }))
+    }
+}
+
+fn mac(stored: &str) -> Result<Mac, DatabaseError> {
+    let mac = HEXLOWER.decode(stored.as_bytes()).ok();
+    mac.and_then(|mac| mac.try_into().ok())
+        .ok_or(DatabaseError::Malformed { what: "HMAC" })
+}
+
+fn sealed(stored: Option<String>) -> Result<Option<Vec<u8>>, DatabaseError> {
+    let sealed = stored.map(|sealed| HEXLOWER.decode(sealed.as_bytes()));
+    let what = "Adobe credential";
+    sealed
+        .transpose()
+        .map_err(|_other| DatabaseError::Malformed { what })
+}
+
+fn hex(bytes: Option<&Vec<u8>>) -> Option<String> {
+    bytes.map(|bytes| HEXLOWER.encode(bytes))
+}
+
+fn encode_labels(labels: &BTreeMap<String, String>) -> String {
+    // Texts alone: always JSON.
+    serde_json::to_string(labels).unwrap_or_default()
 }
 
 pub(super) fn number<T: TryFrom<i64>>(stored: i64, what: &'static str) -> Result<T, DatabaseError> {

@@ -1,9 +1,19 @@
 //! The log of revocations and terminations: positions 1, 2, 3, …, visible in that order and without gaps (the
 //! migration says how). So a reader knows from the positions alone whether something was pruned behind it.
 
+use serde::{Deserialize, Serialize};
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
-use super::{Database, DatabaseError, growth::notify, keys::number};
+use super::{
+    Database, DatabaseError,
+    credentials::{Refused, refuse},
+    growth::notify,
+    keys::number,
+};
+use crate::{
+    policy::{Limits, Policy},
+    stream_key::StreamKeyId,
+};
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,13 +24,35 @@ pub(crate) struct LogEntry {
     pub(crate) reason: String,
 }
 
-/// What ends.
+/// What ends or changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
+    /// Sessions of a key, by the key's id, go on under these terms. What is remembered of the key is void.
+    Change(String, Box<ChangedTerms>),
     /// One session, by its id.
     Session(String),
     /// Every session of a key, by the key's id.
     StreamKey(String),
+}
+
+/// What live sessions of a key are held to from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChangedTerms {
+    pub(crate) limits: Limits,
+    /// Milliseconds since the Unix epoch; `None`: no such end.
+    pub(crate) expire_ms: Option<i64>,
+    /// From a session's start; 0: no bound.
+    pub(crate) max_session_seconds: u32,
+}
+
+impl ChangedTerms {
+    pub(crate) fn of(expire_ms: Option<i64>, policy: &Policy) -> Self {
+        Self {
+            limits: policy.limits.clone(),
+            expire_ms,
+            max_session_seconds: policy.max_session_seconds,
+        }
+    }
 }
 
 /// Entries behind a position, as of one moment.
@@ -54,7 +86,7 @@ impl Database {
             // One statement, one snapshot: the head always comes back, with or without entries.
             let rows = sqlx::query(
                 "SELECT revocations_head.position AS head, revocations.position, create_ms, stream_key_id, session_id, \
-                 reason FROM revocations_head LEFT JOIN revocations ON revocations.position > $1 \
+                 reason, change FROM revocations_head LEFT JOIN revocations ON revocations.position > $1 \
                  ORDER BY revocations.position LIMIT $2",
             )
             .bind(stored_after)
@@ -95,14 +127,7 @@ impl Database {
     ) -> Result<(), DatabaseError> {
         self.bounded(async {
             let mut transaction = self.pool.begin().await?;
-            sqlx::query(
-                "UPDATE stream_keys SET held_off_until_ms = $1 WHERE id = $2 AND tenant = $3",
-            )
-            .bind(termination.held_off_until_ms)
-            .bind(termination.stream_key_id)
-            .bind(termination.tenant)
-            .execute(&mut *transaction)
-            .await?;
+            hold_off(&mut transaction, termination, now_ms).await?;
             let target = Target::Session(termination.session_id.to_owned());
             append(&mut transaction, &target, termination.reason, now_ms).await?;
             self.commit(transaction).await
@@ -127,6 +152,26 @@ impl Database {
     }
 }
 
+/// Refuses what the session published with for a while.
+async fn hold_off(
+    transaction: &mut Transaction<'_, Any>,
+    termination: &Termination<'_>,
+    now_ms: i64,
+) -> Result<(), DatabaseError> {
+    let (id, until_ms) = (termination.stream_key_id, termination.held_off_until_ms);
+    if StreamKeyId::parse(id).is_err() {
+        refuse(transaction, id, until_ms, Refused::HeldOff, now_ms).await?;
+        return Ok(());
+    }
+    sqlx::query("UPDATE stream_keys SET held_off_until_ms = $1 WHERE id = $2 AND tenant = $3")
+        .bind(until_ms)
+        .bind(id)
+        .bind(termination.tenant)
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}
+
 /// Takes the next position; to be the last before [`Database::commit`], since it locks the head.
 pub(super) async fn append(
     transaction: &mut Transaction<'_, Any>,
@@ -134,9 +179,11 @@ pub(super) async fn append(
     reason: &str,
     now_ms: i64,
 ) -> Result<(), DatabaseError> {
-    let (stream_key_id, session_id) = match target {
-        Target::Session(id) => (None, Some(id)),
-        Target::StreamKey(id) => (Some(id), None),
+    let (stream_key_id, session_id, change) = match target {
+        // Numbers and names alone: always JSON.
+        Target::Change(id, terms) => (Some(id), None, serde_json::to_string(terms).ok()),
+        Target::Session(id) => (None, Some(id), None),
+        Target::StreamKey(id) => (Some(id), None, None),
     };
     let position: i64 = sqlx::query_scalar(
         "UPDATE revocations_head SET position = position + 1 RETURNING position",
@@ -144,13 +191,15 @@ pub(super) async fn append(
     .fetch_one(&mut **transaction)
     .await?;
     sqlx::query(
-        "INSERT INTO revocations (position, create_ms, stream_key_id, session_id, reason) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO revocations (position, create_ms, stream_key_id, session_id, reason, change) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(position)
     .bind(now_ms)
     .bind(stream_key_id)
     .bind(session_id)
     .bind(reason)
+    .bind(change)
     .execute(&mut **transaction)
     .await?;
     notify(transaction).await
@@ -164,11 +213,17 @@ impl LogEntry {
         };
         let stream_key_id: Option<String> = row.try_get("stream_key_id")?;
         let session_id: Option<String> = row.try_get("session_id")?;
-        let target = match (stream_key_id, session_id) {
-            (Some(id), None) => Target::StreamKey(id),
-            (None, Some(id)) => Target::Session(id),
-            (None, None) | (Some(_), Some(_)) => {
-                return Err(DatabaseError::Malformed { what: "revocation" });
+        let change: Option<String> = row.try_get("change")?;
+        let malformed = || DatabaseError::Malformed { what: "revocation" };
+        let target = match (stream_key_id, session_id, change) {
+            (Some(id), None, None) => Target::StreamKey(id),
+            (Some(id), None, Some(terms)) => {
+                let terms = serde_json::from_str(&terms).map_err(|_other| malformed())?;
+                Target::Change(id, Box::new(terms))
+            }
+            (None, Some(id), None) => Target::Session(id),
+            (None, None, _) | (Some(_), Some(_), _) | (None, Some(_), Some(_)) => {
+                return Err(malformed());
             }
         };
         Ok(Some(Self {

@@ -109,7 +109,7 @@ async fn every_fault_of_a_key_is_one_denial_outside_and_its_own_inside(fixture: 
             .unwrap()
             .unwrap()
     };
-    control.shared.database.create_key(&record).await.unwrap();
+    control.insert(&record).await;
 
     let mistyped = secret.replacen(|c: char| c.is_ascii_digit(), "z", 1);
     let wrong_secret = StreamKey::generate()

@@ -9,8 +9,8 @@ use proto::{
         authorize_response::Decision,
     },
     v1::{
-        CreateStreamKeyRequest, GetStreamKeyRequest, StreamKey as StreamKeyMessage,
-        stream_key_service_server::StreamKeyService as _,
+        CreateStreamKeyRequest, GetStreamKeyRequest, RotateStreamKeyRequest,
+        StreamKey as StreamKeyMessage, stream_key_service_server::StreamKeyService as _,
     },
 };
 use runtime::identity::Role;
@@ -26,6 +26,7 @@ on_both!(
     every_fault_of_a_password_is_one_denial_outside_and_its_own_inside,
     a_right_password_publishes_its_own_stream_alone,
     a_password_survives_a_new_pepper,
+    a_rotated_key_has_two_passwords_for_an_overlap,
     what_is_stored_is_encrypted,
 );
 
@@ -128,6 +129,39 @@ async fn a_password_is_checked_by_another_replica_than_made_the_challenge(fixtur
     // The same key is a stream key still.
     let answer = first.authorize("live", &user.secret).await.unwrap();
     assert!(super::admission_service::is_granted(&answer));
+}
+
+async fn a_rotated_key_has_two_passwords_for_an_overlap(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let user = User::create(&control, "main").await;
+    let id = user.key.id.as_str();
+    let is_granted = async |password: &str, name: &str| {
+        let challenge = challenge(&control, id).await;
+        let response = answer(id, password, &challenge, name);
+        let decision = ask(&control, (id, NEXT_ADDRESS), Some(response)).await;
+        matches!(decision, Decision::SignedGrant(_))
+    };
+    let rotate = async |seconds| {
+        let request = RotateStreamKeyRequest {
+            id: id.to_owned(),
+            overlap: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..RotateStreamKeyRequest::default()
+        };
+        let rotated = control
+            .keys
+            .rotate_stream_key(of_tenant("default", request));
+        rotated.await.unwrap().into_inner().secret
+    };
+    let new = rotate(3600).await;
+    let new_password = new.rsplit_once('_').unwrap().1;
+    for password in [user.password(), new_password] {
+        assert!(is_granted(password, "main").await);
+        assert!(is_granted(password, &user.secret).await && is_granted(password, &new).await);
+    }
+    rotate(0).await;
+    for password in [user.password(), new_password] {
+        assert!(!is_granted(password, "main").await);
+    }
 }
 
 /// What is wrong, as control counts it; who says so, from where, and what.

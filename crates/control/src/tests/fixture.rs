@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use data_encoding::HEXLOWER;
+use prost::Message as _;
 use proto::{
     grant::{GrantSigner, GrantVerifier},
     internal::v1::{
@@ -9,7 +11,8 @@ use proto::{
         admission_service_server::AdmissionService as _, authorize_request::Credential,
     },
     v1::{
-        CreateStreamKeyRequest, RevokeStreamKeyRequest, StreamKey as StreamKeyMessage,
+        CreateStreamKeyRequest, EventType, KeyEvent, MediaLimits, PublishPolicy,
+        RevokeStreamKeyRequest, StreamKey as StreamKeyMessage,
         stream_key_service_server::StreamKeyService as _,
     },
 };
@@ -22,14 +25,16 @@ use tonic::{Request, Status};
 
 use super::postgres::PostgresServer;
 use crate::{
-    Config, Control, ControlError, DatabaseConfig, Dependencies, Shared,
+    Application, Config, Control, ControlError, DatabaseConfig, Dependencies, Quota, Shared,
     admission::Admission,
     caller::{Authenticate, Tenant},
     cluster::ClusterState,
+    database::{CreateOutcome, Creation, KeyRecord, NewEvent},
     encode_grant_key, generate_pepper_file,
     keys::StreamKeys,
     pepper::PepperFile,
     sessions::Sessions,
+    tenants::Tenants,
 };
 
 /// What replicas of one cluster have in common.
@@ -44,6 +49,7 @@ pub(super) struct Fixture {
 pub(super) struct Replica {
     pub(super) keys: StreamKeys,
     pub(super) sessions: Sessions,
+    pub(super) tenants: Tenants,
     pub(super) admission: Admission,
     pub(super) cluster: ClusterState,
     pub(super) shared: Arc<Shared>,
@@ -88,7 +94,9 @@ impl Fixture {
             path("grant.key"),
             path("api-token"),
         );
-        config.applications.push("events/main".to_owned());
+        config
+            .applications
+            .push(Application::managed("events/main"));
         Self {
             config,
             registry: Registry::Memory(MemoryRegistry::new()),
@@ -118,6 +126,7 @@ impl Fixture {
         Ok(Replica {
             keys: StreamKeys(shared.clone()),
             sessions: Sessions(shared.clone()),
+            tenants: Tenants(shared.clone()),
             admission: Admission::new(shared.clone(), shutdown.clone()),
             cluster: ClusterState::new(shared.clone()),
             shared,
@@ -145,6 +154,61 @@ impl Replica {
             .unwrap()
             .into_inner();
         (created.stream_key.unwrap(), created.secret)
+    }
+
+    /// The secret of a key with a maximum bitrate.
+    pub(super) async fn create_limited(&self, stream: &str, max_bitrate_bps: u64) -> String {
+        let limits = MediaLimits {
+            max_bitrate_bps,
+            ..MediaLimits::default()
+        };
+        let request = CreateStreamKeyRequest {
+            app: "live".to_owned(),
+            stream: stream.to_owned(),
+            policy: Some(PublishPolicy {
+                limits: Some(limits),
+                ..PublishPolicy::default()
+            }),
+            ..CreateStreamKeyRequest::default()
+        };
+        let created = self.keys.create_stream_key(of_tenant("default", request));
+        created.await.unwrap().into_inner().secret
+    }
+
+    /// A key as no request makes it.
+    pub(super) async fn insert(&self, record: &KeyRecord) {
+        let event = NewEvent::of_key(
+            EventType::KeyCreated,
+            &record.tenant,
+            record.create_ms,
+            KeyEvent::default(),
+        );
+        let creation = Creation {
+            record,
+            event: &event,
+            request: None,
+            default_quota: Quota::default(),
+        };
+        let created = self.shared.database.create_key(creation).await.unwrap();
+        assert_eq!(created, CreateOutcome::Created);
+    }
+
+    /// The event log: of keys, what happened to which.
+    pub(super) async fn key_events(&self) -> Vec<(EventType, KeyEvent)> {
+        let rows: Vec<(i64, String)> =
+            sqlx::query_as("SELECT type, subject FROM events ORDER BY position")
+                .fetch_all(self.shared.database.pool())
+                .await
+                .unwrap();
+        let event = |(event_type, subject): (i64, String)| {
+            let event_type = i32::try_from(event_type).unwrap();
+            let subject = HEXLOWER.decode(subject.as_bytes()).unwrap();
+            (
+                EventType::try_from(event_type).unwrap(),
+                KeyEvent::decode(&subject[..]).unwrap(),
+            )
+        };
+        rows.into_iter().map(event).collect()
     }
 
     pub(super) async fn revoke(&self, id: &str) -> StreamKeyMessage {

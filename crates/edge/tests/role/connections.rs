@@ -196,7 +196,7 @@ async fn tls_that_ends_at_a_trusted_balancer_counts_where_that_is_allowed() {
             .write_all(&header_of_a_balancer(announces))
             .await
             .unwrap();
-        let mut encoder = Encoder::speaking(socket, "live", "good-terminated");
+        let mut encoder = Encoder::speaking(socket, "live", "good-terminated?token=a.b-c_d");
         let said = in_time("word", encoder.said()).await;
         let what = format!("{terminated_tls:?}, announces {announces}: {said:?}");
         assert_eq!(said == Said::Started, starts, "{what}");
@@ -204,6 +204,7 @@ async fn tls_that_ends_at_a_trusted_balancer_counts_where_that_is_allowed() {
             let request = harness.control.requests().remove(0);
             assert_eq!(request.server_name, "live.example");
             assert_eq!(request.client_address, "192.0.2.7:1234");
+            assert_eq!(request.token, "a.b-c_d");
             assert!(
                 request.client_certificate.is_none(),
                 "what a header says proves nothing"

@@ -6,7 +6,7 @@ use proto::v1::EventType;
 use tonic::Code;
 
 use crate::{
-    encoder::{Encoder, media},
+    encoder::{Encoder, Said, media},
     harness::{Harness, in_time, until},
 };
 
@@ -78,6 +78,32 @@ async fn a_takeover_names_both_sessions() {
     let report = ended().remove(0);
     assert_eq!((report.session_id, report.reason.as_str()), (one, "fenced"));
     drop((first, second));
+}
+
+#[tokio::test]
+async fn a_refusal_behind_the_grant_is_reported_once_in_a_while() {
+    let harness = Harness::start(1).await;
+    let first = Encoder::publish(harness.address, "live", "reject-slot").await;
+    for _ in 0..3 {
+        let mut second = Encoder::connect(harness.address, "live", "reject-slot").await;
+        let told = Said::Rejected("This stream is already being published".to_owned());
+        assert_eq!(in_time("the refusal", second.said()).await, told);
+    }
+    first.finish().await;
+    let control = &harness.control;
+    until("the end", || {
+        control.reports(EventType::SessionEnded).len() == 1
+    })
+    .await;
+    let refused = control.reports(EventType::SessionRefused);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(
+        (
+            refused[0].stream_key_id.as_str(),
+            refused[0].reason.as_str()
+        ),
+        ("key-of-slot", "already_publishing")
+    );
 }
 
 #[tokio::test]

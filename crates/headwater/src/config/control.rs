@@ -2,13 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use control::DatabaseConfig;
-use runtime::tls::CertificateFiles;
+use control::{DatabaseConfig, Quota};
+use runtime::{egress::EgressConfig, tls::CertificateFiles};
 use serde::Deserialize;
 
 use super::{
+    applications,
     check::Check,
-    scalar::{Address, OneOrMany, Time},
+    scalar::{Address, Count, Network, OneOrMany, Time},
     shared,
 };
 
@@ -25,15 +26,25 @@ pub(crate) struct ControlConfig {
 #[serde(default)]
 pub(super) struct Section {
     api_token_file: Option<PathBuf>,
-    applications: Option<OneOrMany<String>>,
+    applications: Option<OneOrMany<applications::Written>>,
     database: Option<DatabaseSection>,
+    egress: Option<EgressSection>,
     grant_key_file: Option<PathBuf>,
     grant_lifetime: Option<Time>,
     hold_off: Option<Time>,
     internal: Option<InternalSection>,
     pepper_file: Option<PathBuf>,
     public: Option<PublicSection>,
+    quotas: Option<QuotasSection>,
     tenant: Option<String>,
+}
+
+/// Whom webhooks and key sets may be asked of.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct EgressSection {
+    allow: Option<OneOrMany<Network>>,
+    ca_file: Option<PathBuf>,
 }
 
 /// One of the two.
@@ -55,6 +66,15 @@ struct PostgresSection {
 #[serde(default)]
 struct InternalSection {
     listen: Option<Address>,
+}
+
+/// Of tenants that have no quota of their own. What is not given is not limited.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct QuotasSection {
+    max_bitrate_bps: Option<Count<u64>>,
+    max_keys: Option<Count<u32>>,
+    max_sessions: Option<Count<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,7 +102,9 @@ impl Section {
             public.private_key,
             check,
         );
-        let applications = self.applications.map(|given| applications(given, check));
+        let applications = self
+            .applications
+            .map(|given| applications::finish(given, check));
         if applications.as_ref().is_some_and(Vec::is_empty) {
             check.mistake("control.applications", "needs an application");
         }
@@ -95,13 +117,23 @@ impl Section {
             );
         }
 
+        let egress = self.egress.unwrap_or_default().finish(check);
+
         let mut control =
             control::Config::new(database?, pepper_file?, grant_key_file?, api_token_file?);
+        control.egress = egress;
         if let Some(applications) = applications {
             control.applications = applications;
         }
         if let Some(tenant) = self.tenant {
             control.default_tenant = tenant;
+        }
+        if let Some(quotas) = self.quotas {
+            control.default_quota = Quota {
+                max_keys: quotas.max_keys.map_or(0, |most| most.0),
+                max_sessions: quotas.max_sessions.map_or(0, |most| most.0),
+                max_bitrate_bps: quotas.max_bitrate_bps.map_or(0, |most| most.0),
+            };
         }
         if let Some(hold_off) = self.hold_off {
             control.hold_off = hold_off.0;
@@ -118,19 +150,21 @@ impl Section {
     }
 }
 
-/// What may be published to.
-pub(super) fn applications(given: OneOrMany<String>, check: &mut Check) -> Vec<String> {
-    const PATH: &str = "control.applications";
-    let applications = given.finish(PATH, check);
-    for application in &applications {
-        if let Err(expected) = control::check_application(application) {
-            check.mistake(
-                PATH,
-                format_args!("{application:?} is not an application: {expected}"),
-            );
+impl EgressSection {
+    fn finish(self, check: &mut Check) -> EgressConfig {
+        let allow = self
+            .allow
+            .map(|allow| allow.finish("control.egress.allow", check));
+        EgressConfig {
+            allow: allow
+                .into_iter()
+                .flatten()
+                .map(|network| network.0)
+                .collect(),
+            roots: rustls_native_certs::load_native_certs().certs,
+            ca_file: check.optional_file("control.egress.ca_file", self.ca_file),
         }
     }
-    applications
 }
 
 impl DatabaseSection {

@@ -78,7 +78,10 @@ fn the_deployed_configuration_is_right() {
     assert_eq!(shared.process.drain.timeout, Duration::from_secs(30));
 
     let (_, control) = load_control(&file("control.yaml"), &[]).unwrap();
-    assert_eq!(control.control.applications, ["live"]);
+    assert_eq!(
+        control.control.applications,
+        [::control::Application::managed("live")]
+    );
     assert_eq!(control.control.pepper_file, file("pepper"));
 
     let (_, a) = load_origin(&file("origin-a.yaml"), &[]).unwrap();
@@ -209,6 +212,23 @@ fn a_whole_section_can_come_from_the_environment() {
         control.control.database,
         ::control::DatabaseConfig::Sqlite { path: found } if found == path
     ));
+}
+
+#[test]
+fn a_quota_is_not_there_where_it_is_not_given() {
+    let directory = bootstrapped();
+    let file = directory.path().join("control.yaml");
+    let quota = |environment: &[(&str, &str)]| {
+        let (_, control) = load_control(&file, environment).unwrap();
+        control.control.default_quota
+    };
+    assert_eq!(quota(&[]), ::control::Quota::default());
+    let given = quota(&[(
+        "HEADWATER__CONTROL__QUOTAS",
+        "{max_keys: 7, max_bitrate_bps: 9000000}",
+    )]);
+    assert_eq!((given.max_keys, given.max_sessions), (7, 0));
+    assert_eq!(given.max_bitrate_bps, 9_000_000);
 }
 
 #[test]

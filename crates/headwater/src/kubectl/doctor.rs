@@ -23,7 +23,7 @@ pub(crate) async fn run(arguments: &DeskArguments, name: Option<&str>) -> anyhow
             checks.extend(ask(&desk, &name).await);
         }
     }
-    if arguments.json {
+    if arguments.format.json() {
         output::json(&checks.iter().map(to_json).collect());
     } else {
         output::line(text(&checks));

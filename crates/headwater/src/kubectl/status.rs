@@ -12,7 +12,7 @@ use crate::{cli::DeskArguments, output};
 pub(crate) async fn run(arguments: &DeskArguments, name: Option<&str>) -> anyhow::Result<()> {
     let desk = super::open(arguments).await?;
     let clusters = clusters(&desk, name).await?;
-    if arguments.json {
+    if arguments.format.json() {
         output::json(&clusters.iter().map(to_json).collect());
         return Ok(());
     }

@@ -196,6 +196,9 @@ fn control_fields() -> Vec<Field> {
             json!("a"),
             json!("b"),
         ),
+        ("control.egress.allow", json!(["10.0.0.0/8"]), json!([])),
+        ("control.egress.caSecretRef.name", json!("a"), json!("b")),
+        ("control.egress.caSecretRef.key", json!("a"), json!("b")),
         (
             "control.service.type",
             json!("NodePort"),
@@ -383,11 +386,15 @@ fn surroundings(path: &str) -> Value {
         }
         path if path.starts_with("control.database.sqlite") => sqlite(),
         path if path.starts_with("control.database.postgres.caSecretRef.")
+            || path.starts_with("control.egress.caSecretRef.")
             || path.starts_with("redis.tls.caSecretRef.") =>
         {
             let reference = json!({"name": "x", "key": "x"});
             json!({
-                "control": {"database": {"postgres": {"caSecretRef": reference}}},
+                "control": {
+                    "database": {"postgres": {"caSecretRef": reference}},
+                    "egress": {"caSecretRef": reference},
+                },
                 "redis": {"tls": {"caSecretRef": reference}},
             })
         }

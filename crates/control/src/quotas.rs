@@ -1,0 +1,369 @@
+//! How many sessions, and which bitrate, a tenant (or a group of its keys) has live, and whether one more fits.
+//!
+//! The registry's leases are read at most once a [`SNAPSHOT_AGE`], and only for tenants that have such a quota; what was
+//! admitted since is added, so that a burst at one control does not get past. Several controls do not hear of each
+//! other's admissions before the leases are there: together they may admit too much for about a second.
+//!
+//! Where the registry does not answer, the last that it told goes on to count, with what was admitted since. Whether
+//! anybody publishes without the registry at all is for the edges' `outage_policy` to say, and not for a quota.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use registry::{Lease, Registry, RegistryError, StreamId};
+use runtime::error::chain;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tonic::Status;
+
+use crate::{
+    Shared,
+    admission::Refusal,
+    config::Quota,
+    database::{Database, QuotaByGroup},
+    policy::Terms,
+};
+
+/// What is live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Use {
+    pub(crate) sessions: u32,
+    pub(crate) bitrate_bps: u64,
+}
+
+/// One control process's view.
+pub(crate) struct Quotas {
+    default: Quota,
+    limits: Mutex<HashMap<String, (Instant, Arc<QuotaByGroup>)>>,
+    live: Mutex<Live>,
+    reading: Semaphore,
+}
+
+/// What is live, of all tenants.
+#[derive(Default)]
+struct Live {
+    /// When the registry was asked last, whether or not it answered.
+    asked: Option<Instant>,
+    answers: bool,
+    sessions: HashMap<Place, Session>,
+    totals: HashMap<Account, Use>,
+    /// Admitted here, and perhaps not in the registry yet.
+    admitted: HashMap<Place, (Instant, Session)>,
+}
+
+/// A stream and its slot: there is one session at a time. Who publishes there again takes the place of the one before.
+type Place = (StreamId, u32);
+
+/// What a quota is of: a tenant, and one of its groups or the empty name.
+type Account = (String, String);
+
+#[derive(Clone, Debug)]
+struct Session {
+    tenant: String,
+    group: String,
+    bitrate_bps: u64,
+}
+
+impl Quotas {
+    pub(crate) fn new(default: Quota) -> Self {
+        Self {
+            default,
+            limits: Mutex::default(),
+            live: Mutex::default(),
+            reading: Semaphore::new(1),
+        }
+    }
+
+    pub(crate) fn default_quota(&self) -> Quota {
+        self.default
+    }
+
+    /// Whether what these terms start fits; from then on it counts.
+    pub(crate) async fn admit(
+        &self,
+        shared: &Shared,
+        terms: &Terms,
+    ) -> Result<Result<(), Refusal>, Status> {
+        let by_group = self.limits(&shared.database, &terms.tenant).await?;
+        let group = terms.policy.quota_group.as_str();
+        let of_tenant = by_group.get("").copied().unwrap_or(self.default);
+        let of_group = (!group.is_empty()).then(|| by_group.get(group).copied());
+        let of_group = of_group.flatten().unwrap_or_default();
+        if [of_tenant, of_group]
+            .iter()
+            .all(|quota| quota.max_sessions == 0 && quota.max_bitrate_bps == 0)
+        {
+            return Ok(Ok(()));
+        }
+        self.read(&shared.registry).await;
+        let stream = StreamId::derive(&terms.tenant, &terms.app, &terms.stream);
+        let session = Session {
+            tenant: terms.tenant.clone(),
+            group: group.to_owned(),
+            // Until the registry tells what it is, it counts as what it may be.
+            bitrate_bps: terms.policy.limits.max_bitrate_bps,
+        };
+        let place = (stream, terms.policy.role.slot());
+        Ok(self
+            .live
+            .lock()
+            .admit(place, session, [of_tenant, of_group], Instant::now()))
+    }
+
+    /// What is live of a tenant as a whole, and of each of its groups that have sessions; `None`: nobody knows.
+    pub(crate) async fn used(
+        &self,
+        registry: &Registry,
+        tenant: &str,
+    ) -> Option<BTreeMap<String, Use>> {
+        if !self.read(registry).await {
+            return None;
+        }
+        let live = self.live.lock();
+        let own = live
+            .totals
+            .iter()
+            .filter(|((of, _group), _used)| of == tenant);
+        let used = own.map(|((_tenant, group), used)| (group.clone(), *used));
+        Some(used.collect())
+    }
+
+    /// A quota was set: the next decision asks the database.
+    pub(crate) fn forget_limits(&self, tenant: &str) {
+        self.limits.lock().remove(tenant);
+    }
+
+    async fn limits(&self, database: &Database, tenant: &str) -> Result<Arc<QuotaByGroup>, Status> {
+        let known = self.limits.lock().get(tenant).cloned();
+        if let Some((at, by_group)) = known
+            && at.elapsed() < LIMITS_AGE
+        {
+            return Ok(by_group);
+        }
+        let by_group = Arc::new(database.quotas(tenant).await?);
+        let mut limits = self.limits.lock();
+        if limits.len() >= TENANTS_KNOWN_MAX {
+            limits.retain(|_tenant, (at, _quotas)| at.elapsed() < LIMITS_AGE);
+        }
+        if limits.len() < TENANTS_KNOWN_MAX {
+            limits.insert(tenant.to_owned(), (Instant::now(), by_group.clone()));
+        }
+        Ok(by_group)
+    }
+
+    /// Has [`Live`] as fresh as [`SNAPSHOT_AGE`], also where the registry does not answer; whether it does. Callers
+    /// meanwhile wait for the same answer.
+    async fn read(&self, registry: &Registry) -> bool {
+        // An error says that the semaphore was closed: nobody does.
+        let _alone = self.reading.acquire().await.ok();
+        {
+            let mut live = self.live.lock();
+            if live
+                .asked
+                .is_some_and(|asked| asked.elapsed() < SNAPSHOT_AGE)
+            {
+                return live.answers;
+            }
+            live.asked = Some(Instant::now());
+        }
+        let leases = match timeout(READ_TIMEOUT, registry.leases()).await {
+            Ok(leases) => leases,
+            Err(elapsed) => Err(RegistryError::Unavailable(elapsed.into())),
+        };
+        let mut live = self.live.lock();
+        match leases {
+            Ok(leases) => {
+                live.replace(leases, Instant::now());
+                live.answers = true;
+            }
+            Err(error) if live.answers => {
+                tracing::warn!(
+                    reason = chain(&error),
+                    "quotas count what the registry told last"
+                );
+                live.answers = false;
+            }
+            Err(_again) => {}
+        }
+        live.answers
+    }
+}
+
+impl Live {
+    fn admit(
+        &mut self,
+        place: Place,
+        session: Session,
+        [of_tenant, of_group]: [Quota; 2],
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let before = self.sessions.get(&place).cloned();
+        if let Some(before) = &before {
+            self.count(before, u32::saturating_sub, u64::saturating_sub);
+        }
+        let fits = self
+            .fits(&session.tenant, "", of_tenant, session.bitrate_bps)
+            .and_then(|()| {
+                let group = session.group.as_str();
+                self.fits(&session.tenant, group, of_group, session.bitrate_bps)
+            });
+        let there = if fits.is_ok() {
+            if self.admitted.len() >= ADMITTED_MAX {
+                self.admitted
+                    .retain(|_place, (at, _session)| now.duration_since(*at) < ADMITTED_AGE);
+            }
+            // What is more than that is found in the registry alone.
+            if self.admitted.len() < ADMITTED_MAX {
+                self.admitted.insert(place, (now, session.clone()));
+            }
+            Some(session)
+        } else {
+            before
+        };
+        if let Some(session) = there {
+            self.count(&session, u32::saturating_add, u64::saturating_add);
+            self.sessions.insert(place, session);
+        }
+        fits
+    }
+
+    fn fits(&self, tenant: &str, group: &str, quota: Quota, bps: u64) -> Result<(), Refusal> {
+        let account = (tenant.to_owned(), group.to_owned());
+        let used = self.totals.get(&account).copied().unwrap_or_default();
+        let bitrate_bps = used.bitrate_bps.saturating_add(bps);
+        if quota.max_sessions > 0 && used.sessions >= quota.max_sessions {
+            Err(Refusal::QuotaOfSessions)
+        } else if quota.max_bitrate_bps > 0
+            && (bitrate_bps > quota.max_bitrate_bps || used.bitrate_bps >= quota.max_bitrate_bps)
+        {
+            Err(Refusal::QuotaOfBitrate)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Counts a session into its tenant's total and its group's, or out of them.
+    fn count(
+        &mut self,
+        session: &Session,
+        sessions: fn(u32, u32) -> u32,
+        bitrate: fn(u64, u64) -> u64,
+    ) {
+        let mut accounts = vec![String::new()];
+        if !session.group.is_empty() {
+            accounts.push(session.group.clone());
+        }
+        for group in accounts {
+            let used = self
+                .totals
+                .entry((session.tenant.clone(), group))
+                .or_default();
+            used.sessions = sessions(used.sessions, 1);
+            used.bitrate_bps = bitrate(used.bitrate_bps, session.bitrate_bps);
+        }
+    }
+
+    /// What the registry tells, and what it cannot tell yet.
+    fn replace(&mut self, leases: Vec<Lease>, now: Instant) {
+        self.sessions = leases
+            .into_iter()
+            .map(|lease| {
+                let session = Session {
+                    tenant: lease.stats.tenant,
+                    group: lease.stats.quota_group,
+                    bitrate_bps: lease.stats.bitrate_bps,
+                };
+                ((lease.stream, lease.slot.number().into()), session)
+            })
+            .collect();
+        self.admitted
+            .retain(|_place, (at, _session)| now.duration_since(*at) < ADMITTED_AGE);
+        for (place, (_at, admitted)) in &self.admitted {
+            let there = self.sessions.entry(*place);
+            let session = there.or_insert_with(|| admitted.clone());
+            session.bitrate_bps = session.bitrate_bps.max(admitted.bitrate_bps);
+        }
+        self.totals.clear();
+        let sessions: Vec<_> = self.sessions.values().cloned().collect();
+        for session in &sessions {
+            self.count(session, u32::saturating_add, u64::saturating_add);
+        }
+    }
+}
+
+/// How old what is known of live sessions may be.
+const SNAPSHOT_AGE: Duration = Duration::from_secs(1);
+/// For the registry's answer. An edge waits 2.5 s for a decision.
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
+/// For how long a session that was admitted counts without a lease: a claim follows at once, and the bitrate with the first
+/// renewal, 5 s later.
+const ADMITTED_AGE: Duration = Duration::from_secs(10);
+const ADMITTED_MAX: usize = 65_536;
+/// How old what is known of a tenant's quotas may be.
+const LIMITS_AGE: Duration = Duration::from_secs(1);
+const TENANTS_KNOWN_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(stream: &str) -> Place {
+        (StreamId::derive("default", "live", stream), 0)
+    }
+
+    fn session(group: &str, bitrate_bps: u64) -> Session {
+        Session {
+            tenant: "default".to_owned(),
+            group: group.to_owned(),
+            bitrate_bps,
+        }
+    }
+
+    #[test]
+    fn what_was_admitted_counts_before_the_registry_tells_of_it_and_not_for_ever() {
+        let mut live = Live::default();
+        let now = Instant::now();
+        let two = Quota {
+            max_sessions: 2,
+            ..Quota::default()
+        };
+        let admit = |live: &mut Live, stream| {
+            live.admit(place(stream), session("", 0), [two, Quota::default()], now)
+        };
+        assert_eq!(admit(&mut live, "a"), Ok(()));
+        assert_eq!(admit(&mut live, "b"), Ok(()));
+        // The same place again is no third.
+        assert_eq!(admit(&mut live, "b"), Ok(()));
+        assert_eq!(admit(&mut live, "c"), Err(Refusal::QuotaOfSessions));
+        live.replace(Vec::new(), now + ADMITTED_AGE / 2);
+        assert_eq!(admit(&mut live, "c"), Err(Refusal::QuotaOfSessions));
+        live.replace(Vec::new(), now + ADMITTED_AGE);
+        assert_eq!(admit(&mut live, "c"), Ok(()));
+    }
+
+    #[test]
+    fn a_bitrate_is_what_it_may_become_until_it_is_known() {
+        let mut live = Live::default();
+        let now = Instant::now();
+        let ten = Quota {
+            max_bitrate_bps: 10,
+            ..Quota::default()
+        };
+        let of_group = [Quota::default(), ten];
+        let mut admit =
+            |stream, group, bps| live.admit(place(stream), session(group, bps), of_group, now);
+        assert_eq!(admit("a", "g", 6), Ok(()));
+        assert_eq!(admit("b", "g", 6), Err(Refusal::QuotaOfBitrate));
+        assert_eq!(admit("b", "g", 4), Ok(()));
+        assert_eq!(admit("c", "g", 0), Err(Refusal::QuotaOfBitrate));
+        // In its place with less: there is room again.
+        assert_eq!(admit("a", "g", 5), Ok(()));
+        assert_eq!(admit("c", "g", 0), Ok(()));
+    }
+}

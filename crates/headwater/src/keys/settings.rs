@@ -1,0 +1,163 @@
+//! From the command line to a key's fields, and which of them an update names.
+
+use std::time::{Duration, SystemTime};
+
+use proto::v1::{Container, IngestRole, MediaLimits, PublishPolicy, StreamKey, TakeoverPolicy};
+
+use crate::cli::{ContainerName, Field, IngestRoleName, SettingsArguments, Takeover, UsageError};
+
+/// A key with what was given, and the paths of that.
+#[derive(Default)]
+pub(super) struct Settings {
+    pub(super) stream_key: StreamKey,
+    pub(super) paths: Vec<&'static str>,
+}
+
+/// Reads the arguments; each that was given is a path.
+pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError> {
+    let mut settings = Settings::default();
+    let SettingsArguments {
+        description,
+        expires_in,
+        takeover,
+        client_certificate,
+        label,
+        not_before,
+        max_session,
+        max_bitrate,
+        max_size,
+        max_frame_rate,
+        max_keyframe_interval,
+        video_codec,
+        audio_codec,
+        container,
+        allow_from,
+        reconnect_window,
+        role,
+        quota_group,
+    } = given;
+    let key = &mut settings.stream_key;
+    let mut policy = PublishPolicy::default();
+    let mut limits = MediaLimits::default();
+    let paths = &mut settings.paths;
+    let mut put = |field: Field, given: bool| {
+        if given {
+            paths.extend(field.paths());
+        }
+    };
+    put(Field::Description, description.is_some());
+    key.description = description.unwrap_or_default();
+    put(Field::Expiry, expires_in.is_some());
+    key.expire_time = expires_in.map(expire_time);
+    put(Field::Takeover, takeover.is_some());
+    key.takeover_policy = takeover.map(takeover_policy).unwrap_or_default().into();
+    put(Field::ClientCertificate, client_certificate.is_some());
+    key.client_certificate = client_certificate.unwrap_or_default();
+    put(Field::Labels, !label.is_empty());
+    key.labels = label.into_iter().collect();
+    put(Field::NotBefore, not_before.is_some());
+    policy.not_before = not_before.map(timestamp);
+    put(Field::MaxSession, max_session.is_some());
+    policy.max_session_seconds = seconds(max_session, "--max-session")?;
+    put(Field::MaxBitrate, max_bitrate.is_some());
+    limits.max_bitrate_bps = max_bitrate.unwrap_or_default();
+    put(Field::MaxSize, max_size.is_some());
+    (limits.max_width, limits.max_height) = max_size.unwrap_or_default();
+    put(Field::MaxFrameRate, max_frame_rate.is_some());
+    limits.max_frame_rate_millihertz = max_frame_rate.unwrap_or_default();
+    put(Field::MaxKeyframeInterval, max_keyframe_interval.is_some());
+    let interval_ms = max_keyframe_interval.unwrap_or_default().as_millis();
+    limits.max_keyframe_interval_ms =
+        u32::try_from(interval_ms).map_err(|_long| too_long("--max-keyframe-interval"))?;
+    put(Field::VideoCodec, !video_codec.is_empty());
+    limits.video_codecs = video_codec;
+    put(Field::AudioCodec, !audio_codec.is_empty());
+    limits.audio_codecs = audio_codec;
+    put(Field::Container, container.is_some());
+    limits.containers = container.map(wrapping).into_iter().collect();
+    put(Field::AllowFrom, !allow_from.is_empty());
+    policy.allowed_cidrs = allow_from;
+    put(Field::ReconnectWindow, reconnect_window.is_some());
+    policy.reconnect_window_seconds = seconds(reconnect_window, "--reconnect-window")?;
+    put(Field::Role, role.is_some());
+    policy.role = role.map(ingest_role).unwrap_or_default().into();
+    put(Field::QuotaGroup, quota_group.is_some());
+    policy.quota_group = quota_group.unwrap_or_default();
+    policy.limits = Some(limits);
+    key.policy = Some(policy);
+    Ok(settings)
+}
+
+impl Field {
+    /// As an update mask names it.
+    pub(super) fn paths(self) -> &'static [&'static str] {
+        match self {
+            Self::AllowFrom => &["policy.allowed_cidrs"],
+            Self::AudioCodec => &["policy.limits.audio_codecs"],
+            Self::ClientCertificate => &["client_certificate"],
+            Self::Container => &["policy.limits.containers"],
+            Self::Description => &["description"],
+            Self::Expiry => &["expire_time"],
+            Self::Labels => &["labels"],
+            Self::MaxBitrate => &["policy.limits.max_bitrate_bps"],
+            Self::MaxFrameRate => &["policy.limits.max_frame_rate_millihertz"],
+            Self::MaxKeyframeInterval => &["policy.limits.max_keyframe_interval_ms"],
+            Self::MaxSession => &["policy.max_session_seconds"],
+            Self::MaxSize => &["policy.limits.max_width", "policy.limits.max_height"],
+            Self::NotBefore => &["policy.not_before"],
+            Self::QuotaGroup => &["policy.quota_group"],
+            Self::ReconnectWindow => &["policy.reconnect_window_seconds"],
+            Self::Role => &["policy.role"],
+            Self::Takeover => &["takeover_policy"],
+            Self::VideoCodec => &["policy.limits.video_codecs"],
+        }
+    }
+}
+
+fn seconds(time: Option<Duration>, argument: &str) -> Result<u32, UsageError> {
+    let time = time.unwrap_or_default();
+    // A part of a second is one: 0 would be no limit at all.
+    let seconds = time
+        .as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0));
+    u32::try_from(seconds).map_err(|_long| too_long(argument))
+}
+
+fn too_long(argument: &str) -> UsageError {
+    UsageError(format!("{argument} is too long"))
+}
+
+fn takeover_policy(takeover: Takeover) -> TakeoverPolicy {
+    match takeover {
+        Takeover::Always => TakeoverPolicy::Takeover,
+        Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
+        Takeover::Never => TakeoverPolicy::Reject,
+    }
+}
+
+fn wrapping(container: ContainerName) -> i32 {
+    match container {
+        ContainerName::Flv => Container::Flv.into(),
+        ContainerName::Enhanced => Container::Enhanced.into(),
+    }
+}
+
+fn ingest_role(role: IngestRoleName) -> IngestRole {
+    match role {
+        IngestRoleName::Primary => IngestRole::Primary,
+        IngestRoleName::Backup => IngestRole::Backup,
+    }
+}
+
+fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time.as_second(),
+        nanos: time.subsec_nanosecond(),
+    }
+}
+
+fn expire_time(expires_in: Duration) -> prost_types::Timestamp {
+    // Far enough: what lies beyond what a clock can say does not expire in anybody's lifetime.
+    let expires_in = expires_in.min(Duration::from_secs(u32::MAX.into()));
+    (SystemTime::now() + expires_in).into()
+}
