@@ -76,9 +76,13 @@ pub(crate) async fn follow(context: Arc<Context>) {
 
 async fn watch_once(context: &Context) -> Result<(), Status> {
     let after = *context.revocations.position.borrow();
-    let mut control = AdmissionServiceClient::new(context.admission.control().pick());
-    let watch = control.watch_revocations(WatchRevocationsRequest { after });
-    let mut responses = in_time(watch).await?.into_inner();
+    // As a call, so that a control that cannot be reached is tried last the next time.
+    let watch = context.admission.control().call(|channel| async move {
+        AdmissionServiceClient::new(channel)
+            .watch_revocations(WatchRevocationsRequest { after })
+            .await
+    });
+    let mut responses = watch.await?.into_inner();
     while let Some(response) = in_time(responses.message()).await? {
         apply(context, response);
     }
