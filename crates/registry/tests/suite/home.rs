@@ -165,6 +165,7 @@ pub(crate) fn stats(encoder: &str) -> LeaseStats {
         app: "live".to_owned(),
         name: "main".to_owned(),
         stream_key_id: "0123456789abcdef".to_owned(),
+        quota_group: "gold".to_owned(),
         client_address: "[2001:db8::1]:50000".to_owned(),
         encoder: format!("{encoder} \"quoted\" \u{1F3A5}"),
         bitrate_bps: u64::MAX,
