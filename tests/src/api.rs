@@ -4,8 +4,9 @@ use std::{net::SocketAddr, path::Path};
 
 use hyper_util::rt::TokioIo;
 use proto::v1::{
-    CreateStreamKeyRequest, ListSessionsRequest, RevokeStreamKeyRequest, Session, TakeoverPolicy,
-    TerminateSessionRequest, playback_service_client::PlaybackServiceClient,
+    CreateStreamKeyRequest, ListSessionsRequest, MediaLimits, PublishPolicy,
+    RevokeStreamKeyRequest, Session, StreamKey, TakeoverPolicy, TerminateSessionRequest,
+    UpdateStreamKeyRequest, playback_service_client::PlaybackServiceClient,
     session_service_client::SessionServiceClient,
     stream_key_service_client::StreamKeyServiceClient,
 };
@@ -102,6 +103,26 @@ impl Api {
             app,
             stream,
         })
+    }
+
+    /// Gives a key other limits.
+    pub async fn set_limits(&self, id: &str, limits: MediaLimits) -> Result<(), Status> {
+        let request = UpdateStreamKeyRequest {
+            stream_key: Some(StreamKey {
+                id: id.to_owned(),
+                policy: Some(PublishPolicy {
+                    limits: Some(limits),
+                    ..PublishPolicy::default()
+                }),
+                ..StreamKey::default()
+            }),
+            update_mask: Some(prost_types::FieldMask {
+                paths: vec!["policy.limits".to_owned()],
+            }),
+            etag: String::new(),
+        };
+        self.keys.clone().update_stream_key(request).await?;
+        Ok(())
     }
 
     pub async fn revoke_key(&self, id: &str, reason: &str) -> Result<(), Status> {

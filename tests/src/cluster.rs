@@ -54,6 +54,8 @@ pub struct Layout {
     pub edge: Vec<(&'static str, String)>,
     /// Whether the edge knows every control, or the last one alone.
     pub edge_knows_all_controls: bool,
+    /// Edges beside the first. Where an edge knows one control alone, each knows another one, from the last on.
+    pub more_edges: usize,
     pub programs: Programs,
 }
 
@@ -86,6 +88,7 @@ impl Default for Layout {
             common: Vec::new(),
             edge: Vec::new(),
             edge_knows_all_controls: false,
+            more_edges: 0,
             programs: Programs::default(),
         }
     }
@@ -107,6 +110,7 @@ pub struct Cluster {
     pub deployment: Deployment,
     pub controls: Vec<Node>,
     pub edge: Node,
+    pub more_edges: Vec<Node>,
     pub origins: Vec<Node>,
     pub redis: Redis,
     pub postgres: Option<Postgres>,
@@ -154,16 +158,24 @@ impl Cluster {
         for index in 0..layout.origins {
             origins.push(setup.origin(index).await);
         }
-        let mut known: Vec<String> = controls.iter().map(|node| node.text("internal")).collect();
-        if !layout.edge_knows_all_controls {
-            known.drain(..known.len() - 1);
+        let internal: Vec<String> = controls.iter().map(|node| node.text("internal")).collect();
+        let mut edges = Vec::new();
+        for index in 0..=layout.more_edges {
+            let known = if layout.edge_knows_all_controls {
+                internal.clone()
+            } else {
+                let control = internal.iter().rev().cycle().nth(index);
+                control.cloned().into_iter().collect()
+            };
+            edges.push(setup.edge(index, &known, layout.edge.clone()).await);
         }
-        let edge = setup.edge(&known, layout.edge).await;
+        let edge = edges.remove(0);
         let deployment = deployment(&base, directory.path(), &controls, &edge, &origins);
         let this = Self {
             deployment,
             controls,
             edge,
+            more_edges: edges,
             origins,
             redis,
             postgres,
@@ -172,7 +184,9 @@ impl Cluster {
         for node in this.nodes() {
             node.serves(READY).await;
         }
-        this.edge_knows_origins().await;
+        for edge in this.edges() {
+            this.knows_origins(edge).await;
+        }
         this
     }
 
@@ -183,8 +197,21 @@ impl Cluster {
 
     /// Every Headwater process.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        let edge = std::iter::once(&self.edge);
-        self.controls.iter().chain(&self.origins).chain(edge)
+        let edges = self.edges();
+        self.controls.iter().chain(&self.origins).chain(edges)
+    }
+
+    /// Every edge, the first one first.
+    pub fn edges(&self) -> impl Iterator<Item = &Node> {
+        std::iter::once(&self.edge).chain(&self.more_edges)
+    }
+
+    /// What a user has in hand who connects to this edge.
+    pub fn deployment_at(&self, edge: &Node) -> Deployment {
+        Deployment {
+            rtmps: rtmps(edge).parse().unwrap(),
+            ..self.deployment.clone()
+        }
     }
 
     /// The origin that holds a live stream.
@@ -203,8 +230,8 @@ impl Cluster {
         api(&self.base(), &self.controls[control])
     }
 
-    /// Waits until the edge has heard of every origin.
-    async fn edge_knows_origins(&self) {
+    /// Waits until an edge has heard of every origin.
+    async fn knows_origins(&self, edge: &Node) {
         let names: Vec<String> = self
             .origins
             .iter()
@@ -212,7 +239,7 @@ impl Cluster {
             .collect();
         let mut parts = vec!["known origins"];
         parts.extend(names.iter().map(String::as_str));
-        self.edge.process().log_line(&parts, READY).await;
+        edge.process().log_line(&parts, READY).await;
     }
 }
 
@@ -283,12 +310,21 @@ impl Setup<'_> {
         node
     }
 
-    async fn edge(&self, controls: &[String], extra: Vec<(&'static str, String)>) -> Node {
+    async fn edge(
+        &self,
+        index: usize,
+        controls: &[String],
+        extra: Vec<(&'static str, String)>,
+    ) -> Node {
         let mut settings = self.common.clone();
         settings.push(("EDGE__LISTEN", "127.0.0.1:0".to_owned()));
         settings.push(("EDGE__CONTROL", format!("{controls:?}")));
         settings.extend(extra);
-        let mut node = self.node("edge", "edge".to_owned(), settings).await;
+        let name = match index {
+            0 => "edge".to_owned(),
+            further => format!("edge-{further}"),
+        };
+        let mut node = self.node("edge", name, settings).await;
         let listen = rtmps(&node).to_owned();
         node.set("EDGE__LISTEN", listen);
         node

@@ -59,6 +59,81 @@ fn files_that_are_named_exist() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// docs/reasons.md tells every word that an encoder's fate has in the source, and no other.
+#[test]
+fn the_documented_reasons_are_those_of_the_source() {
+    let told = words_of_edge();
+    let checked = words_of_control();
+    assert!(
+        told.len() > 40 && checked.len() > 10,
+        "the search finds what is there"
+    );
+    let document = fs::read_to_string(root().join("docs/reasons.md")).unwrap();
+    let documented: BTreeSet<String> = document
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
+        .collect();
+    let source: BTreeSet<String> = told.union(&checked).cloned().collect();
+    let missing: Vec<_> = source.difference(&documented).collect();
+    assert!(missing.is_empty(), "not in docs/reasons.md: {missing:?}");
+    let unknown: Vec<_> = documented.difference(&source).collect();
+    assert!(unknown.is_empty(), "in docs/reasons.md alone: {unknown:?}");
+}
+
+/// Refusals as they are made, and what the ends of sessions and control's denials are called.
+fn words_of_edge() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in sources("crates/edge/src") {
+        let text = fs::read_to_string(&path).unwrap();
+        for start in ["not_available(\"", "reason: \""] {
+            found.extend(words_behind(&text, start));
+        }
+        let names_reasons = ["admission.rs", "end.rs", "limits.rs", "intake.rs"];
+        if names_reasons.iter().any(|name| path.ends_with(name)) {
+            found.extend(words_behind(&text, "=> \""));
+        }
+    }
+    found
+}
+
+/// What control's own log and metrics call its refusals.
+fn words_of_control() -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("crates/control/src/admission/refusal.rs"));
+    words_behind(&text.unwrap(), "=> \"").into_iter().collect()
+}
+
+/// Literals that are one word, behind what introduces them.
+fn words_behind(text: &str, start: &str) -> Vec<String> {
+    let is_word = |text: &&str| {
+        let mut bytes = text.bytes();
+        !text.is_empty() && bytes.all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    text.split(start)
+        .skip(1)
+        .filter_map(|behind| Some(behind.split_once('"')?.0))
+        .filter(is_word)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Rust files below a folder, without their tests.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![root().join(folder)];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let is_source = path.extension().is_some_and(|extension| extension == "rs");
+            if path.is_dir() && !path.ends_with("tests") {
+                waiting.push(path);
+            } else if is_source && !path.ends_with("tests.rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut waiting = vec![root().join("docs")];

@@ -4,6 +4,7 @@
 
 mod credentials;
 mod events;
+mod growth;
 mod keys;
 mod quotas;
 mod requests;
@@ -22,7 +23,7 @@ use runtime::{
     reload::{FileError, Files, RELOAD_PERIOD},
 };
 use sqlx::{
-    AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _,
+    Any, AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _, Transaction,
     any::{AnyConnectOptions, AnyPoolOptions},
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
@@ -30,6 +31,7 @@ use sqlx::{
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::growth::Growth;
 pub(crate) use self::{
     credentials::Refused,
     events::NewEvent,
@@ -51,8 +53,9 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Database {
     pool: AnyPool,
-    /// Ends with the last handle.
-    _password: Option<Arc<AbortOnDropHandle<()>>>,
+    growth: Growth,
+    /// End with the last handle.
+    _background: Arc<Vec<AbortOnDropHandle<()>>>,
 }
 
 /// The database could not be used.
@@ -115,13 +118,19 @@ impl Database {
             .connect_with(options)
             .await?;
         migrator().run(&pool).await?;
-        let following = rotating.map(|(file, url)| {
-            let following = follow_password(file, url, pool.clone());
-            Arc::new(AbortOnDropHandle::new(tokio::spawn(following)))
-        });
+        let growth = Growth::default();
+        let mut background = Vec::new();
+        if let Some((file, url)) = rotating {
+            background.push(tokio::spawn(follow_password(file, url, pool.clone())));
+        }
+        if matches!(config, DatabaseConfig::Postgres { .. }) {
+            background.push(tokio::spawn(growth::listen(pool.clone(), growth.clone())));
+        }
+        let background = background.into_iter().map(AbortOnDropHandle::new);
         Ok(Self {
             pool,
-            _password: following,
+            growth,
+            _background: Arc::new(background.collect()),
         })
     }
 
@@ -129,6 +138,18 @@ impl Database {
     pub(crate) async fn close(&self) {
         // A connection that hangs must not hold up the end of the process.
         timeout(OPERATION_TIMEOUT, self.pool.close()).await.ok();
+    }
+
+    /// Waits until the revocation log may have grown. For one task alone.
+    pub(crate) async fn log_grown(&self) {
+        self.growth.told().await;
+    }
+
+    /// Commits what may have appended to the revocation log.
+    async fn commit(&self, transaction: Transaction<'_, Any>) -> Result<(), DatabaseError> {
+        transaction.commit().await?;
+        self.growth.tell();
+        Ok(())
     }
 
     /// To look at what is stored.

@@ -1,4 +1,5 @@
-//! The tail of the revocation log, as this process knows it: one task asks the database, every watcher reads from here.
+//! The tail of the revocation log, as this process knows it: one task asks the database, when it is told that there is
+//! something and now and then; every watcher reads from here.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -48,6 +49,7 @@ pub(crate) struct LogFollower {
     readiness: Readiness,
     tail: watch::Sender<LogTail>,
     answered: Instant,
+    poll_period: Duration,
 }
 
 impl LogFollower {
@@ -71,20 +73,28 @@ impl LogFollower {
                 readiness,
                 tail,
                 answered: Instant::now(),
+                poll_period: POLL_PERIOD,
             },
             receiver,
         ))
     }
 
+    /// For a test of what is told without being asked for.
+    #[cfg(test)]
+    pub(crate) fn poll_every(&mut self, period: Duration) {
+        self.poll_period = period;
+    }
+
     /// Follows the log until it is dropped.
     pub(crate) async fn run(mut self) {
-        let mut poll = interval(POLL_PERIOD);
+        let mut poll = interval(self.poll_period);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut prune = interval(PRUNE_PERIOD);
         prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = poll.tick() => self.poll().await,
+                () = self.database.log_grown() => self.poll().await,
                 _ = prune.tick() => self.prune().await,
             }
         }
@@ -184,7 +194,8 @@ impl LogFollower {
 
 /// The readiness condition that says whether the database answers.
 pub(crate) const READINESS: &str = "database";
-/// A revocation is known to every control process at most this long (and a query) after it was made.
+/// A revocation is known to every control process at most this long (and a query) after it was made, also where nobody
+/// tells that there is one.
 const POLL_PERIOD: Duration = Duration::from_millis(250);
 /// Without an answer for this long, watches end: their edges cannot trust what they remember of keys.
 const STALE_AFTER: Duration = Duration::from_secs(5);

@@ -217,7 +217,9 @@ fn message(lease: Lease) -> Session {
         video_codec: lease.stats.video_codec,
         audio_codec: lease.stats.audio_codec,
         tracks: lease.stats.tracks.into_iter().map(track).collect(),
-        ..Session::default()
+        frame_rate_millihertz: lease.stats.frame_rate_millihertz,
+        width: lease.stats.width,
+        height: lease.stats.height,
     }
 }
 

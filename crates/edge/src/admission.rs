@@ -17,6 +17,8 @@ use tokio::time::timeout;
 use tracing::{Instrument as _, info_span, warn};
 use uuid::Uuid;
 
+use crate::live::Terms;
+
 /// Control, as far as a publish needs it.
 pub(crate) struct Admission {
     control: Endpoints,
@@ -37,8 +39,7 @@ pub(crate) struct Granted {
     pub(crate) quota_group: String,
     pub(crate) policy: Policy,
     pub(crate) reconnect_window: Duration,
-    /// Milliseconds since the Unix epoch; `None`: no end.
-    pub(crate) session_until_ms: Option<u64>,
+    pub(crate) terms: Terms,
 }
 
 /// Why a publish does not start.
@@ -182,7 +183,11 @@ impl Admission {
             stream_key_id: grant.stream_key_id,
             quota_group: grant.quota_group,
             reconnect_window: Duration::from_millis(grant.reconnect_window_ms.into()),
-            session_until_ms: (grant.session_until_ms > 0).then_some(grant.session_until_ms),
+            terms: Terms {
+                limits: grant.limits.unwrap_or_default(),
+                granted_ms: grant.issued_ms,
+                until_ms: (grant.session_until_ms > 0).then_some(grant.session_until_ms),
+            },
         })
     }
 

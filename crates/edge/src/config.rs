@@ -1,6 +1,6 @@
 //! What a deployment may change. Finished values: nothing here is read from a file or the environment.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 
@@ -19,6 +19,8 @@ pub struct Config {
     pub plain_rtmp: PlainRtmp,
     /// What happens to new publishes while the registry is down.
     pub outage_policy: OutagePolicy,
+    /// What lists of sessions and events tell of an encoder's address.
+    pub client_address: ClientAddress,
     /// Limits of connections.
     pub connections: ConnectionLimits,
     /// Limits of the way to the origin.
@@ -73,6 +75,19 @@ pub enum TerminatedTls {
     /// As [`PlainRtmp`] has it.
     #[default]
     Refuse,
+}
+
+/// What lists of sessions and events tell of an encoder's address. Control is always asked with the whole of it, and
+/// the log of a process has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// Address and port.
+    #[default]
+    Full,
+    /// Nothing.
+    None,
+    /// Its network: /24 of IPv4, /48 of IPv6.
+    Prefix,
 }
 
 /// What happens to new publishes while the registry is down.
@@ -156,6 +171,30 @@ pub struct RelayLimits {
     pub renew_period: Duration,
 }
 
+const PREFIX_BITS_V4: u8 = 24;
+const PREFIX_BITS_V6: u8 = 48;
+
+impl ClientAddress {
+    pub(crate) fn told(self, address: SocketAddr) -> String {
+        match self {
+            Self::Full => address.to_string(),
+            Self::None => String::new(),
+            Self::Prefix => {
+                let address = address.ip().to_canonical();
+                let bits = if address.is_ipv4() {
+                    PREFIX_BITS_V4
+                } else {
+                    PREFIX_BITS_V6
+                };
+                IpNet::new(address, bits).map_or_else(
+                    |_too_long| String::new(),
+                    |network| network.trunc().to_string(),
+                )
+            }
+        }
+    }
+}
+
 impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
@@ -197,6 +236,25 @@ impl Default for RelayLimits {
             fenced_grace: Duration::from_secs(1),
             origins_poll_period: Duration::from_secs(2),
             renew_period: registry::RENEW_PERIOD,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_told_as_far_as_it_may_be() {
+        let told = |setting: ClientAddress, address: &str| setting.told(address.parse().unwrap());
+        for (address, prefix) in [
+            ("192.0.2.77:1935", "192.0.2.0/24"),
+            ("[2001:db8:1:2::3]:1935", "2001:db8:1::/48"),
+            ("[::ffff:192.0.2.77]:1935", "192.0.2.0/24"),
+        ] {
+            assert_eq!(told(ClientAddress::Full, address), address);
+            assert_eq!(told(ClientAddress::Prefix, address), prefix);
+            assert_eq!(told(ClientAddress::None, address), "");
         }
     }
 }

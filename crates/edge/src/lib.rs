@@ -15,14 +15,18 @@
 //! | [`guesses`] | who is refused too often |
 //! | [`placement`], [`origins`] | which origin, and the connections to it |
 //! | [`live`], [`leases`] | the sessions that publish now, and their leases |
+//! | [`limits`], [`end`] | what a grant holds the media to; why a session is over |
+//! | [`reports`] | what became of sessions, for control |
 
 #![deny(missing_docs)]
 
 mod admission;
 mod challenge;
 mod config;
+mod end;
 mod guesses;
 mod leases;
+mod limits;
 mod listener;
 mod live;
 mod metrics;
@@ -31,10 +35,14 @@ mod placement;
 mod publish;
 mod relay;
 mod replay_ring;
+mod reports;
 mod revocations;
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use registry::{EdgeName, Registry};
 use runtime::{
@@ -45,14 +53,18 @@ use runtime::{
     shutdown::Shutdown,
     tls::{EncoderTls, InternalTls},
 };
-use tokio::{net::TcpListener, task::JoinSet, time::interval};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{interval, timeout},
+};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info};
 use uuid::Uuid;
 
 pub use config::{
-    Config, ConnectionLimits, OutagePolicy, PlainRtmp, ProxyProtocol, RelayLimits, StaticOrigin,
-    TerminatedTls,
+    ClientAddress, Config, ConnectionLimits, OutagePolicy, PlainRtmp, ProxyProtocol, RelayLimits,
+    StaticOrigin, TerminatedTls,
 };
 pub use listener::ConnectionPermits;
 
@@ -106,6 +118,7 @@ pub(crate) struct Context {
     origins: origins::Origins,
     readiness: Readiness,
     registry: Registry,
+    reports: reports::Reports,
     revocations: revocations::Revocations,
     shutdown: Shutdown,
     tls: EncoderTls,
@@ -117,6 +130,8 @@ pub(crate) struct Context {
 const LISTENING: &str = "edge-listening";
 /// How often what changes slowly is looked at.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(1);
+/// For the last reports of sessions to reach a control.
+const LAST_REPORTS_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Edge {
     /// Prepares; nothing is accepted yet.
@@ -143,7 +158,9 @@ impl Edge {
     /// Serves until shutdown: a drain stops accepting and waits for live sessions to end, a stop ends them; either
     /// way every lease is given back before this returns.
     pub async fn run(self, listeners: Listeners, shutdown: Shutdown) {
-        let context = Arc::new(Context::new(self.config, self.dependencies, shutdown));
+        let (context, outbox) = Context::new(self.config, self.dependencies, shutdown);
+        let context = Arc::new(context);
+        let reporting = AbortOnDropHandle::new(tokio::spawn(outbox.send(context.clone())));
         // Ends with this function.
         let mut background = JoinSet::new();
         background.spawn(revocations::follow(context.clone()));
@@ -186,12 +203,20 @@ impl Edge {
         }
         context.publications.close();
         context.publications.wait().await;
+        context.reports.close();
+        if timeout(LAST_REPORTS_TIMEOUT, reporting).await.is_err() {
+            context.reports.give_up();
+        }
         info!(edge = %context.edge, "empty: every lease is given back");
     }
 }
 
 impl Context {
-    fn new(config: Config, dependencies: Dependencies, shutdown: Shutdown) -> Self {
+    fn new(
+        config: Config,
+        dependencies: Dependencies,
+        shutdown: Shutdown,
+    ) -> (Self, reports::Outbox) {
         let Dependencies {
             registry,
             metrics,
@@ -201,9 +226,11 @@ impl Context {
             tls,
         } = dependencies;
         let budget = Budget::new(config.relay.process_bytes_max);
-        Self {
+        let metrics = metrics::EdgeMetrics::register(&metrics, &budget);
+        let (reports, outbox) = reports::Reports::new(metrics.clone());
+        let this = Self {
             admission: admission::Admission::new(control, config.relay.stale_after),
-            metrics: metrics::EdgeMetrics::register(&metrics, &budget),
+            metrics,
             budget,
             edge: new_edge_name(),
             guesses: guesses::Guesses::new(),
@@ -215,12 +242,14 @@ impl Context {
             ),
             readiness,
             registry,
+            reports,
             revocations: revocations::Revocations::new(),
             shutdown,
             tls,
             config,
             publications: TaskTracker::new(),
-        }
+        };
+        (this, outbox)
     }
 
     fn keep_house(&self, draining: bool) {
@@ -231,6 +260,11 @@ impl Context {
         let unusable = i64::try_from(self.tls.unusable()).unwrap_or(i64::MAX);
         self.metrics.certificates_unusable.set(unusable);
     }
+}
+
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// New with each start: leases of a former process are nobody's.

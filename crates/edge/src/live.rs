@@ -6,14 +6,22 @@ use std::{
     time::Duration,
 };
 
+use media::{Frame, FrameKind, Part, PartType, Tracks};
 use parking_lot::Mutex;
+use proto::{
+    internal::v1::KeyChange,
+    v1::{MediaLimits, SessionEvent},
+};
 use registry::{EdgeName, LeaseStats, OriginName, Renewal, SessionId, Slot, StreamId};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
 };
 
-use crate::session::MediaFault;
+use crate::{
+    end::{End, Ending},
+    limits::{LimitFault, Limits},
+};
 
 /// All of them. A cheap handle.
 #[derive(Clone, Default)]
@@ -24,8 +32,17 @@ pub(crate) struct LiveSessions {
 #[derive(Default)]
 struct Directory {
     sessions: BTreeMap<SessionId, Arc<LiveSession>>,
-    /// A revocation may overtake the answer to the Authorize that it contradicts.
-    recent: VecDeque<(Instant, Target)>,
+    /// What control said may overtake the answer to the Authorize that it contradicts.
+    recent: VecDeque<(Instant, Order)>,
+}
+
+/// What control says of sessions that it has granted.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    /// They go on under other terms.
+    Change(Arc<KeyChange>),
+    /// They end.
+    Revoke(Target),
 }
 
 /// Whom a revocation ends.
@@ -43,9 +60,23 @@ pub(crate) struct LiveSession {
     pub(crate) edge: EdgeName,
     pub(crate) stream_key_id: String,
     pub(crate) home_ttl: Duration,
+    /// When control granted it, in milliseconds since the Unix epoch.
+    granted_ms: u64,
+    /// When it is to end, likewise; `None`: no such time.
+    until_ms: watch::Sender<Option<u64>>,
     ending: Ending,
     lease: Mutex<LeaseState>,
     renewed: Notify,
+}
+
+/// What a grant says of a session's media and time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terms {
+    pub(crate) limits: MediaLimits,
+    /// Milliseconds since the Unix epoch, as the next.
+    pub(crate) granted_ms: u64,
+    /// `None`: no end.
+    pub(crate) until_ms: Option<u64>,
 }
 
 /// Takes the session out of the directory, and ends it where nothing else did.
@@ -61,43 +92,23 @@ pub(crate) struct LeaseState {
     pub(crate) origin: Option<OriginName>,
     pub(crate) broadcast_id: String,
     pub(crate) stats: LeaseStats,
+    limits: Limits,
+    /// Of video track 0.
+    frames: u64,
     last_media: Instant,
     /// Silence is ours, not the encoder's, while we do not read.
     paused: bool,
-    renewed: (Instant, u64),
+    renewed: Renewed,
     renewing: bool,
     leaving: bool,
 }
 
-/// Why a session is over: said once, heard by everyone who holds a clone.
-#[derive(Clone)]
-pub(crate) struct Ending {
-    end: watch::Sender<Option<End>>,
-}
-
-/// Why a session is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The encoder said so in band.
-    ClientClose,
-    /// The connection broke without a word, or a write did not get through.
-    Disconnected,
-    /// This edge stops.
-    Drain,
-    /// Another publisher owns the stream.
-    Fenced,
-    /// A task of ours failed.
-    Internal,
-    /// The grant's time is over.
-    Limit,
-    /// The encoder's media is nothing that anybody could play.
-    Media(MediaFault),
-    /// No origin took the session for too long.
-    OriginLost,
-    /// The encoder broke the protocol, a limit or a deadline.
-    Protocol(&'static str),
-    /// Revoked or terminated.
-    Revoked,
+/// What had come by the last renewal.
+#[derive(Clone, Copy)]
+struct Renewed {
+    at: Instant,
+    bytes: u64,
+    frames: u64,
 }
 
 /// How long a revocation may overtake an answer.
@@ -106,37 +117,29 @@ const RECENT: Duration = Duration::from_secs(60);
 const RECENT_MAX: usize = 4096;
 
 impl LiveSessions {
-    /// Enters a session whose Authorize began at `asked`. It is ended at once where a revocation came since.
+    /// Enters a session whose Authorize began at `asked`. What control said of it since holds at once.
     pub(crate) fn enter(&self, session: Arc<LiveSession>, asked: Instant) -> Registration {
         let mut directory = self.directory.lock();
-        let revoked = directory
-            .recent
-            .iter()
-            .any(|(at, target)| *at >= asked && session.is(target));
+        // Under the lock: what is said after this comes after these.
+        for (_, order) in directory.recent.iter().filter(|(at, _)| *at >= asked) {
+            session.obey(order);
+        }
         directory
             .sessions
             .insert(session.session.clone(), session.clone());
         drop(directory);
-        if revoked {
-            session.ending.end(End::Revoked);
-        }
         Registration {
             directory: self.directory.clone(),
             session,
         }
     }
 
-    /// Ends what the target names. How many sessions that were.
-    pub(crate) fn revoke(&self, target: Target) -> usize {
+    /// Does what control says. How many sessions that hit.
+    pub(crate) fn obey(&self, order: Order) -> usize {
         let now = Instant::now();
         let mut directory = self.directory.lock();
-        let hit: Vec<_> = directory
-            .sessions
-            .values()
-            .filter(|session| session.is(&target))
-            .cloned()
-            .collect();
-        directory.recent.push_back((now, target));
+        let mut sessions: Vec<_> = directory.sessions.values().cloned().collect();
+        directory.recent.push_back((now, order.clone()));
         while directory.recent.len() > RECENT_MAX
             || directory
                 .recent
@@ -146,10 +149,8 @@ impl LiveSessions {
             directory.recent.pop_front();
         }
         drop(directory);
-        for session in &hit {
-            session.ending.end(End::Revoked);
-        }
-        hit.len()
+        sessions.retain(|session| session.obey(&order));
+        sessions.len()
     }
 
     /// Ends one session.
@@ -181,7 +182,7 @@ impl LiveSession {
         (stream, slot): (StreamId, Slot),
         (session, edge): (SessionId, EdgeName),
         home_ttl: Duration,
-        stats: LeaseStats,
+        (stats, terms): (LeaseStats, Terms),
         ending: Ending,
     ) -> Self {
         let now = Instant::now();
@@ -192,6 +193,8 @@ impl LiveSession {
             edge,
             stream_key_id: stats.stream_key_id.clone(),
             home_ttl,
+            granted_ms: terms.granted_ms,
+            until_ms: watch::Sender::new(terms.until_ms),
             ending,
             lease: Mutex::new(LeaseState {
                 epoch: 0,
@@ -199,9 +202,15 @@ impl LiveSession {
                 origin: None,
                 broadcast_id: String::new(),
                 stats,
+                limits: Limits::new(terms.limits),
+                frames: 0,
                 last_media: now,
                 paused: false,
-                renewed: (now, 0),
+                renewed: Renewed {
+                    at: now,
+                    bytes: 0,
+                    frames: 0,
+                },
                 renewing: false,
                 leaving: false,
             }),
@@ -228,15 +237,33 @@ impl LiveSession {
         lease.broadcast_id = broadcast_id.to_owned();
     }
 
-    /// Media came; `note` may complete what the lease says.
-    pub(crate) fn media(&self, bytes: usize, note: impl FnOnce(&mut LeaseStats)) {
+    /// A message came that goes no further. The limit that it breaks.
+    pub(crate) fn dropped(&self, bytes: usize) -> Result<(), LimitFault> {
+        let now = Instant::now();
         let mut lease = self.lease.lock();
-        lease.last_media = Instant::now();
-        lease.stats.received_bytes = lease
-            .stats
-            .received_bytes
-            .saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
-        note(&mut lease.stats);
+        lease.count(bytes, now);
+        lease.limits.dropped(bytes, now)
+    }
+
+    /// A frame came; where `changed`, a track began, changed or ended with it, and `note` completes what the lease says.
+    /// The limit that it breaks.
+    pub(crate) fn media(
+        &self,
+        frame: &Frame,
+        (tracks, changed): (&Tracks, bool),
+        note: impl FnOnce(&mut LeaseStats),
+    ) -> Result<(), LimitFault> {
+        let now = Instant::now();
+        let mut lease = self.lease.lock();
+        lease.count(frame.body.len(), now);
+        let coded = |part: &Part| part.track == 0 && part.part_type == PartType::Coded;
+        if frame.kind == FrameKind::Video && frame.parts.iter().any(coded) {
+            lease.frames = lease.frames.saturating_add(1);
+        }
+        if changed {
+            note(&mut lease.stats);
+        }
+        lease.limits.take(frame, (tracks, changed), now)
     }
 
     pub(crate) fn pause(&self, paused: bool) {
@@ -255,11 +282,20 @@ impl LiveSession {
         }
         let origin = lease.origin.clone()?;
         lease.renewing = true;
-        let (last, bytes_before) = lease.renewed;
-        let elapsed_ms = u64::try_from((now - last).as_millis()).unwrap_or(u64::MAX);
-        let bytes = lease.stats.received_bytes;
-        lease.stats.bitrate_bps = (bytes - bytes_before).saturating_mul(8_000) / elapsed_ms.max(1);
-        lease.renewed = (now, bytes);
+        let Renewed { at, bytes, frames } = lease.renewed;
+        let elapsed_ms = u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX);
+        let per_second = |count: u64, thousands: u64| {
+            count.saturating_mul(thousands.saturating_mul(1_000)) / elapsed_ms.max(1)
+        };
+        let received = lease.stats.received_bytes;
+        lease.stats.bitrate_bps = per_second(received.saturating_sub(bytes), 8);
+        let millihertz = per_second(lease.frames.saturating_sub(frames), 1_000);
+        lease.stats.frame_rate_millihertz = u32::try_from(millihertz).unwrap_or(u32::MAX);
+        lease.renewed = Renewed {
+            at: now,
+            bytes: received,
+            frames: lease.frames,
+        };
         Some(Renewal {
             stream: self.stream,
             slot: self.slot,
@@ -311,6 +347,51 @@ impl LiveSession {
         self.lease.lock().stats.received_bytes
     }
 
+    /// When it is to end, as that changes.
+    pub(crate) fn until_ms(&self) -> watch::Receiver<Option<u64>> {
+        self.until_ms.subscribe()
+    }
+
+    /// What is told of it: who it is, and what came.
+    pub(crate) fn event(&self) -> SessionEvent {
+        let stats = self.lease.lock().stats.clone();
+        SessionEvent {
+            session_id: self.session.to_string(),
+            tenant: stats.tenant,
+            app: stats.app,
+            stream: stats.name,
+            stream_key_id: stats.stream_key_id,
+            edge: self.edge.to_string(),
+            client_address: stats.client_address,
+            encoder: stats.encoder,
+            received_bytes: stats.received_bytes,
+            ..SessionEvent::default()
+        }
+    }
+
+    /// Whether the order was meant for this session.
+    fn obey(&self, order: &Order) -> bool {
+        match order {
+            Order::Change(change) if self.stream_key_id == change.stream_key_id => {
+                self.change(change);
+            }
+            Order::Revoke(target) if self.is(target) => self.ending.end(End::Revoked),
+            Order::Change(_) | Order::Revoke(_) => return false,
+        }
+        true
+    }
+
+    fn change(&self, change: &KeyChange) {
+        let limits = change.limits.clone().unwrap_or_default();
+        self.lease.lock().limits.change(limits);
+        let longest_ms = u64::from(change.max_session_seconds).saturating_mul(1_000);
+        let ends = [
+            (change.expire_ms > 0).then_some(change.expire_ms),
+            (longest_ms > 0).then(|| self.granted_ms.saturating_add(longest_ms)),
+        ];
+        self.until_ms.send_replace(ends.into_iter().flatten().min());
+    }
+
     fn is(&self, target: &Target) -> bool {
         match target {
             Target::Session(session) => self.session.as_str() == session,
@@ -319,193 +400,13 @@ impl LiveSession {
     }
 }
 
-impl Ending {
-    pub(crate) fn new() -> Self {
-        Self {
-            end: watch::Sender::new(None),
-        }
-    }
-
-    /// Ends the session; the first reason stays.
-    pub(crate) fn end(&self, end: End) {
-        self.end.send_if_modified(|current| {
-            let first = current.is_none();
-            current.get_or_insert(end);
-            first
-        });
-    }
-
-    /// The reason, once there is one.
-    pub(crate) async fn ended(&self) -> End {
-        let mut ends = self.end.subscribe();
-        // The sender is `self`: the channel cannot close here.
-        let end = ends.wait_for(Option::is_some).await.ok();
-        end.and_then(|end| *end).unwrap_or(End::Internal)
-    }
-
-    pub(crate) fn now(&self) -> Option<End> {
-        *self.end.borrow()
-    }
-}
-
-impl End {
-    /// A stable word for metrics, logs and the origin.
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Self::ClientClose => "client_close",
-            Self::Disconnected => "disconnected",
-            Self::Drain => "drain",
-            Self::Fenced => "fenced",
-            Self::Internal => "internal",
-            Self::Limit => "limit",
-            Self::Media(_) => "media_error",
-            Self::OriginLost => "origin_lost",
-            Self::Protocol("deadline") => "idle",
-            Self::Protocol(_) => "protocol_error",
-            Self::Revoked => "kicked",
-        }
-    }
-
-    /// What the encoder is told; `None` where it knows or cannot be told.
-    pub(crate) fn description(self) -> Option<&'static str> {
-        match self {
-            Self::ClientClose | Self::Disconnected => None,
-            Self::Drain => Some("The server is restarting, please reconnect"),
-            Self::Fenced => Some("Another publisher took over this stream"),
-            Self::Internal | Self::OriginLost => {
-                Some("The service is not available right now, please try again")
-            }
-            Self::Limit => Some("This stream's time is over"),
-            Self::Media(fault) => Some(fault.description()),
-            Self::Protocol(_) => {
-                Some("The connection broke the protocol or was silent for too long")
-            }
-            Self::Revoked => Some("This stream was ended by its owner"),
-        }
-    }
-
-    /// Whether the stream ends with the session. Where the publisher was merely lost it may come back.
-    pub(crate) fn closes_stream(self) -> bool {
-        match self {
-            Self::ClientClose | Self::Limit | Self::Revoked => true,
-            Self::Disconnected
-            | Self::Drain
-            | Self::Fenced
-            | Self::Internal
-            | Self::Media(_)
-            | Self::OriginLost
-            | Self::Protocol(_) => false,
-        }
+impl LeaseState {
+    fn count(&mut self, bytes: usize, now: Instant) {
+        self.last_media = now;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.stats.received_bytes = self.stats.received_bytes.saturating_add(bytes);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn session(name: &str, stream_key_id: &str) -> Arc<LiveSession> {
-        let stats = LeaseStats {
-            stream_key_id: stream_key_id.to_owned(),
-            ..LeaseStats::default()
-        };
-        Arc::new(LiveSession::new(
-            (StreamId::derive("default", "live", name), Slot::PRIMARY),
-            (
-                SessionId::new(name).unwrap(),
-                EdgeName::new("edge").unwrap(),
-            ),
-            Duration::ZERO,
-            stats,
-            Ending::new(),
-        ))
-    }
-
-    fn attach(session: &LiveSession) {
-        session.attached(7, 1, &OriginName::new("origin").unwrap(), "broadcast");
-    }
-
-    #[tokio::test]
-    async fn a_revoked_key_ends_its_sessions_alone() {
-        let live = LiveSessions::default();
-        let sessions = [session("a", "k1"), session("b", "k2"), session("c", "k1")];
-        let registrations: Vec<_> = sessions
-            .iter()
-            .map(|session| live.enter(session.clone(), Instant::now()))
-            .collect();
-        assert_eq!(live.revoke(Target::StreamKey("k1".to_owned())), 2);
-        let ends: Vec<_> = sessions
-            .iter()
-            .map(|session| session.ending().now())
-            .collect();
-        assert_eq!(ends, [Some(End::Revoked), None, Some(End::Revoked)]);
-        assert_eq!(live.revoke(Target::Session("b".to_owned())), 1);
-        drop(registrations);
-        assert_eq!(live.count(), 0);
-        assert_eq!(sessions[1].ending().ended().await, End::Revoked);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_revocation_that_overtakes_the_grant_counts() {
-        let live = LiveSessions::default();
-        let asked = Instant::now();
-        tokio::time::advance(Duration::from_millis(10)).await;
-        live.revoke(Target::StreamKey("k1".to_owned()));
-        tokio::time::advance(Duration::from_millis(10)).await;
-        let overtaken = session("a", "k1");
-        let _registration = live.enter(overtaken.clone(), asked);
-        assert_eq!(overtaken.ending().now(), Some(End::Revoked));
-
-        let later = session("b", "k1");
-        let _registration = live.enter(later.clone(), Instant::now());
-        assert_eq!(
-            later.ending().now(),
-            None,
-            "control decided after the revocation"
-        );
-    }
-
-    #[tokio::test]
-    async fn the_first_reason_stays_and_a_lost_task_is_an_end_too() {
-        let live = LiveSessions::default();
-        let session = session("a", "k1");
-        let registration = live.enter(session.clone(), Instant::now());
-        assert_eq!(session.ending().now(), None);
-        drop(registration);
-        assert_eq!(session.ending().now(), Some(End::Internal));
-        session.ending().end(End::Drain);
-        assert_eq!(session.ending().ended().await, End::Internal);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_renewal_tells_bitrate_and_the_age_of_the_media() {
-        let session = session("a", "k1");
-        assert!(session.renewal().is_none(), "no origin has it yet");
-        attach(&session);
-        session.media(125_000, |_| {});
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let renewal = session.renewal().unwrap();
-        assert_eq!(renewal.stats.bitrate_bps, 1_000_000);
-        assert_eq!(renewal.media_age, Duration::from_secs(1));
-        assert!(session.renewal().is_none(), "one at a time");
-        session.renewal_done();
-        session.pause(true);
-        tokio::time::advance(Duration::from_secs(9)).await;
-        assert_eq!(session.renewal().unwrap().media_age, Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nobody_renews_behind_a_release() {
-        let session = session("a", "k1");
-        attach(&session);
-        assert!(session.renewal().is_some());
-        let leaving = tokio::spawn({
-            let session = session.clone();
-            async move { session.leave().await }
-        });
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(!leaving.is_finished(), "a renewal is under way");
-        session.renewal_done();
-        assert_eq!(leaving.await.unwrap(), 7);
-        assert!(session.renewal().is_none());
-    }
-}
+mod tests;

@@ -37,6 +37,7 @@ pub(crate) struct EdgeMetrics {
     pub(crate) renewals: Family<Outcome, Counter>,
     pub(crate) fenced: Counter,
     pub(crate) revocation_watch_restarts: Counter,
+    pub(crate) session_reports: Family<Outcome, Counter>,
     pub(crate) drain_remaining_sessions: Gauge,
 }
 
@@ -236,6 +237,11 @@ impl EdgeMetrics {
                 self.relay_reopens.clone(),
             );
             registry.register(
+                "session_reports",
+                "Reports of sessions for control's event log",
+                self.session_reports.clone(),
+            );
+            registry.register(
                 "ownership_claims",
                 "Claims in the registry",
                 self.claims.clone(),
@@ -275,6 +281,7 @@ impl EdgeMetrics {
             renewals: Family::default(),
             fenced: Counter::default(),
             revocation_watch_restarts: Counter::default(),
+            session_reports: Family::default(),
             drain_remaining_sessions: Gauge::default(),
         }
     }

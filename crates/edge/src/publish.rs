@@ -6,12 +6,17 @@
 mod attach;
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use proto::internal::v1::{
-    AdobeCredential, AdobeResponse, AuthorizeRequest, Capabilities, authorize_request::Credential,
+use proto::{
+    internal::v1::{
+        AdobeCredential, AdobeResponse, AuthorizeRequest, Capabilities,
+        authorize_request::Credential,
+    },
+    v1::{EventType, SessionEvent},
 };
 use registry::{LeaseStats, SessionId};
 use rtmp::PublishRequest;
@@ -25,7 +30,8 @@ use tracing::{Instrument as _, Span, field::Empty, info, info_span, warn};
 use crate::{
     Context,
     admission::{Granted, NOT_AVAILABLE, Refusal, new_session_id},
-    live::{End, Ending, LiveSession, Registration},
+    end::{End, Ending},
+    live::{LiveSession, Registration},
     metrics::{App, PublishAttempt, Reason},
     relay::{Feed, Relay, Rpc, Terms},
     replay_ring::{ReplayRing, RingLimits},
@@ -60,7 +66,6 @@ struct Ready {
     relay: Relay,
     rpc: Rpc,
     registration: Registration,
-    session_until_ms: Option<u64>,
 }
 
 /// The home outlives the reconnect window by this.
@@ -175,14 +180,19 @@ impl Publication {
             traceparent: telemetry::traceparent(),
         };
         let mut relay = Relay::new(&self.context, &live, &self.feed, terms);
-        let rpc = self.attach(&granted, &live, &mut relay).await?;
+        let attached = self.attach(&granted, &live, &mut relay).await;
+        let rpc = attached.inspect_err(|refusal| {
+            // An encoder that left was not refused.
+            if self.feed.finished().is_none() {
+                self.context.reports.refused(refusal, live.event());
+            }
+        })?;
         Ok(Ready {
             app: granted.app,
             live,
             relay,
             rpc,
             registration,
-            session_until_ms: granted.session_until_ms,
         })
     }
 
@@ -269,7 +279,6 @@ impl Publication {
             relay,
             rpc,
             registration,
-            session_until_ms,
         } = ready;
         info!(client_address = %self.client.address, encoder = ?self.encoder, app, edge = %self.context.edge,
             caps_ex = self.capabilities.caps_ex, four_ccs = ?self.capabilities.four_cc_list, "session started");
@@ -280,9 +289,11 @@ impl Publication {
             .get_or_create_owned(&App { app: app.clone() });
         publishers.inc();
         let started = Instant::now();
+        let reports = &self.context.reports;
+        reports.add(EventType::SessionStarted, live.event());
         tokio::select! {
             () = relay.run(rpc) => {}
-            never = self.end_at(session_until_ms) => match never {},
+            never = self.end_in_time(&live) => match never {},
         }
         let end = self
             .feed
@@ -305,21 +316,35 @@ impl Publication {
         metrics
             .session_seconds
             .observe(started.elapsed().as_secs_f64());
-        let (bytes, duration_s) = (live.received_bytes(), started.elapsed().as_secs_f64());
+        let duration = started.elapsed();
+        let (bytes, duration_s) = (live.received_bytes(), duration.as_secs_f64());
+        reports.add(
+            EventType::SessionEnded,
+            SessionEvent {
+                reason: reason.to_owned(),
+                description: end.description().map_or_else(String::new, Cow::into_owned),
+                duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+                ..live.event()
+            },
+        );
         let span = info_span!("session.end", session_id = %self.session, stream_id = %live.stream, app, reason,
             bytes, duration_s);
         telemetry::link(&span, traceparent);
         info!(reason, client_address = %self.client.address, app, bytes, duration_s, "session ended");
     }
 
-    /// Ends the session when its grant does; never returns.
-    async fn end_at(&self, session_until_ms: Option<u64>) -> std::convert::Infallible {
-        if let Some(until_ms) = session_until_ms {
-            let until = UNIX_EPOCH + Duration::from_millis(until_ms);
-            sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await;
-            self.ending.end(End::Limit);
+    /// Ends the session when its terms do, also where they change; never returns.
+    async fn end_in_time(&self, live: &LiveSession) -> std::convert::Infallible {
+        let mut until_ms = live.until_ms();
+        loop {
+            let until = *until_ms.borrow_and_update();
+            tokio::select! {
+                () = passed(until) => self.ending.end(End::Expired),
+                // The sender is in `live`: the channel cannot close here.
+                _ = until_ms.changed() => continue,
+            }
+            std::future::pending().await
         }
-        std::future::pending().await
     }
 
     /// Gives the lease back.
@@ -342,7 +367,7 @@ impl Publication {
             (granted.stream, granted.slot),
             (self.session.clone(), self.context.edge.clone()),
             granted.reconnect_window + HOME_GRACE,
-            self.stats(granted),
+            (self.stats(granted), granted.terms.clone()),
             self.ending.clone(),
         )
     }
@@ -354,7 +379,7 @@ impl Publication {
             name: granted.name.clone(),
             stream_key_id: granted.stream_key_id.clone(),
             quota_group: granted.quota_group.clone(),
-            client_address: self.client.address.to_string(),
+            client_address: self.context.config.client_address.told(self.client.address),
             encoder: self.encoder.clone(),
             ..LeaseStats::default()
         }
@@ -384,6 +409,17 @@ fn capabilities(announced: rtmp::Capabilities) -> Capabilities {
     }
 }
 
+/// Ends at that time, in milliseconds since the Unix epoch.
+async fn passed(until_ms: Option<u64>) {
+    match until_ms {
+        None => std::future::pending().await,
+        Some(until_ms) => {
+            let until = UNIX_EPOCH + Duration::from_millis(until_ms);
+            sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await;
+        }
+    }
+}
+
 fn aborted() -> Refusal {
     Refusal {
         reason: "aborted",
@@ -394,6 +430,8 @@ fn aborted() -> Refusal {
 fn revoked(end: End) -> Refusal {
     Refusal {
         reason: end.reason(),
-        description: end.description().unwrap_or(NOT_AVAILABLE).to_owned(),
+        description: end
+            .description()
+            .map_or_else(|| NOT_AVAILABLE.to_owned(), Cow::into_owned),
     }
 }

@@ -23,12 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tonic::Status;
 use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
-use crate::{
-    Context,
-    live::{End, LiveSession},
-    metrics::ReopenLabels,
-    revocations::jittered,
-};
+use crate::{Context, end::End, live::LiveSession, metrics::ReopenLabels, revocations::jittered};
 
 use self::stall::{Stall, TICK};
 pub(crate) use self::{

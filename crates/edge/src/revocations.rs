@@ -1,4 +1,4 @@
-//! Follows control's log of revocations and terminations, and ends the sessions that they name.
+//! Follows control's log of revocations, terminations and changed terms, and does to live sessions what it says.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,10 @@ use tokio::{
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::{Context, live::Target};
+use crate::{
+    Context,
+    live::{Order, Target},
+};
 
 /// How far this edge has read the log.
 pub(crate) struct Revocations {
@@ -73,9 +76,13 @@ pub(crate) async fn follow(context: Arc<Context>) {
 
 async fn watch_once(context: &Context) -> Result<(), Status> {
     let after = *context.revocations.position.borrow();
-    let mut control = AdmissionServiceClient::new(context.admission.control().pick());
-    let watch = control.watch_revocations(WatchRevocationsRequest { after });
-    let mut responses = in_time(watch).await?.into_inner();
+    // As a call, so that a control that cannot be reached is tried last the next time.
+    let watch = context.admission.control().call(|channel| async move {
+        AdmissionServiceClient::new(channel)
+            .watch_revocations(WatchRevocationsRequest { after })
+            .await
+    });
+    let mut responses = watch.await?.into_inner();
     while let Some(response) = in_time(responses.message()).await? {
         apply(context, response);
     }
@@ -102,16 +109,24 @@ fn apply(context: &Context, response: WatchRevocationsResponse) {
         );
     }
     for revocation in revocations {
-        let target = match revocation.target {
-            Some(revocation::Target::SessionId(session_id)) => Target::Session(session_id),
-            Some(revocation::Target::StreamKeyId(stream_key_id)) => {
-                Target::StreamKey(stream_key_id)
+        let order = match revocation.target {
+            Some(revocation::Target::SessionId(session_id)) => {
+                Order::Revoke(Target::Session(session_id))
             }
-            Some(revocation::Target::Change(_)) | None => continue,
+            Some(revocation::Target::StreamKeyId(stream_key_id)) => {
+                Order::Revoke(Target::StreamKey(stream_key_id))
+            }
+            Some(revocation::Target::Change(change)) => Order::Change(Arc::new(change)),
+            // Of a control of a later version.
+            None => continue,
         };
-        let sessions = context.live.revoke(target);
+        let what = match order {
+            Order::Change(_) => "other terms",
+            Order::Revoke(_) => "revoked",
+        };
+        let sessions = context.live.obey(order);
         if sessions > 0 {
-            info!(sessions, position = revocation.position, reason = ?revocation.reason, "revoked");
+            info!(sessions, position = revocation.position, reason = ?revocation.reason, "{what}");
         }
     }
     context.revocations.position.send_replace(Some(position));

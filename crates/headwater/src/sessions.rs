@@ -87,29 +87,47 @@ async fn list(client: &mut Client, app: String, json: bool) -> anyhow::Result<()
     let rows: Vec<_> = sessions.into_iter().map(row).collect();
     output::table(
         [
-            "ID", "APP", "STREAM", "SINCE", "BITRATE", "TRACKS", "ORIGIN", "EDGE", "CLIENT",
-            "ENCODER",
+            "ID", "APP", "STREAM", "SINCE", "BITRATE", "PICTURE", "TRACKS", "ORIGIN", "EDGE",
+            "CLIENT", "ENCODER",
         ],
         &rows,
     );
     Ok(())
 }
 
-fn row(session: Session) -> [String; 10] {
+fn row(session: Session) -> [String; 11] {
     let since = api::time(session.start_time.as_ref());
-    let tracks = tracks(&session);
+    let (picture, tracks) = (picture(&session), tracks(&session));
     [
         session.id,
         session.app,
         session.stream,
         since,
         format!("{} kb/s", session.bitrate_bps / 1000),
+        picture,
         tracks,
         session.origin,
         session.edge,
         session.client_address,
         session.encoder,
     ]
+}
+
+/// Size as declared, frame rate as measured; each where it is known.
+fn picture(session: &Session) -> String {
+    let mut told = Vec::new();
+    if session.width > 0 && session.height > 0 {
+        told.push(format!("{}x{}", session.width, session.height));
+    }
+    let millihertz = session.frame_rate_millihertz;
+    if millihertz > 0 {
+        told.push(format!(
+            "{}.{} fps",
+            millihertz / 1000,
+            millihertz % 1000 / 100
+        ));
+    }
+    told.join(" ")
 }
 
 /// Video first. A server that does not know of tracks tells the codecs alone.
@@ -173,6 +191,9 @@ fn to_json(session: &Session) -> Value {
         "received_bytes": session.received_bytes,
         "video_codec": session.video_codec,
         "audio_codec": session.audio_codec,
+        "frame_rate_millihertz": session.frame_rate_millihertz,
+        "width": session.width,
+        "height": session.height,
         "tracks": session.tracks.iter().map(track_to_json).collect::<Vec<_>>(),
     })
 }

@@ -124,7 +124,7 @@ pub fn parse_or_opaque(kind: FrameKind, timestamp_ms: i64, body: Bytes) -> Frame
 fn video(body: &[u8]) -> Result<Vec<Part>, FlvError> {
     let mut reader = Reader::new(body);
     let first = reader.u8()?;
-    if first & 0x80 == 0 {
+    if first & ENHANCED_VIDEO == 0 {
         legacy::video(first, reader)
     } else {
         enhanced::video(first, reader)
@@ -145,6 +145,16 @@ fn audio(body: &[u8]) -> Result<Vec<Part>, FlvError> {
 pub fn metadata(frame: &Frame) -> bool {
     frame.kind == FrameKind::Script
         && amf0_string(without_set_data_frame(&frame.body)) == Some(b"onMetaData")
+}
+
+/// Whether audio or video came in a body of Enhanced RTMP.
+pub fn enhanced(frame: &Frame) -> bool {
+    let first = frame.body.first().copied().unwrap_or_default();
+    match frame.kind {
+        FrameKind::Audio => first >> 4 == enhanced::SOUND_FORMAT_EX_HEADER,
+        FrameKind::Script => false,
+        FrameKind::Video => first & ENHANCED_VIDEO != 0,
+    }
 }
 
 /// The body that players get: script data without `@setDataFrame`, everything else unchanged.
@@ -190,6 +200,9 @@ pub fn previous_tag_size(body_bytes: usize) -> [u8; 4] {
         .unwrap_or(u32::MAX)
         .to_be_bytes()
 }
+
+/// IsExVideoHeader of a video body's first byte.
+const ENHANCED_VIDEO: u8 = 0x80;
 
 const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
 

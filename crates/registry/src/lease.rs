@@ -183,6 +183,15 @@ pub struct LeaseStats {
     pub video_codec: String,
     /// FourCC of audio track 0; empty while unknown.
     pub audio_codec: String,
+    /// Frames of video track 0 per second over the last renewal period, in thousandths.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub frame_rate_millihertz: u32,
+    /// Of video track 0, in pixels; 0: not known.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub width: u32,
+    /// Of video track 0, in pixels; 0: not known.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub height: u32,
     /// All tracks; at most [`LEASE_TRACKS_MAX`] are kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tracks: Vec<LeaseTrack>,

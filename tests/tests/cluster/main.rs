@@ -20,6 +20,7 @@ mod command_line;
 mod controls;
 mod discovery;
 mod failover;
+mod limits;
 mod live_changes;
 mod load;
 mod media;

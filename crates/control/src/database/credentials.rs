@@ -55,7 +55,7 @@ impl Database {
             append_event(&mut transaction, event).await?;
             let target = Target::StreamKey(credential_id.to_owned());
             append(&mut transaction, &target, reason, now_ms).await?;
-            transaction.commit().await?;
+            self.commit(transaction).await?;
             Ok(true)
         })
         .await

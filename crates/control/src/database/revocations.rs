@@ -7,6 +7,7 @@ use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 use super::{
     Database, DatabaseError,
     credentials::{Refused, refuse},
+    growth::notify,
     keys::number,
 };
 use crate::{
@@ -129,8 +130,7 @@ impl Database {
             hold_off(&mut transaction, termination, now_ms).await?;
             let target = Target::Session(termination.session_id.to_owned());
             append(&mut transaction, &target, termination.reason, now_ms).await?;
-            transaction.commit().await?;
-            Ok(())
+            self.commit(transaction).await
         })
         .await
     }
@@ -172,7 +172,7 @@ async fn hold_off(
     Ok(())
 }
 
-/// Takes the next position; to be the last statement before the commit, since it locks the head.
+/// Takes the next position; to be the last before [`Database::commit`], since it locks the head.
 pub(super) async fn append(
     transaction: &mut Transaction<'_, Any>,
     target: &Target,
@@ -202,7 +202,7 @@ pub(super) async fn append(
     .bind(change)
     .execute(&mut **transaction)
     .await?;
-    Ok(())
+    notify(transaction).await
 }
 
 impl LogEntry {

@@ -6,14 +6,23 @@ use std::{
 };
 
 use proto::internal::v1::revocation;
-use tokio::task::JoinSet;
+use runtime::{admin::Readiness, metrics::Metrics};
+use sqlx::{AnyConnection, Connection as _};
+use tokio::{sync::watch, task::JoinSet};
 use tonic::Code;
 
 use super::{
     fixture::{Fixture, reason},
     on_both,
+    postgres::PostgresServer,
 };
-use crate::{database::Termination, field::now_ms};
+use crate::{
+    DatabaseConfig,
+    database::{Database, Termination},
+    field::now_ms,
+    log_tail::{LogFollower, LogTail},
+    metrics::ControlMetrics,
+};
 
 on_both!(
     a_revocation_at_one_replica_reaches_a_watcher_at_another,
@@ -236,4 +245,65 @@ async fn a_drain_ends_the_watch(fixture: Fixture) {
         reason(watcher.answer().await),
         (Code::Unavailable, "DRAINING".to_owned())
     );
+}
+
+/// A follower that asks by itself once an hour.
+async fn follow_what_is_told(database: &Database) -> watch::Receiver<LogTail> {
+    let metrics = ControlMetrics::register(&Metrics::default());
+    let follower = LogFollower::start(database.clone(), metrics, Readiness::default());
+    let (mut follower, tail) = follower.await.unwrap();
+    follower.poll_every(Duration::from_secs(3600));
+    tokio::spawn(follower.run());
+    tail
+}
+
+async fn terminated(by: &Database, tail: &mut watch::Receiver<LogTail>, position: u64) {
+    let session_id = format!("session-{position}");
+    by.terminate_session(&termination(&session_id), now_ms())
+        .await
+        .unwrap();
+    let start = Instant::now();
+    let told = tail.wait_for(|tail| tail.position == position);
+    tokio::time::timeout(5 * DEADLINE, told)
+        .await
+        .expect("it is told")
+        .unwrap();
+    println!("told without a poll after {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_is_told_what_it_has_written_itself() {
+    let fixture = Fixture::sqlite();
+    let database = Database::open(&fixture.config.database).await.unwrap();
+    let mut tail = follow_what_is_told(&database).await;
+    for position in 1..=3 {
+        terminated(&database, &mut tail, position).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_tells_what_another_process_has_written_also_behind_a_lost_connection() {
+    let url = PostgresServer::shared().create_database().await;
+    let config = DatabaseConfig::Postgres {
+        url: url.clone(),
+        password_file: None,
+    };
+    let (here, there) = (Database::open(&config), Database::open(&config));
+    let (here, there) = (here.await.unwrap(), there.await.unwrap());
+    let mut tail = follow_what_is_told(&there).await;
+    for position in 1..=3 {
+        terminated(&here, &mut tail, position).await;
+    }
+    let mut connection = AnyConnection::connect(&url).await.unwrap();
+    let ended: i64 = sqlx::query_scalar(
+        "SELECT COUNT(CASE WHEN pg_terminate_backend(pid) THEN 1 END) FROM pg_stat_activity \
+         WHERE datname = current_database() AND query LIKE 'LISTEN%'",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert!(ended >= 1, "somebody listens");
+    for position in 4..=6 {
+        terminated(&here, &mut tail, position).await;
+    }
 }

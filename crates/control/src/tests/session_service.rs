@@ -52,6 +52,9 @@ pub(super) async fn publish(
             name: session.to_owned(),
             stream_key_id: stream_key_id.to_owned(),
             encoder: "OBS".to_owned(),
+            frame_rate_millihertz: 29_970,
+            width: 1280,
+            height: 720,
             tracks: vec![LeaseTrack {
                 video: true,
                 id: 1,
@@ -137,6 +140,10 @@ async fn a_session_is_told_to_its_own_tenant(fixture: Fixture) {
     assert_eq!(
         (session.app.as_str(), session.encoder.as_str()),
         ("events/main", "OBS")
+    );
+    assert_eq!(
+        (session.frame_rate_millihertz, session.width, session.height),
+        (29_970, 1280, 720)
     );
     assert_eq!(
         (session.edge.as_str(), session.origin.as_str()),

@@ -1,6 +1,7 @@
 //! Finds a new session its origin: chooses a candidate, claims the stream, opens.
 
 use aws_lc_rs::rand;
+use proto::v1::{EventType, SessionEvent};
 use registry::{Claim, ClaimOutcome, EdgeName, Origin, OriginName, RegistryError, SessionId};
 use runtime::{error::chain, telemetry};
 use tokio::time::Instant;
@@ -11,7 +12,8 @@ use super::Publication;
 use crate::{
     OutagePolicy,
     admission::{Granted, Refusal},
-    live::{End, LiveSession},
+    end::End,
+    live::LiveSession,
     metrics::Outcome,
     relay::{OpenError, Relay, Rpc},
 };
@@ -66,7 +68,9 @@ impl Publication {
             };
             let rejected = match opened {
                 Ok(rpc) => {
-                    self.end_previous(place.previous);
+                    if let Some((session, edge)) = place.previous {
+                        self.took_over(granted, session, edge);
+                    }
                     return Ok(rpc);
                 }
                 Err(rejected) => rejected,
@@ -215,14 +219,26 @@ impl Publication {
         Ok(ranked())
     }
 
-    /// The origin fences the publisher that was replaced; on this edge it can be told at once.
-    fn end_previous(&self, previous: Option<(SessionId, EdgeName)>) {
-        if let Some((session, edge)) = previous
-            && edge == self.context.edge
-            && session != self.session
-        {
+    /// The origin fences the publisher that was replaced; on this edge it can be told at once. Only here both are known.
+    fn took_over(&self, granted: &Granted, session: SessionId, edge: EdgeName) {
+        if session == self.session {
+            return;
+        }
+        if edge == self.context.edge {
             self.context.live.end(&session, End::Fenced);
         }
+        let taken_over = SessionEvent {
+            session_id: session.to_string(),
+            tenant: granted.tenant.clone(),
+            app: granted.app.clone(),
+            stream: granted.name.clone(),
+            edge: edge.to_string(),
+            reason: End::Fenced.reason().to_owned(),
+            successor_session_id: self.session.to_string(),
+            ..SessionEvent::default()
+        };
+        let reports = &self.context.reports;
+        reports.add(EventType::SessionTakenOver, taken_over);
     }
 
     fn count_claim(&self, outcome: &Result<ClaimOutcome, RegistryError>) {

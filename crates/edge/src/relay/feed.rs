@@ -12,7 +12,7 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    live::End,
+    end::End,
     metrics::EdgeMetrics,
     replay_ring::{Replay, ReplayRing},
 };

@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{READ_BYTES, Session, State};
-use crate::live::End;
+use crate::end::End;
 
 impl<S> Session<S>
 where
@@ -64,7 +64,7 @@ where
     fn tell(&mut self, end: End, how: impl FnOnce(&mut ServerSession, Rejection)) {
         if let Some(description) = end.description() {
             let rejection = Rejection {
-                description: description.to_owned(),
+                description: description.into_owned(),
             };
             how(&mut self.rtmp, rejection);
         }

@@ -186,6 +186,11 @@ impl Intake {
     /// What `sessions list` says of the tracks.
     pub(super) fn note(&self, stats: &mut LeaseStats) {
         stats.tracks = self.tracks.iter().map(lease_track).collect();
+        let first = self.tracks.get((FrameKind::Video, 0));
+        let dimensions = first
+            .and_then(|track| track.configuration.as_ref())
+            .and_then(|known| known.dimensions);
+        (stats.width, stats.height) = dimensions.map_or((0, 0), |it| (it.width, it.height));
         for (kind, codec) in [
             (FrameKind::Audio, &mut stats.audio_codec),
             (FrameKind::Video, &mut stats.video_codec),

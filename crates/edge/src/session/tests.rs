@@ -89,7 +89,8 @@ pub(crate) fn context(shutdown: Shutdown, control: Endpoints) -> Arc<Context> {
         origins: OriginDialer::InProcess(origin_target),
         tls: EncoderTls::load(EncoderTlsFiles::of(files)).unwrap(),
     };
-    Arc::new(Context::new(Config::default(), dependencies, shutdown))
+    let (context, _nobody_sends) = Context::new(Config::default(), dependencies, shutdown);
+    Arc::new(context)
 }
 
 #[tokio::test(start_paused = true)]

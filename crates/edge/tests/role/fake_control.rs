@@ -1,20 +1,20 @@
 //! Control as an edge sees it: decides by what the stream key says, and keeps a log of revocations.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use proto::{
     grant::GrantSigner,
     internal::v1::{
         AdobeChallenge, AdobeResponse, AuthorizeRequest, AuthorizeResponse, Denial, DenialReason,
-        Grant, ReportSessionsRequest, ReportSessionsResponse, Revocation, WatchRevocationsRequest,
-        WatchRevocationsResponse,
+        Grant, KeyChange, ReportSessionsRequest, ReportSessionsResponse, Revocation, SessionReport,
+        WatchRevocationsRequest, WatchRevocationsResponse,
         admission_service_server::{AdmissionService, AdmissionServiceServer},
         authorize_request::Credential,
         authorize_response::Decision,
         revocation::Target,
     },
-    v1::TakeoverPolicy,
+    v1::{EventType, MediaLimits, SessionEvent, TakeoverPolicy},
 };
 use registry::StreamId;
 use runtime::{
@@ -24,7 +24,7 @@ use runtime::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// A cheap handle.
 #[derive(Clone)]
@@ -39,6 +39,11 @@ struct Shared {
     traceparents: Mutex<Vec<String>>,
     /// Called for each decision, before it is answered.
     before_answer: Mutex<Option<Target>>,
+    /// Of every grant.
+    terms: Mutex<(MediaLimits, u64)>,
+    reports: Mutex<Vec<SessionReport>>,
+    /// How many requests with reports are answered in this way first.
+    refuse_reports: Mutex<(usize, Code)>,
 }
 
 /// The response to every challenge.
@@ -69,6 +74,9 @@ impl FakeControl {
                 requests: Mutex::default(),
                 traceparents: Mutex::default(),
                 before_answer: Mutex::default(),
+                terms: Mutex::default(),
+                reports: Mutex::default(),
+                refuse_reports: Mutex::new((0, Code::Unavailable)),
             }),
         };
         let (listener, target) = grpc::in_process(Role::Edge);
@@ -86,6 +94,35 @@ impl FakeControl {
     pub(crate) fn revoke_stream_key(&self, stream_key_id: &str) {
         let target = Target::StreamKeyId(stream_key_id.to_owned());
         self.shared.log.send_modify(|log| log.push(target));
+    }
+
+    /// Sessions of the key go on under other terms.
+    pub(crate) fn change(&self, change: KeyChange) {
+        self.shared
+            .log
+            .send_modify(|log| log.push(Target::Change(change)));
+    }
+
+    /// What grants say from now on: limits, and when sessions are to end.
+    pub(crate) fn grant_with(&self, limits: MediaLimits, session_until_ms: u64) {
+        *self.shared.terms.lock() = (limits, session_until_ms);
+    }
+
+    /// Answers so many requests with reports with an error.
+    pub(crate) fn refuse_reports(&self, requests: usize, code: Code) {
+        *self.shared.refuse_reports.lock() = (requests, code);
+    }
+
+    /// What was reported, by its type; an event that was reported twice is one.
+    pub(crate) fn reports(&self, event_type: EventType) -> Vec<SessionEvent> {
+        let reports = self.shared.reports.lock().clone();
+        let mut seen = BTreeSet::new();
+        reports
+            .into_iter()
+            .filter(|report| report.r#type() == event_type && report.time_ms > 0)
+            .filter(|report| seen.insert(report.event_id.clone()))
+            .filter_map(|report| report.session)
+            .collect()
     }
 
     pub(crate) fn terminate(&self, session_id: &str) {
@@ -109,6 +146,7 @@ impl FakeControl {
 
     fn grant(&self, request: &AuthorizeRequest, policy: TakeoverPolicy, name: &str) -> Vec<u8> {
         let now_ms = unix_ms();
+        let (limits, session_until_ms) = self.shared.terms.lock().clone();
         self.shared.signer.sign(&Grant {
             tenant: "default".to_owned(),
             app: request.app.clone(),
@@ -121,9 +159,10 @@ impl FakeControl {
             stream_key_id: format!("key-of-{name}"),
             issued_ms: now_ms,
             expires_ms: now_ms + 30_000,
-            session_until_ms: 0,
+            session_until_ms,
             takeover_policy: i32::from(policy).try_into().unwrap(),
             reconnect_window_ms: 0,
+            limits: Some(limits),
             ..Grant::default()
         })
     }
@@ -185,7 +224,13 @@ impl AdmissionService for FakeControl {
         &self,
         request: Request<ReportSessionsRequest>,
     ) -> Result<Response<ReportSessionsResponse>, Status> {
-        drop(request);
+        let (left, code) = *self.shared.refuse_reports.lock();
+        if left > 0 {
+            self.shared.refuse_reports.lock().0 -= 1;
+            return Err(Status::new(code, "not now"));
+        }
+        let reports = request.into_inner().reports;
+        self.shared.reports.lock().extend(reports);
         Ok(Response::new(ReportSessionsResponse {}))
     }
 

@@ -34,6 +34,7 @@ pub(crate) struct EdgeConfig {
 pub(super) struct Section {
     certificate: Option<PathBuf>,
     certificates: Option<PathBuf>,
+    client_address: Option<ClientAddress>,
     client_certificates: Option<ClientCertificatesSection>,
     connections: Option<ConnectionsSection>,
     control: Option<OneOrMany<HostPort>>,
@@ -71,6 +72,14 @@ struct ProxySection {
 enum ProxyMode {
     Off,
     Require,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ClientAddress {
+    Full,
+    None,
+    Prefix,
 }
 
 defaulted_section! {
@@ -159,6 +168,11 @@ impl Section {
                 Some(OutagePolicy::FailClosed) => edge::OutagePolicy::FailClosed,
                 Some(OutagePolicy::Keep) => edge::OutagePolicy::Keep,
                 None => edge::OutagePolicy::default(),
+            },
+            client_address: match self.client_address {
+                Some(ClientAddress::Full) | None => edge::ClientAddress::Full,
+                Some(ClientAddress::None) => edge::ClientAddress::None,
+                Some(ClientAddress::Prefix) => edge::ClientAddress::Prefix,
             },
             connections: ConnectionsSection::finish(self.connections),
             relay: RelaySection::finish(self.relay),

@@ -112,6 +112,7 @@ edge:
   outage_policy: hope
   proxy_protocol: { mode: require, trusted: [10.0.0.0/33] }
   certificates: missing-directory
+  client_address: half
   client_certificates: { mode: required, crls: [missing.crl] }
   plain_rtmp: maybe
   tls_minimum: tls1.1
@@ -125,6 +126,8 @@ edge:
         r#"drain_timeout: "soon" is not a length of time (such as 15s or 250ms)"#.to_owned(),
         format!("edge.certificate: {base}/. is not a file"),
         format!("edge.certificates: {base}/missing-directory: No such file or directory (os error 2)"),
+        "edge.client_address: unknown variant `half`, expected one of `full`, `none`, `prefix`"
+            .to_owned(),
         "edge.client_certificates.ca: is required".to_owned(),
         format!("edge.client_certificates.crls[0]: {base}/missing.crl: No such file or directory (os error 2)"),
         "edge.connections.connections_max: 0 is not a number in the range allowed".to_owned(),

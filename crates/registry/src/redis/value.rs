@@ -231,6 +231,9 @@ fn bounded(stats: LeaseStats) -> LeaseStats {
         received_bytes,
         video_codec,
         audio_codec,
+        frame_rate_millihertz,
+        width,
+        height,
         tracks,
     } = stats;
     let track = |track: LeaseTrack| LeaseTrack {
@@ -250,6 +253,9 @@ fn bounded(stats: LeaseStats) -> LeaseStats {
         received_bytes,
         video_codec: cut(video_codec),
         audio_codec: cut(audio_codec),
+        frame_rate_millihertz,
+        width,
+        height,
         tracks: tracks
             .into_iter()
             .take(LEASE_TRACKS_MAX)
@@ -354,11 +360,27 @@ mod tests {
         // What an older process reads: nothing that it knows is missing or of another kind.
         let stats = LeaseStats {
             video_codec: "hvc1".to_owned(),
+            frame_rate_millihertz: 59_940,
+            width: 3840,
+            height: 2160,
             tracks: vec![track(0)],
             ..LeaseStats::default()
         };
         let written: serde_json::Value = serde_json::from_str(&encode_stats(&stats)).unwrap();
         assert_eq!(written["video_codec"], "hvc1");
+        assert_eq!(stats_of(Some(&encode_stats(&stats))).unwrap(), stats);
+    }
+
+    #[test]
+    fn figures_that_are_none_are_refused() {
+        for hostile in [
+            r#"{"width":-1}"#,
+            r#"{"height":4294967296}"#,
+            r#"{"frame_rate_millihertz":29.97}"#,
+            r#"{"width":"1920"}"#,
+        ] {
+            assert!(stats_of(Some(hostile)).is_err(), "{hostile}");
+        }
     }
 
     #[test]

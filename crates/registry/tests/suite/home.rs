@@ -172,6 +172,9 @@ pub(crate) fn stats(encoder: &str) -> LeaseStats {
         received_bytes: (1 << 53) + 1,
         video_codec: "avc1".to_owned(),
         audio_codec: String::new(),
+        frame_rate_millihertz: 29_970,
+        width: 1280,
+        height: 720,
         tracks: vec![LeaseTrack {
             video: true,
             codec: "avc1".to_owned(),

@@ -90,7 +90,7 @@ impl Database {
             let terms = ChangedTerms::of(new.expire_ms, &new.policy);
             let target = Target::Change(new.id.to_string(), Box::new(terms));
             append(&mut transaction, &target, "", event.create_ms).await?;
-            transaction.commit().await?;
+            self.commit(transaction).await?;
             Ok(ChangeOutcome::Changed)
         })
         .await
@@ -122,7 +122,7 @@ impl Database {
             append_event(&mut transaction, event).await?;
             let target = Target::StreamKey(key.id.to_string());
             append(&mut transaction, &target, reason, now_ms).await?;
-            transaction.commit().await?;
+            self.commit(transaction).await?;
             Ok(true)
         })
         .await
@@ -164,7 +164,7 @@ impl Database {
             append_event(&mut transaction, deletion.event).await?;
             let target = Target::StreamKey(key.id.to_string());
             append(&mut transaction, &target, deletion.reason, deletion.now_ms).await?;
-            transaction.commit().await?;
+            self.commit(transaction).await?;
             Ok(true)
         })
         .await
