@@ -2,9 +2,13 @@
 //!
 //! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
 
+mod deliveries;
 mod events;
 mod keys;
+mod log;
 mod revocations;
+mod told_sessions;
+mod webhooks;
 
 use std::{
     os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
@@ -27,9 +31,13 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
-    events::NewEvent,
+    deliveries::{Delivery, Settled, Settlement},
+    events::{EventEntry, NewEvent, Subject},
     keys::{CreateOutcome, KeyFilter, KeyRecord},
+    log::{LogPage, Logged},
     revocations::{LogEntry, Target, Termination},
+    told_sessions::ToldSession,
+    webhooks::{WebhookOutcome, WebhookRecord},
 };
 use crate::{
     config::DatabaseConfig,

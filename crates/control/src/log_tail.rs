@@ -1,4 +1,4 @@
-//! The tail of the revocation log, as this process knows it: one task asks the database, every watcher reads from here.
+//! The tail of a log, as this process knows it: one task asks the database, every watcher reads from here.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -9,25 +9,35 @@ use tokio::{
 };
 
 use crate::{
-    database::{Database, DatabaseError, LogEntry},
+    database::{Database, DatabaseError, Logged},
     field::now_ms,
-    metrics::ControlMetrics,
 };
 
 /// What is known of the log.
-#[derive(Clone, Debug)]
-pub(crate) struct LogTail {
+#[derive(Debug)]
+pub(crate) struct LogTail<E> {
     /// The last position.
     pub(crate) position: u64,
     /// The newest entries; nothing is missing between the first of them and `position`.
-    pub(crate) recent: Arc<VecDeque<Arc<LogEntry>>>,
+    pub(crate) recent: Arc<VecDeque<Arc<E>>>,
     /// Whether the database answered lately: if it did not, nobody can say that nothing was revoked.
     pub(crate) fresh: bool,
 }
 
-impl LogTail {
+// Not derived: an entry need not be `Clone`.
+impl<E> Clone for LogTail<E> {
+    fn clone(&self) -> Self {
+        Self {
+            position: self.position,
+            recent: self.recent.clone(),
+            fresh: self.fresh,
+        }
+    }
+}
+
+impl<E> LogTail<E> {
     /// The entries behind a position; `None` where they reach further back than is kept here.
-    pub(crate) fn behind(&self, after: u64, limit: usize) -> Option<Vec<Arc<LogEntry>>> {
+    pub(crate) fn behind(&self, after: u64, limit: usize) -> Option<Vec<Arc<E>>> {
         let missing = usize::try_from(self.position.checked_sub(after)?).ok()?;
         let skipped = self.recent.len().checked_sub(missing)?;
         Some(
@@ -42,32 +52,35 @@ impl LogTail {
 }
 
 /// Asks the database for new entries, and has old ones forgotten.
-pub(crate) struct LogFollower {
+pub(crate) struct LogFollower<E> {
     database: Database,
-    metrics: ControlMetrics,
-    readiness: Readiness,
-    tail: watch::Sender<LogTail>,
+    seen: Box<dyn Fn(f64) + Send>,
+    readiness: Option<Readiness>,
+    tail: watch::Sender<LogTail<E>>,
     answered: Instant,
 }
 
-impl LogFollower {
-    /// Starts at the end of the log.
+impl<E: Logged> LogFollower<E> {
+    /// Starts at the end of the log. `seen` hears how old each entry was, in seconds; `readiness` whether the database
+    /// answers.
     pub(crate) async fn start(
         database: Database,
-        metrics: ControlMetrics,
-        readiness: Readiness,
-    ) -> Result<(Self, watch::Receiver<LogTail>), DatabaseError> {
-        let head = database.log_page(u64::MAX, 1).await?.head;
+        seen: impl Fn(f64) + Send + 'static,
+        readiness: Option<Readiness>,
+    ) -> Result<(Self, watch::Receiver<LogTail<E>>), DatabaseError> {
+        let head = database.log_page::<E>(u64::MAX, 1).await?.head;
         let (tail, receiver) = watch::channel(LogTail {
             position: head,
             recent: Arc::default(),
             fresh: true,
         });
-        readiness.met(READINESS);
+        if let Some(readiness) = &readiness {
+            readiness.met(READINESS);
+        }
         Ok((
             Self {
                 database,
-                metrics,
+                seen: Box::new(seen),
                 readiness,
                 tail,
                 answered: Instant::now(),
@@ -95,15 +108,22 @@ impl LogFollower {
             Ok(()) => {
                 self.answered = Instant::now();
                 if self.set_fresh(true) {
-                    self.readiness.met(READINESS);
-                    tracing::info!("the database answers again");
+                    if let Some(readiness) = &self.readiness {
+                        readiness.met(READINESS);
+                    }
+                    tracing::info!(log = E::NAME, "the database answers again");
                 }
             }
             Err(error) => {
                 if self.answered.elapsed() > STALE_AFTER && self.set_fresh(false) {
-                    self.readiness
-                        .unmet(READINESS, "the database does not answer");
-                    tracing::warn!(reason = chain(&error), "the database does not answer");
+                    if let Some(readiness) = &self.readiness {
+                        readiness.unmet(READINESS, "the database does not answer");
+                    }
+                    tracing::warn!(
+                        log = E::NAME,
+                        reason = chain(&error),
+                        "the database does not answer"
+                    );
                 }
             }
         }
@@ -119,13 +139,17 @@ impl LogFollower {
     async fn advance(&self) -> Result<(), DatabaseError> {
         loop {
             let after = self.tail.borrow().position;
-            let page = self.database.log_page(after, ENTRIES_PER_PAGE).await?;
+            let page = self
+                .database
+                .log_page::<E>(after, ENTRIES_PER_PAGE)
+                .await?;
             if page.truncated {
                 // Pruned while we were away, or another database: watchers find out by asking it themselves.
                 tracing::warn!(
                     position = after,
                     head = page.head,
-                    "the revocation log does not continue here"
+                    log = E::NAME,
+                    "the log does not continue here"
                 );
                 self.tail.send_modify(|tail| {
                     tail.position = page.head;
@@ -133,13 +157,12 @@ impl LogFollower {
                 });
                 return Ok(());
             }
-            let Some(last) = page.entries.last().map(|entry| entry.position) else {
+            let Some(last) = page.entries.last().map(E::position) else {
                 return Ok(());
             };
             for entry in &page.entries {
-                let age_ms = now_ms().saturating_sub(entry.create_ms).max(0);
-                self.metrics
-                    .revocation_seen(Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64());
+                let age_ms = now_ms().saturating_sub(entry.create_ms()).max(0);
+                (self.seen)(Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64());
             }
             self.tail.send_modify(|tail| {
                 let recent = Arc::make_mut(&mut tail.recent);
@@ -157,14 +180,15 @@ impl LogFollower {
         let retention_ms = i64::try_from(RETENTION.as_millis()).unwrap_or(i64::MAX);
         match self
             .database
-            .prune_log(now_ms().saturating_sub(retention_ms))
+            .prune_log::<E>(now_ms().saturating_sub(retention_ms))
             .await
         {
             Ok(0) => {}
-            Ok(pruned) => tracing::info!(pruned, "old revocations forgotten"),
+            Ok(pruned) => tracing::info!(log = E::NAME, pruned, "old entries forgotten"),
             Err(error) => tracing::info!(
+                log = E::NAME,
                 reason = chain(&error),
-                "old revocations are not forgotten yet"
+                "old entries are not forgotten yet"
             ),
         }
     }
@@ -172,11 +196,11 @@ impl LogFollower {
 
 /// The readiness condition that says whether the database answers.
 pub(crate) const READINESS: &str = "database";
-/// A revocation is known to every control process at most this long (and a query) after it was made.
+/// An entry is known to every control process at most this long (and a query) after it was made.
 const POLL_PERIOD: Duration = Duration::from_millis(250);
 /// Without an answer for this long, watches end: their edges cannot trust what they remember of keys.
 const STALE_AFTER: Duration = Duration::from_secs(5);
-/// For how long an edge may be away and still catch up entry by entry.
+/// For how long a watcher may be away and still catch up entry by entry.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const PRUNE_PERIOD: Duration = Duration::from_secs(60 * 60);
 /// Entries kept in memory for watchers.

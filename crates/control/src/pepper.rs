@@ -1,5 +1,6 @@
-//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. Two more keys are
-//! derived from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques.
+//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. Three more keys are
+//! derived from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques, one encrypts the
+//! secrets of webhooks.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -32,6 +33,7 @@ struct Pepper {
     stream_keys: hmac::Key,
     opaques: hmac::Key,
     passwords: RandomizedNonceKey,
+    webhooks: RandomizedNonceKey,
 }
 
 /// An HMAC-SHA256 of a stream key.
@@ -98,15 +100,7 @@ impl Peppers {
         id: StreamKeyId,
         equivalent: &PasswordEquivalent,
     ) -> Result<Vec<u8>, RandomError> {
-        let mut sealed = equivalent.to_vec();
-        let nonce = self
-            .current
-            .1
-            .passwords
-            .seal_in_place_append_tag(Aad::from(id.to_string()), &mut sealed)
-            .map_err(|_unavailable| RandomError)?;
-        sealed.splice(0..0, nonce.as_ref().iter().copied());
-        Ok(sealed)
+        seal(&self.current.1.passwords, &id.to_string(), &equivalent[..])
     }
 
     /// The opposite; `None` where the version is not known, or it was sealed otherwise.
@@ -116,16 +110,22 @@ impl Peppers {
         id: StreamKeyId,
         sealed: &[u8],
     ) -> Option<Zeroizing<Vec<u8>>> {
-        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
-        let mut opened = Zeroizing::new(sealed.to_vec());
-        let key = &self.keys.get(&version)?.passwords;
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let bytes = key
-            .open_in_place(nonce, Aad::from(id.to_string()), &mut opened)
-            .ok()?
-            .len();
-        opened.truncate(bytes);
-        Some(opened)
+        open(&self.keys.get(&version)?.passwords, &id.to_string(), sealed)
+    }
+
+    /// Encrypts with the current version what signs the deliveries of a webhook.
+    pub(crate) fn seal_webhook(&self, id: &str, secret: &str) -> Result<Vec<u8>, RandomError> {
+        seal(&self.current.1.webhooks, id, secret.as_bytes())
+    }
+
+    /// The opposite; `None` where the version is not known, or it was sealed otherwise.
+    pub(crate) fn open_webhook(
+        &self,
+        version: u32,
+        id: &str,
+        sealed: &[u8],
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        open(&self.keys.get(&version)?.webhooks, id, sealed)
     }
 
     /// Of an opaque's content; `None` where the version is not known.
@@ -142,12 +142,36 @@ impl Pepper {
         let derived = |label: &[u8]| hmac::sign(&stream_keys, label);
         let opaques = derived(b"headwater-adobe-opaque-v1");
         let passwords = derived(b"headwater-adobe-password-v1");
+        let webhooks = derived(b"headwater-webhook-v1");
         Some(Self {
             opaques: hmac::Key::new(hmac::HMAC_SHA256, opaques.as_ref()),
             passwords: RandomizedNonceKey::new(&AES_256_GCM, passwords.as_ref()).ok()?,
+            webhooks: RandomizedNonceKey::new(&AES_256_GCM, webhooks.as_ref()).ok()?,
             stream_keys,
         })
     }
+}
+
+/// Nonce, ciphertext, tag; for that id alone it can be opened.
+fn seal(key: &RandomizedNonceKey, id: &str, secret: &[u8]) -> Result<Vec<u8>, RandomError> {
+    let mut sealed = secret.to_vec();
+    let nonce = key
+        .seal_in_place_append_tag(Aad::from(id), &mut sealed)
+        .map_err(|_unavailable| RandomError)?;
+    sealed.splice(0..0, nonce.as_ref().iter().copied());
+    Ok(sealed)
+}
+
+fn open(key: &RandomizedNonceKey, id: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let mut opened = Zeroizing::new(sealed.to_vec());
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let bytes = key
+        .open_in_place(nonce, Aad::from(id), &mut opened)
+        .ok()?
+        .len();
+    opened.truncate(bytes);
+    Some(opened)
 }
 
 /// A pepper file that is looked at again and again.

@@ -169,7 +169,8 @@ impl Database {
     pub(crate) async fn pepper_versions(&self) -> Result<Vec<u32>, DatabaseError> {
         self.bounded(async {
             let versions: Vec<i64> = sqlx::query_scalar(
-                "SELECT DISTINCT pepper_version FROM stream_keys WHERE revoke_ms IS NULL",
+                "SELECT pepper_version FROM stream_keys WHERE revoke_ms IS NULL UNION \
+                 SELECT pepper_version FROM webhooks",
             )
             .fetch_all(&self.pool)
             .await?;
