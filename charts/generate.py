@@ -79,11 +79,23 @@ OPERATOR = COMMON | {
     "serviceAccount.annotations": STRING_MAP,
     "watchNamespaces": {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 63}},
 }
+APPLICATION = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$", "maxLength": 63}
 CLUSTER = COMMON | {
     "applications": {
         "type": "array",
         "uniqueItems": True,
-        "items": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$", "maxLength": 63},
+        "items": {
+            "anyOf": [
+                APPLICATION,
+                {
+                    "type": "object",
+                    "required": ["app"],
+                    "additionalProperties": False,
+                    # The API server knows what is in it.
+                    "properties": {"app": APPLICATION, "auth": {"type": "object"}},
+                },
+            ],
+        },
     },
     "fullnameOverride": NAME | {"maxLength": 40},
     "valkey.image.pullPolicy": PULL_POLICY,

@@ -197,6 +197,11 @@ belongs to Kubernetes itself (an affinity, a list) stays as it is: {} has a mean
 {{- toYaml $plain -}}
 {{- end -}}
 
+{{/* The app of one of applications: a name, or {app, auth}. */}}
+{{- define "headwater.app" -}}
+{{- if kindIs "map" . }}{{ .app }}{{ else }}{{ . }}{{ end -}}
+{{- end -}}
+
 {{/* An IngestApplication's name. Applications are case-sensitive and take dots and underscores, names do not. */}}
 {{- define "headwater.applicationName" -}}
 {{- $plain := regexReplaceAll "[^a-z0-9-]+" (lower .app) "-" | trimSuffix "-" -}}

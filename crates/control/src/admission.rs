@@ -1,14 +1,23 @@
 //! `AdmissionService`: may this encoder publish, and what has ended since. For edges alone.
 
 mod adobe;
+mod managed;
+mod offer;
+mod refusal;
+mod signed;
+mod source;
 mod watch;
+mod webhook;
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use proto::{
     error::status,
     internal::v1::{
-        AuthorizeRequest, AuthorizeResponse, Denial, DenialReason, Grant, WatchRevocationsRequest,
+        AuthorizeRequest, AuthorizeResponse, Grant, WatchRevocationsRequest,
         WatchRevocationsResponse, admission_service_server::AdmissionService,
         authorize_request::Credential, authorize_response::Decision,
     },
@@ -20,15 +29,20 @@ use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
+pub(crate) use self::{
+    managed::claimed_id,
+    refusal::{PasswordFault, Refusal, SignedFault, SourceFault},
+    signed::{LIFETIME_MAX, credential_id, jti},
+    source::{Source, Sources},
+};
 use crate::{
     Shared,
     adobe::UsedOpaques,
     caller::require_role,
-    database::KeyRecord,
+    client_certificate::CertificateBinding,
     field::{invalid, now_ms},
-    pepper::Peppers,
-    policy::Terms,
-    stream_key::{StreamKey, StreamKeyError, StreamKeyId, redacted},
+    policy::{Policy, Terms},
+    stream_key::redacted,
 };
 
 /// Serves one control process's decisions.
@@ -117,20 +131,22 @@ impl Admission {
             return Err(invalid("session_id", "1 to 128 bytes of [A-Za-z0-9._:-]"));
         }
         let now_ms = now_ms();
-        let (claimed_id, checked) = match request.credential.take() {
-            Some(Credential::StreamKey(credential)) => {
-                let credential = Zeroizing::new(credential);
-                let claimed_id = StreamKey::parse(&credential).map(|stream_key| stream_key.id());
-                let checked = self.check(&credential, &request, now_ms).await?;
-                (claimed_id.ok(), checked)
+        let token = Zeroizing::new(std::mem::take(&mut request.token));
+        let verdict = match request.credential.take() {
+            Some(Credential::StreamKey(stream_key)) => {
+                let shown = Shown {
+                    stream_key: &Zeroizing::new(stream_key),
+                    token: &token,
+                    request: &request,
+                };
+                self.ask_source(&shown, now_ms).await?
             }
             Some(Credential::Adobe(mut credential)) => {
-                let claimed_id = StreamKeyId::parse(&credential.user).ok();
                 let Some(response) = credential.response.take() else {
                     return self.challenge(&credential.user, &request.client_address, now_ms);
                 };
                 let attempt = adobe::Attempt::new(credential.user, response, &request);
-                (claimed_id, self.check_password(&attempt, now_ms).await?)
+                self.check_password(&attempt, now_ms).await?
             }
             None => {
                 return Err(invalid(
@@ -139,10 +155,10 @@ impl Admission {
                 ));
             }
         };
-        let decision = match checked {
-            Ok(record) => Decision::SignedGrant(self.grant(&request, record.terms(), now_ms)),
-            Err((refusal, source)) => {
-                self.refused(&request, claimed_id, refusal, source);
+        let decision = match verdict.outcome {
+            Ok(terms) => Decision::SignedGrant(self.grant(&request, terms, verdict.by, now_ms)),
+            Err(refusal) => {
+                self.refused(&request, verdict.claimed_id, &refusal, verdict.by);
                 Decision::Denial(refusal.denial())
             }
         };
@@ -151,18 +167,39 @@ impl Admission {
         })
     }
 
+    /// What the application's source says.
+    async fn ask_source(&self, shown: &Shown<'_>, now_ms: i64) -> Result<Verdict, Status> {
+        let verdict = match self.shared.live.source(&shown.request.app).as_deref() {
+            None => {
+                let claimed_id = claimed_id(shown.stream_key);
+                Ok(Verdict::refused(
+                    Refusal::AppNotFound,
+                    "request",
+                    claimed_id,
+                ))
+            }
+            Some(Source::Managed) => {
+                self.check_key(shown.stream_key, shown.request, now_ms)
+                    .await
+            }
+            Some(Source::Signed(signed)) => signed.decide(&self.shared, shown, now_ms).await,
+            Some(Source::Webhook(webhook)) => webhook.decide(&self.shared, shown, now_ms).await,
+        };
+        verdict.inspect_err(|_undecided| self.shared.metrics.key_check("undecided", "database"))
+    }
+
     fn refused(
         &self,
         request: &AuthorizeRequest,
-        claimed_id: Option<StreamKeyId>,
-        refusal: Refusal,
-        source: &'static str,
+        claimed_id: Option<String>,
+        refusal: &Refusal,
+        by: &'static str,
     ) {
-        self.shared.metrics.key_check(refusal.outcome(), source);
+        self.shared.metrics.key_check(refusal.outcome(), by);
         telemetry::fail(&Span::current(), refusal.outcome());
         tracing::info!(
             reason = refusal.outcome(),
-            stream_key_id = claimed_id.map(|id| id.to_string()),
+            stream_key_id = claimed_id,
             app = &*redacted(&request.app),
             session_id = request.session_id,
             client_address = request.client_address,
@@ -174,61 +211,14 @@ impl Admission {
         );
     }
 
-    /// The key that was accepted, or why none was and what that was decided with.
-    async fn check(
+    fn grant(
         &self,
-        credential: &str,
         request: &AuthorizeRequest,
+        terms: Terms,
+        by: &'static str,
         now_ms: i64,
-    ) -> Result<Checked, Status> {
-        if !self.shared.live.has_application(&request.app) {
-            return Ok(Err((Refusal::AppNotFound, "request")));
-        }
-        let stream_key = match StreamKey::parse(credential) {
-            Ok(stream_key) => stream_key,
-            Err(StreamKeyError::Malformed) => return Ok(Err((Refusal::Malformed, "request"))),
-            Err(StreamKeyError::Mistyped) => return Ok(Err((Refusal::Mistyped, "request"))),
-        };
-        let record = self.find(stream_key.id()).await?;
-        let peppers = self.shared.peppers.load();
-        // An unknown id costs the same HMAC as a known one.
-        let (version, mac) = match &record {
-            Some(record) => (record.pepper_version, record.mac),
-            None => (peppers.current(), [0; 32]),
-        };
-        self.check_pepper(&peppers, version, stream_key.id())?;
-        let authentic = peppers.verify(version, &stream_key, &mac);
-        Ok(match record {
-            None => Err(Refusal::Unknown),
-            Some(_) if !authentic => Err(Refusal::WrongSecret),
-            Some(record) => admissible(record, request, now_ms),
-        }
-        .map_err(|refusal| (refusal, "database")))
-    }
-
-    async fn find(&self, id: StreamKeyId) -> Result<Option<KeyRecord>, Status> {
-        self.shared.database.key(id).await.map_err(|error| {
-            self.shared.metrics.key_check("undecided", "database");
-            error.into()
-        })
-    }
-
-    /// Fails where this control cannot decide on the key.
-    fn check_pepper(&self, peppers: &Peppers, version: u32, id: StreamKeyId) -> Result<(), Status> {
-        if peppers.has(version) {
-            return Ok(());
-        }
-        tracing::error!(stream_key_id = %id, pepper_version = version, "the pepper file lacks this version");
-        self.shared.metrics.key_check("undecided", "database");
-        Err(status(
-            Code::Unavailable,
-            "PEPPER_UNKNOWN",
-            "the key's pepper is not known here",
-        ))
-    }
-
-    fn grant(&self, request: &AuthorizeRequest, terms: Terms, now_ms: i64) -> Vec<u8> {
-        self.shared.metrics.key_check("accepted", "database");
+    ) -> Vec<u8> {
+        self.shared.metrics.key_check("accepted", by);
         let stream_id = StreamId::derive(&terms.tenant, &terms.app, &terms.stream);
         tracing::info!(
             stream_key_id = terms.credential_id,
@@ -267,157 +257,80 @@ impl Admission {
     }
 }
 
+/// What an encoder showed, and where it came from.
+pub(crate) struct Shown<'a> {
+    /// The last segment of the path. A secret, as the token is.
+    pub(crate) stream_key: &'a str,
+    /// The query's parameter `token`; empty where there is none.
+    pub(crate) token: &'a str,
+    /// The rest of the request: it holds no secret any more.
+    pub(crate) request: &'a AuthorizeRequest,
+}
+
+/// What a source decided, and with what: `request` (nobody was asked), `database`, `signature`, `registry`, `webhook`
+/// or `cache`.
+pub(crate) struct Verdict {
+    pub(crate) outcome: Result<Terms, Refusal>,
+    pub(crate) by: &'static str,
+    /// What the credential says that it is, for the log.
+    pub(crate) claimed_id: Option<String>,
+}
+
+impl Verdict {
+    pub(crate) fn refused(refusal: Refusal, by: &'static str, claimed_id: Option<String>) -> Self {
+        Self {
+            outcome: Err(refusal),
+            by,
+            claimed_id,
+        }
+    }
+}
+
+/// Whether a publisher under these terms may come in now, from where it is.
+pub(crate) fn permitted(
+    policy: &Policy,
+    request: &AuthorizeRequest,
+    now_ms: i64,
+) -> Result<(), Refusal> {
+    if policy
+        .not_before_ms
+        .is_some_and(|begin_ms| begin_ms > now_ms)
+    {
+        return Err(Refusal::NotYetValid);
+    }
+    let address = request.client_address.as_str();
+    let address = address
+        .parse::<SocketAddr>()
+        .map(|address| address.ip())
+        .or_else(|_no_port| address.parse::<IpAddr>());
+    let takes = match address {
+        Ok(address) => policy.takes(address),
+        // Nobody knows where it is: what is open to every address is open to it.
+        Err(_not_an_address) => policy.allowed_cidrs.is_empty(),
+    };
+    if takes {
+        Ok(())
+    } else {
+        Err(Refusal::AddressNotAllowed)
+    }
+}
+
+/// Whether the client has shown the certificate that its key is bound to.
+pub(crate) fn certified(
+    binding: Option<&CertificateBinding>,
+    request: &AuthorizeRequest,
+) -> Result<(), Refusal> {
+    match (binding, &request.client_certificate) {
+        (Some(_), None) => Err(Refusal::CertificateMissing),
+        (Some(binding), Some(shown)) if !binding.is_of(shown) => Err(Refusal::CertificateWrong),
+        (Some(_), Some(_)) | (None, _) => Ok(()),
+    }
+}
+
 /// The common name of the client's certificate, for the log.
 fn subject(request: &AuthorizeRequest) -> Option<&str> {
     let certificate = request.client_certificate.as_ref();
     certificate.map(|certificate| certificate.subject.as_str())
-}
-
-/// The key that may publish, or why none may and what that was decided with.
-type Checked = Result<KeyRecord, (Refusal, &'static str)>;
-
-/// Whether an authentic key may publish to this app, from this client, now.
-fn admissible(
-    record: KeyRecord,
-    request: &AuthorizeRequest,
-    now_ms: i64,
-) -> Result<KeyRecord, Refusal> {
-    if record.app != request.app {
-        Err(Refusal::WrongApp)
-    } else if record.revoke_ms.is_some() {
-        Err(Refusal::Revoked)
-    } else if record
-        .expire_ms
-        .is_some_and(|expire_ms| expire_ms <= now_ms)
-    {
-        Err(Refusal::Expired)
-    } else if record.held_off_until_ms > now_ms {
-        Err(Refusal::HeldOff)
-    } else {
-        match (&record.client_certificate, &request.client_certificate) {
-            (Some(_), None) => Err(Refusal::CertificateMissing),
-            (Some(binding), Some(shown)) if !binding.is_of(shown) => Err(Refusal::CertificateWrong),
-            (Some(_), Some(_)) | (None, _) => Ok(record),
-        }
-    }
-}
-
-/// Why a publish is refused: told to our own log and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    AppNotFound,
-    CertificateMissing,
-    CertificateWrong,
-    Expired,
-    HeldOff,
-    Malformed,
-    Mistyped,
-    /// User and password, whatever is wrong with them.
-    Password(PasswordFault),
-    Revoked,
-    Unknown,
-    WrongApp,
-    /// Right user and password, another name.
-    WrongName,
-    WrongSecret,
-}
-
-/// What is wrong with a user and a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PasswordFault {
-    /// The challenge is of another user or address, or not ours.
-    Forged,
-    /// The key is not what it was when it was in force: revoked, expired, or of another app.
-    KeyNotAdmissible,
-    Late,
-    /// The key was created without.
-    NoPassword,
-    Replayed,
-    UnknownUser,
-    Wrong,
-}
-
-impl Refusal {
-    fn outcome(self) -> &'static str {
-        match self {
-            Self::AppNotFound => "app_not_found",
-            Self::CertificateMissing => "client_certificate_missing",
-            Self::CertificateWrong => "client_certificate_wrong",
-            Self::Expired => "expired",
-            Self::HeldOff => "held_off",
-            Self::Malformed => "malformed",
-            Self::Mistyped => "mistyped",
-            Self::Password(fault) => fault.outcome(),
-            Self::Revoked => "revoked",
-            Self::Unknown => "unknown",
-            Self::WrongApp => "wrong_app",
-            Self::WrongName => "wrong_name",
-            Self::WrongSecret => "wrong_secret",
-        }
-    }
-
-    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys. Who has the
-    /// whole key may know what else it needs.
-    fn denial(self) -> Denial {
-        let (reason, description, retryable) = match self {
-            Self::AppNotFound => (DenialReason::AppNotFound, "Application not found", false),
-            Self::CertificateMissing => (
-                DenialReason::ClientCertificateMissing,
-                "This stream key needs its client certificate",
-                false,
-            ),
-            Self::CertificateWrong => (
-                DenialReason::ClientCertificateWrong,
-                "This stream key belongs to another client certificate",
-                false,
-            ),
-            Self::HeldOff => (
-                DenialReason::HeldOff,
-                "Session was ended; try again later",
-                true,
-            ),
-            Self::Password(_) => (
-                DenialReason::PasswordNotAccepted,
-                "User or password not accepted",
-                false,
-            ),
-            Self::WrongName => (
-                DenialReason::NameNotAccepted,
-                "Stream name not accepted: user and password are of another stream",
-                false,
-            ),
-            Self::Expired
-            | Self::Malformed
-            | Self::Mistyped
-            | Self::Revoked
-            | Self::Unknown
-            | Self::WrongApp
-            | Self::WrongSecret => (
-                DenialReason::KeyNotAccepted,
-                "Stream key not accepted",
-                false,
-            ),
-        };
-        Denial {
-            reason: reason.into(),
-            description: description.to_owned(),
-            retryable,
-        }
-    }
-}
-
-impl PasswordFault {
-    fn outcome(self) -> &'static str {
-        match self {
-            Self::Forged => "challenge_forged",
-            Self::KeyNotAdmissible => "password_of_lapsed_key",
-            Self::Late => "challenge_expired",
-            Self::NoPassword => "no_password",
-            Self::Replayed => "challenge_replayed",
-            Self::UnknownUser => "unknown_user",
-            Self::Wrong => "wrong_password",
-        }
-    }
 }
 
 /// Edges (or attempts of them) that watch one control process.

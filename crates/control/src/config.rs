@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use runtime::egress::{EgressConfig, HttpsUrl};
+
 /// The configuration of a control process.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -14,13 +16,82 @@ pub struct Config {
     /// Bearer tokens of the public API, one a line.
     pub api_token_file: PathBuf,
     /// Applications that may be published to.
-    pub applications: Vec<String>,
+    pub applications: Vec<Application>,
+    /// Whom webhooks and key sets may be asked of.
+    pub egress: EgressConfig,
     /// The tenant of the API's bearer tokens.
     pub default_tenant: String,
     /// For how long a terminated session's stream key is refused.
     pub hold_off: Duration,
     /// For how long a grant opens a Publish RPC.
     pub grant_lifetime: Duration,
+}
+
+/// What encoders may publish to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    /// As in the RTMPS URL's path.
+    pub name: String,
+    /// What decides who may publish.
+    pub admission: AdmissionSource,
+}
+
+/// What decides who may publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdmissionSource {
+    /// Stream keys that control makes and keeps.
+    Managed,
+    /// Keys that a platform makes and signs.
+    Signed(SignedKeys),
+    /// A platform's backend.
+    Webhook(Webhook),
+}
+
+/// Keys that a platform signs: JWTs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedKeys {
+    /// Where its public keys are.
+    pub keys: KeySetLocation,
+    /// The claim `iss`.
+    pub issuer: String,
+    /// One of the claim `aud`.
+    pub audience: String,
+    /// Whom all the application's streams belong to; `None`: the claim `tenant`, or the default tenant.
+    pub tenant: Option<String>,
+}
+
+/// Where a JSON Web Key Set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySetLocation {
+    /// Read again when it changes.
+    File(PathBuf),
+    /// Asked again and again.
+    Url(HttpsUrl),
+}
+
+/// A backend that is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// Where.
+    pub url: HttpsUrl,
+    /// Holds what requests are signed with: `whsec_` and base64.
+    pub secret_file: PathBuf,
+    /// Whom all the application's streams belong to; `None`: whom the answer names, or the default tenant.
+    pub tenant: Option<String>,
+    /// For one decision; at most [`WEBHOOK_TIMEOUT_MAX`].
+    pub timeout: Duration,
+    /// Requests at once; as many more wait. At most [`WEBHOOK_CONCURRENCY_MAX`].
+    pub concurrency_max: usize,
+}
+
+impl Application {
+    /// With stream keys that control keeps.
+    pub fn managed(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            admission: AdmissionSource::Managed,
+        }
+    }
 }
 
 /// Which database.
@@ -53,7 +124,8 @@ impl Config {
             pepper_file,
             grant_key_file,
             api_token_file,
-            applications: vec!["live".to_owned()],
+            applications: vec![Application::managed("live")],
+            egress: EgressConfig::default(),
             default_tenant: "default".to_owned(),
             hold_off: HOLD_OFF,
             grant_lifetime: GRANT_LIFETIME,
@@ -65,3 +137,11 @@ impl Config {
 pub const HOLD_OFF: Duration = Duration::from_secs(30);
 /// Long enough for a few origins to be tried.
 pub const GRANT_LIFETIME: Duration = Duration::from_secs(60);
+/// An edge waits 2.5 s for a decision.
+pub const WEBHOOK_TIMEOUT_MAX: Duration = Duration::from_secs(2);
+/// What a webhook's deadline is where nobody says.
+pub const WEBHOOK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Requests to one webhook at once.
+pub const WEBHOOK_CONCURRENCY_MAX: usize = 1024;
+/// The same where nobody says.
+pub const WEBHOOK_CONCURRENCY: usize = 32;

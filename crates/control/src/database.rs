@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
 
+mod credentials;
 mod deliveries;
 mod events;
 mod keys;
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
+    credentials::Refused,
     deliveries::{Delivery, Settled, Settlement},
     events::{EventEntry, NewEvent, Subject},
     keys::{CreateOutcome, KeyFilter, KeyRecord},
@@ -249,6 +251,11 @@ fn migrator() -> Migrator {
             4,
             "key policies",
             include_str!("../migrations/0004_key_policies.sql"),
+        ),
+        migration(
+            6,
+            "refused credentials",
+            include_str!("../migrations/0006_refused_credentials.sql"),
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
     ])

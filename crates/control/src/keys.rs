@@ -6,8 +6,9 @@ use proto::{
     error::status,
     v1::{
         CreateStreamKeyRequest, CreateStreamKeyResponse, GetStreamKeyRequest,
-        ListStreamKeysRequest, ListStreamKeysResponse, RevokeStreamKeyRequest,
-        StreamKey as StreamKeyMessage, TakeoverPolicy, stream_key_service_server::StreamKeyService,
+        ListStreamKeysRequest, ListStreamKeysResponse, RevokeSignedKeyRequest,
+        RevokeSignedKeyResponse, RevokeStreamKeyRequest, StreamKey as StreamKeyMessage,
+        TakeoverPolicy, stream_key_service_server::StreamKeyService,
     },
 };
 use tonic::{Code, Request, Response, Status};
@@ -92,9 +93,12 @@ impl StreamKeyService for StreamKeys {
 
     async fn revoke_signed_key(
         &self,
-        _request: Request<proto::v1::RevokeSignedKeyRequest>,
-    ) -> Result<Response<proto::v1::RevokeSignedKeyResponse>, Status> {
-        Err(Status::unimplemented("revoke_signed_key"))
+        request: Request<RevokeSignedKeyRequest>,
+    ) -> Result<Response<RevokeSignedKeyResponse>, Status> {
+        self.0
+            .metrics
+            .timed("RevokeSignedKey", self.revoke_signed(request))
+            .await
     }
 }
 

@@ -14,6 +14,7 @@ mod cluster;
 mod config;
 mod database;
 mod field;
+mod jwt;
 mod keys;
 mod live;
 mod log_tail;
@@ -23,6 +24,7 @@ mod pepper;
 mod policy;
 mod secret_file;
 mod sessions;
+mod signed_keys;
 mod standard_webhooks;
 mod stream_key;
 #[cfg(test)]
@@ -45,10 +47,12 @@ use registry::Registry;
 use runtime::{
     admin::Readiness,
     bearer::BearerCredentials,
+    egress::Egress,
     grpc,
     metrics::Metrics,
     reload::{FileError, Reloading},
     shutdown::Shutdown,
+    tls::TlsError,
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -56,7 +60,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    admission::Admission,
+    admission::{Admission, Sources},
     caller::Authenticate,
     cluster::ClusterState,
     database::Database,
@@ -67,10 +71,14 @@ use self::{
     sessions::Sessions,
 };
 pub use self::{
-    config::{Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF},
+    config::{
+        AdmissionSource, Application, Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF,
+        KeySetLocation, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX, WEBHOOK_TIMEOUT,
+        WEBHOOK_TIMEOUT_MAX, Webhook,
+    },
     database::DatabaseError,
     field::{app as check_application, tenant as check_tenant},
-    live::Live,
+    live::{ApplicationError, Live},
     pepper::generate_pepper_file,
     secret_file::encode_grant_key,
 };
@@ -104,6 +112,9 @@ pub struct Listeners {
 /// Control could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
+    /// What an application's configuration names cannot be used.
+    #[error(transparent)]
+    Application(#[from] ApplicationError),
     /// A configured name cannot be one.
     #[error("{field} {value:?}: {expected}")]
     Config {
@@ -126,6 +137,9 @@ pub enum ControlError {
     /// A secret could not be read.
     #[error("a secret cannot be used")]
     Secret(#[from] FileError),
+    /// Nobody can be called.
+    #[error("the client for calls to the outside")]
+    Egress(#[from] TlsError),
     /// A port failed.
     #[error("a port cannot be served")]
     Serve(#[from] tonic::transport::Error),
@@ -158,8 +172,13 @@ impl Control {
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
+        let sources = Sources {
+            egress: Egress::new(config.egress)?,
+            metrics: metrics.clone(),
+            default_tenant: config.default_tenant.clone(),
+        };
         let shared = Shared {
-            live: Live::new(config.applications),
+            live: Live::new(&config.applications, sources)?,
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
             database,
@@ -278,7 +297,7 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
         }
     };
     for app in &config.applications {
-        field::app(app).map_err(error("application", app))?;
+        field::app(&app.name).map_err(error("application", &app.name))?;
     }
     field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
 }

@@ -9,13 +9,14 @@ use tokio::{
 };
 
 use crate::{
-    database::{Database, DatabaseError, Logged},
+    database::{Database, DatabaseError, LogEntry, Logged},
     field::now_ms,
+    metrics::ControlMetrics,
 };
 
 /// What is known of the log.
 #[derive(Debug)]
-pub(crate) struct LogTail<E> {
+pub(crate) struct LogTail<E = LogEntry> {
     /// The last position.
     pub(crate) position: u64,
     /// The newest entries; nothing is missing between the first of them and `position`.
@@ -52,21 +53,20 @@ impl<E> LogTail<E> {
 }
 
 /// Asks the database for new entries, and has old ones forgotten.
-pub(crate) struct LogFollower<E> {
+pub(crate) struct LogFollower<E = LogEntry> {
     database: Database,
-    seen: Box<dyn Fn(f64) + Send>,
-    readiness: Option<Readiness>,
+    metrics: ControlMetrics,
+    readiness: Readiness,
     tail: watch::Sender<LogTail<E>>,
     answered: Instant,
 }
 
 impl<E: Logged> LogFollower<E> {
-    /// Starts at the end of the log. `seen` hears how old each entry was, in seconds; `readiness` whether the database
-    /// answers.
+    /// Starts at the end of the log.
     pub(crate) async fn start(
         database: Database,
-        seen: impl Fn(f64) + Send + 'static,
-        readiness: Option<Readiness>,
+        metrics: ControlMetrics,
+        readiness: Readiness,
     ) -> Result<(Self, watch::Receiver<LogTail<E>>), DatabaseError> {
         let head = database.log_page::<E>(u64::MAX, 1).await?.head;
         let (tail, receiver) = watch::channel(LogTail {
@@ -74,13 +74,11 @@ impl<E: Logged> LogFollower<E> {
             recent: Arc::default(),
             fresh: true,
         });
-        if let Some(readiness) = &readiness {
-            readiness.met(READINESS);
-        }
+        readiness.met(READINESS);
         Ok((
             Self {
                 database,
-                seen: Box::new(seen),
+                metrics,
                 readiness,
                 tail,
                 answered: Instant::now(),
@@ -108,22 +106,15 @@ impl<E: Logged> LogFollower<E> {
             Ok(()) => {
                 self.answered = Instant::now();
                 if self.set_fresh(true) {
-                    if let Some(readiness) = &self.readiness {
-                        readiness.met(READINESS);
-                    }
-                    tracing::info!(log = E::NAME, "the database answers again");
+                    self.readiness.met(READINESS);
+                    tracing::info!("the database answers again");
                 }
             }
             Err(error) => {
                 if self.answered.elapsed() > STALE_AFTER && self.set_fresh(false) {
-                    if let Some(readiness) = &self.readiness {
-                        readiness.unmet(READINESS, "the database does not answer");
-                    }
-                    tracing::warn!(
-                        log = E::NAME,
-                        reason = chain(&error),
-                        "the database does not answer"
-                    );
+                    self.readiness
+                        .unmet(READINESS, "the database does not answer");
+                    tracing::warn!(reason = chain(&error), "the database does not answer");
                 }
             }
         }
@@ -139,17 +130,14 @@ impl<E: Logged> LogFollower<E> {
     async fn advance(&self) -> Result<(), DatabaseError> {
         loop {
             let after = self.tail.borrow().position;
-            let page = self
-                .database
-                .log_page::<E>(after, ENTRIES_PER_PAGE)
-                .await?;
+            let page = self.database.log_page::<E>(after, ENTRIES_PER_PAGE).await?;
             if page.truncated {
                 // Pruned while we were away, or another database: watchers find out by asking it themselves.
                 tracing::warn!(
                     position = after,
                     head = page.head,
-                    log = E::NAME,
-                    "the log does not continue here"
+                    "the {} does not continue here",
+                    E::NAME
                 );
                 self.tail.send_modify(|tail| {
                     tail.position = page.head;
@@ -162,7 +150,8 @@ impl<E: Logged> LogFollower<E> {
             };
             for entry in &page.entries {
                 let age_ms = now_ms().saturating_sub(entry.create_ms()).max(0);
-                (self.seen)(Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64());
+                let age = Duration::from_millis(age_ms.unsigned_abs());
+                E::seen(&self.metrics, age.as_secs_f64());
             }
             self.tail.send_modify(|tail| {
                 let recent = Arc::make_mut(&mut tail.recent);
@@ -184,12 +173,19 @@ impl<E: Logged> LogFollower<E> {
             .await
         {
             Ok(0) => {}
-            Ok(pruned) => tracing::info!(log = E::NAME, pruned, "old entries forgotten"),
+            Ok(pruned) => tracing::info!(pruned, "the {} was pruned", E::NAME),
             Err(error) => tracing::info!(
-                log = E::NAME,
                 reason = chain(&error),
-                "old entries are not forgotten yet"
+                "the {} is not pruned yet",
+                E::NAME
             ),
+        }
+        if let Err(error) = E::prune_beside(&self.database, now_ms()).await {
+            tracing::info!(
+                reason = chain(&error),
+                "what goes with the {} is not pruned yet",
+                E::NAME
+            );
         }
     }
 }

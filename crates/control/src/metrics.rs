@@ -1,6 +1,9 @@
 //! What control counts. No label carries a stream, a key or an address.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -20,6 +23,9 @@ struct Families {
     admin_actions: Family<Labels<1>, Counter>,
     revocation_propagation: Histogram,
     watches: Gauge,
+    webhook_answers: Family<Labels<2>, Counter>,
+    webhook_duration: Histogram,
+    breakers_open: Gauge,
     rpc_duration: Family<Labels<2>, Histogram, fn() -> Histogram>,
 }
 
@@ -33,6 +39,12 @@ impl ControlMetrics {
                 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0,
             ]),
             watches: Gauge::default(),
+            webhook_answers: Family::default(),
+            // 2 s is the longest deadline.
+            webhook_duration: Histogram::new([
+                0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5,
+            ]),
+            breakers_open: Gauge::default(),
             rpc_duration: Family::new_with_constructor(|| {
                 // 0.1 s is the objective.
                 Histogram::new([
@@ -62,6 +74,22 @@ impl ControlMetrics {
                 "Open WatchRevocations calls",
                 families.watches.clone(),
             );
+            registry.register(
+                "admission_webhook_answers",
+                "Questions to admission webhooks, by outcome and by where the answer came from",
+                families.webhook_answers.clone(),
+            );
+            registry.register_with_unit(
+                "admission_webhook_duration",
+                "From a question to an admission webhook's answer, or to none",
+                Unit::Seconds,
+                families.webhook_duration.clone(),
+            );
+            registry.register(
+                "admission_webhook_breakers_open",
+                "Applications whose admission webhook is left alone",
+                families.breakers_open.clone(),
+            );
             registry.register_with_unit(
                 "rpc_server_duration",
                 "Unary calls served",
@@ -72,12 +100,39 @@ impl ControlMetrics {
         Self(Arc::new(families))
     }
 
-    /// `source`: what the outcome was decided with, `request` (the database was spared) or `database`.
+    /// `source`: what the outcome was decided with, `request` (nobody was asked), `database`, `signature`, `registry`,
+    /// `webhook` or `cache`.
     pub(crate) fn key_check(&self, outcome: &'static str, source: &'static str) {
         self.0
             .key_checks
             .get_or_create(&[("outcome", outcome), ("source", source)])
             .inc();
+    }
+
+    /// A webhook answered, or failed to.
+    pub(crate) fn webhook_asked(&self, outcome: &'static str, duration: Duration) {
+        self.webhook_answer(outcome, "webhook");
+        self.0.webhook_duration.observe(duration.as_secs_f64());
+    }
+
+    /// It was spared.
+    pub(crate) fn webhook_cached(&self, outcome: &'static str) {
+        self.webhook_answer(outcome, "cache");
+    }
+
+    fn webhook_answer(&self, outcome: &'static str, source: &'static str) {
+        self.0
+            .webhook_answers
+            .get_or_create(&[("outcome", outcome), ("source", source)])
+            .inc();
+    }
+
+    pub(crate) fn breaker_opened(&self) {
+        self.0.breakers_open.inc();
+    }
+
+    pub(crate) fn breaker_closed(&self) {
+        self.0.breakers_open.dec();
     }
 
     pub(crate) fn admin_action(&self, action: &'static str) {

@@ -1,6 +1,6 @@
-//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. Three more keys are
-//! derived from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques, one encrypts the
-//! secrets of webhooks.
+//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. More keys are derived
+//! from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques, one makes ids of
+//! credentials that are not ours, one encrypts the secrets of webhooks.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -34,6 +34,7 @@ struct Pepper {
     opaques: hmac::Key,
     passwords: RandomizedNonceKey,
     webhooks: RandomizedNonceKey,
+    credentials: hmac::Key,
 }
 
 /// An HMAC-SHA256 of a stream key.
@@ -133,6 +134,15 @@ impl Peppers {
         let tag = hmac::sign(&self.keys.get(&version)?.opaques, content);
         tag.as_ref().first_chunk().copied()
     }
+
+    /// Public, and the same for the same credential of an application as long as the pepper is.
+    pub(crate) fn credential_id(&self, app: &str, credential: &str) -> String {
+        // No application holds a zero byte.
+        let named = Zeroizing::new(format!("{app}\0{credential}"));
+        let tag = hmac::sign(&self.current.1.credentials, named.as_bytes());
+        let (id, _rest) = tag.as_ref().split_at(tag.as_ref().len() / 2);
+        HEXLOWER.encode(id)
+    }
 }
 
 impl Pepper {
@@ -143,8 +153,10 @@ impl Pepper {
         let opaques = derived(b"headwater-adobe-opaque-v1");
         let passwords = derived(b"headwater-adobe-password-v1");
         let webhooks = derived(b"headwater-webhook-v1");
+        let credentials = derived(b"headwater-credential-id-v1");
         Some(Self {
             opaques: hmac::Key::new(hmac::HMAC_SHA256, opaques.as_ref()),
+            credentials: hmac::Key::new(hmac::HMAC_SHA256, credentials.as_ref()),
             passwords: RandomizedNonceKey::new(&AES_256_GCM, passwords.as_ref()).ok()?,
             webhooks: RandomizedNonceKey::new(&AES_256_GCM, webhooks.as_ref()).ok()?,
             stream_keys,

@@ -167,20 +167,21 @@ pub(crate) fn redacted(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What is before and behind the first thing in a text that could hold a secret: `hw_` and more word characters than
-/// an id has. Mistyped and cut keys count.
+/// What is before and behind the first thing in a text that could hold a secret: `hw_`, or what a signed key begins
+/// with, and more word characters than an id has. Mistyped and cut keys count.
 fn next_suspect(text: &str) -> Option<(&str, &str)> {
     let bytes = text.as_bytes();
     for (start, window) in bytes.windows(PREFIX.len()).enumerate() {
-        if !PREFIX.eq_ignore_ascii_case(window) {
+        let is_signed = window == SIGNED_PREFIX;
+        if !is_signed && !PREFIX.eq_ignore_ascii_case(window) {
             continue;
         }
         let (before, suspect) = text.split_at_checked(start)?;
         let (_prefix, word) = suspect.split_at_checked(PREFIX.len())?;
-        let word_bytes = word
-            .bytes()
-            .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == SEPARATOR)
-            .count();
+        let inner = |byte: u8| {
+            byte.is_ascii_alphanumeric() || byte == SEPARATOR || is_signed && b"-.".contains(&byte)
+        };
+        let word_bytes = word.bytes().take_while(|byte| inner(*byte)).count();
         if word_bytes > ID_CHARS {
             let (_word, after) = word.split_at_checked(word_bytes)?;
             return Some((before, after));
@@ -221,6 +222,8 @@ fn character(bits: u32) -> u8 {
 /// Crockford's base32: no `i`, `l`, `o`, `u`.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const PREFIX: &[u8; 3] = b"hw_";
+/// A JSON object in base64url, as the header of a JWT is: `{"`.
+const SIGNED_PREFIX: &[u8; PREFIX.len()] = b"eyJ";
 const SEPARATOR: u8 = b'_';
 /// 80 bits.
 const ID_CHARS: usize = 16;
@@ -321,7 +324,9 @@ mod tests {
             stream_key.reveal().to_uppercase()
         );
         assert_eq!(redacted(&text), "é live/hw_<redacted>/x and hw_<redacted>");
-        let harmless = format!("hw_{} hw_ hw_hw_x", stream_key.id());
+        let signed = "in live/eyJhbGciOiJFZERTQSIsImtpZCI6ImEifQ.eyJpc3MiOiJhIn0.c2lnLW5hdHVyZQ x";
+        assert_eq!(redacted(signed), "in live/hw_<redacted> x");
+        let harmless = format!("hw_{} hw_ hw_hw_x eyJ keyJay", stream_key.id());
         assert_eq!(redacted(&harmless), harmless);
     }
 

@@ -3,6 +3,7 @@
 
 mod admission_service;
 mod adobe_authentication;
+mod backend;
 mod cluster_service;
 mod fixture;
 mod key_service;
@@ -10,7 +11,9 @@ mod postgres;
 mod reload;
 mod revocation_log;
 mod session_service;
+mod signed_keys;
 mod start;
+mod webhook;
 
 /// Runs each test on both databases.
 macro_rules! on_both {

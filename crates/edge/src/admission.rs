@@ -65,7 +65,10 @@ impl Refusal {
     pub(crate) fn may_be_a_guess(&self) -> bool {
         matches!(
             self.reason,
-            "key_not_accepted" | "name_not_accepted" | "password_not_accepted"
+            "key_not_accepted"
+                | "name_not_accepted"
+                | "password_not_accepted"
+                | "refused_by_platform"
         )
     }
 }

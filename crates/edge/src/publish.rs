@@ -214,6 +214,9 @@ impl Publication {
     /// What control is asked.
     fn question(&self, request: PublishRequest) -> AuthorizeRequest {
         let name = request.stream_key.expose().to_owned();
+        let token = request.query.iter().find(|(name, _)| name == "token");
+        let token = token.map(|(_, value)| value.expose().to_owned());
+        let token = token.unwrap_or_default();
         let credential = match request.adobe {
             None => Credential::StreamKey(name),
             Some(answer) => Credential::Adobe(AdobeCredential {
@@ -233,6 +236,7 @@ impl Publication {
             server_name: self.client.server_name.clone(),
             encoder: request.encoder,
             session_id: self.session.to_string(),
+            token,
             client_certificate: self.client.certificate.clone().map(|shown| {
                 let ClientCertificate {
                     subject,

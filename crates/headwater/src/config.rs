@@ -7,6 +7,7 @@
 //!
 //! Sections of other roles may be in the same file: their form is checked, their files are not touched.
 
+mod applications;
 mod check;
 mod control;
 mod document;

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use anyhow::Context as _;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -48,29 +49,40 @@ impl LiveConfiguration {
     }
 
     /// Puts the version of the start into effect before it returns, and each later one as long as the process runs.
-    /// `apply` does what is the role's own.
-    pub(crate) fn follow(self, apply: impl Fn(&LiveConfig) + Send + 'static) {
+    /// `apply` does what is the role's own, or fails and changes nothing: at the start that is an error, later the last
+    /// good version stays.
+    pub(crate) fn follow(
+        self,
+        apply: impl Fn(&LiveConfig) -> anyhow::Result<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
         let Some(file) = self.file else {
-            return;
+            return Ok(());
         };
         let reloads = Reloads::register(&self.metrics);
         let apply = move |version: &LiveConfig| {
+            apply(version)?;
             let filter = version.log_filter.as_deref().unwrap_or(&self.own_filter);
             if let Err(error) = self.log_filter.replace(filter) {
                 // It was checked with the rest of the file.
                 warn!(%error, "the log filter stays as it is");
             }
-            apply(version);
+            anyhow::Ok(())
         };
-        apply(&file.start);
+        apply(&file.start)
+            .with_context(|| format!("{} cannot be put into effect", file.path.display()))?;
         reloads.succeeded();
         info!(file = %file.path.display(), hash = file.start.hash, "live configuration in effect");
         tokio::spawn(follow(file, reloads, apply));
+        Ok(())
     }
 }
 
 /// Lasts as long as the process.
-async fn follow(mut file: LiveFile, reloads: Reloads, apply: impl Fn(&LiveConfig)) {
+async fn follow(
+    mut file: LiveFile,
+    reloads: Reloads,
+    apply: impl Fn(&LiveConfig) -> anyhow::Result<()>,
+) {
     loop {
         // Said once per version: a look tells of no version twice.
         let contents = match file.files.changed(file.poll_period).await {
@@ -85,12 +97,21 @@ async fn follow(mut file: LiveFile, reloads: Reloads, apply: impl Fn(&LiveConfig
             }
         };
         match LiveConfig::parse(&file.path, &contents) {
-            Ok(version) => {
-                apply(&version);
-                reloads.count("applied");
-                reloads.succeeded();
-                info!(hash = version.hash, "a new live configuration is in effect");
-            }
+            Ok(version) => match apply(&version) {
+                Ok(()) => {
+                    reloads.count("applied");
+                    reloads.succeeded();
+                    info!(hash = version.hash, "a new live configuration is in effect");
+                }
+                Err(error) => {
+                    reloads.count("rejected");
+                    warn!(
+                        file = %file.path.display(),
+                        reason = format!("{error:#}"),
+                        "the live configuration cannot be put into effect; the last good version stays"
+                    );
+                }
+            },
             Err(error) => {
                 reloads.count("rejected");
                 warn!(

@@ -21,12 +21,15 @@ mod surroundings;
 mod tls;
 
 pub use self::{
-    application::{ApplicationStatus, ClusterReference, IngestApplication, IngestApplicationSpec},
+    application::{
+        ApplicationAuth, ApplicationStatus, AuthMode, ClusterReference, IngestApplication,
+        IngestApplicationSpec, SignedAuth, WebhookAuth,
+    },
     cluster::{
         DeletionPolicy, Image, IngestCluster, IngestClusterSpec, KeyReference, Origin, PullPolicy,
         RtmpPull,
     },
-    control::{Control, Database, Postgres, PublicService, Sqlite},
+    control::{Control, Database, Egress, Postgres, PublicService, Sqlite},
     edge::{
         Autoscaling, Drain, Edge, EdgeLimits, EdgeService, PlainRtmp, ServiceType, TerminatedTls,
         TrafficPolicy,
@@ -51,7 +54,7 @@ pub const VERSION: &str = "v1alpha1";
 /// On each CRD: the operator refuses to start on a lower one than [`CRD_REVISION`].
 pub const CRD_REVISION_ANNOTATION: &str = "headwater.dev/crd-revision";
 /// Raised with each change of the schema.
-pub const CRD_REVISION: u32 = 2;
+pub const CRD_REVISION: u32 = 3;
 /// On every object of a cluster: the cluster's name.
 pub const CLUSTER_LABEL: &str = "headwater.dev/cluster";
 /// On the edge's Deployments and pods: which pod template they run.

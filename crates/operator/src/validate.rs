@@ -17,7 +17,7 @@ use kube::{Resource as _, ResourceExt as _};
 
 use self::problems::Problems;
 pub use self::{
-    applications::{Acceptance, accept_applications},
+    applications::{Acceptance, ValidatedApplication, ValidatedAuth, accept_applications},
     version::supported as version_supported,
 };
 use crate::{
@@ -58,7 +58,7 @@ pub struct ValidatedCluster {
     /// The DNS domain of Kubernetes services.
     pub cluster_domain: String,
     /// Applications that encoders may publish to, in order.
-    pub applications: Vec<String>,
+    pub applications: Vec<ValidatedApplication>,
     /// Where stream keys are.
     pub database: ValidatedDatabase,
     /// Before every key in Redis.
@@ -116,12 +116,12 @@ pub fn validate(
     let (edge_memory_limit, origin_memory_limit) = pods::memory_limits(spec, &mut problems);
 
     let accepted = accept_applications(cluster, applications);
-    let mut applications: Vec<String> = accepted
+    let mut applications: Vec<ValidatedApplication> = accepted
         .iter()
         .filter(|(_, acceptance)| *acceptance == Acceptance::Accepted)
-        .map(|(application, _)| application.spec.app.clone())
+        .filter_map(|(application, _)| ValidatedApplication::of(application))
         .collect();
-    applications.sort();
+    applications.sort_by(|one, other| one.app.cmp(&other.app));
 
     match (namespace, owner, version, database) {
         (Some(namespace), Some(owner), Some(version), Some(database)) if problems.is_empty() => {

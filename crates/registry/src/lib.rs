@@ -118,6 +118,21 @@ impl Registry {
         }
     }
 
+    /// Counts a session as one of the uses of something that has at most `max` of them, until `ttl` after the last
+    /// count. Whether it is one. Idempotent per session: a retry after a timeout is not another use.
+    pub async fn count_use(
+        &self,
+        what: [u8; 16],
+        session: &SessionId,
+        max: u32,
+        ttl: std::time::Duration,
+    ) -> Result<bool, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.count_use(what, session, max, ttl)),
+            Self::Redis(redis) => redis.count_use(what, session, max, ttl).await,
+        }
+    }
+
     /// Tells edges that an origin is there; to be repeated every [`ANNOUNCE_PERIOD`].
     pub async fn announce(&self, origin: &Origin) -> Result<(), RegistryError> {
         match self {

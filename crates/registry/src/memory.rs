@@ -2,7 +2,7 @@
 //! lives and dies together: nothing is kept across a restart.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -105,6 +105,26 @@ impl MemoryRegistry {
         })
     }
 
+    pub(crate) fn count_use(
+        &self,
+        what: [u8; 16],
+        session: &SessionId,
+        max: u32,
+        ttl: Duration,
+    ) -> bool {
+        self.with_state(|state, now| {
+            let there = state
+                .uses
+                .remove(&what)
+                .filter(|uses| uses.expires_ms > now);
+            let mut sessions = there.map_or_else(BTreeSet::new, |uses| uses.value);
+            let room = sessions.len() < usize::try_from(max).unwrap_or(usize::MAX);
+            let is_use = sessions.contains(session) || room && sessions.insert(session.clone());
+            state.uses.insert(what, Expiring::new(sessions, now, ttl));
+            is_use
+        })
+    }
+
     pub(crate) fn announce(&self, origin: &Origin) {
         self.with_state(|state, now| {
             let announcement = Expiring::new(origin.clone(), now, LEASE_TTL);
@@ -147,7 +167,8 @@ struct State {
     epochs: HashMap<(StreamId, Slot), Expiring<u64>>,
     homes: HashMap<StreamId, Expiring<Home>>,
     origins: BTreeMap<OriginName, Expiring<Origin>>,
-    /// When epochs and homes were last rid of the expired.
+    uses: HashMap<[u8; 16], Expiring<BTreeSet<SessionId>>>,
+    /// When epochs, homes and uses were last rid of the expired.
     swept_ms: u64,
 }
 
@@ -367,6 +388,7 @@ impl State {
         if self.swept_ms.saturating_add(millis(SWEEP_PERIOD)) <= now {
             self.epochs.retain(|_at, epoch| epoch.at(now).is_some());
             self.homes.retain(|_stream, home| home.at(now).is_some());
+            self.uses.retain(|_what, uses| uses.at(now).is_some());
             self.swept_ms = now;
         }
     }
@@ -407,5 +429,5 @@ impl<T> Expiring<T> {
     }
 }
 
-/// How often expired epochs and homes are looked for.
+/// How often expired epochs, homes and uses are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);

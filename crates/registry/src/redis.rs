@@ -9,6 +9,7 @@
 //! | `<prefix>:{e}:all` | edges, scored by their expiry | 1 min |
 //! | `<prefix>:{o}:all` | origins, scored by their expiry | [`LEASE_TTL`] |
 //! | `<prefix>:{o}:at:<origin>` | an origin's announcement: a hash | [`LEASE_TTL`] |
+//! | `<prefix>:{u:<hash>}` | sessions that used what has a number of uses: a set | as long as what they used |
 //!
 //! The hash tag is the stream, without the slot: a claim decides lease, epoch and home in one atomic script, and a
 //! script's keys must share a tag in Redis Cluster. The indexes have tags of their own and are written behind the
@@ -312,6 +313,19 @@ impl RedisRegistry {
             }
         }
         Ok(held)
+    }
+
+    pub(crate) async fn count_use(
+        &self,
+        what: [u8; 16],
+        session: &SessionId,
+        max: u32,
+        time: Duration,
+    ) -> Result<bool, RegistryError> {
+        let mut command = call(&script::USE, &[&self.keys.uses(what)]);
+        command.arg(session.as_str()).arg(max).arg(ttl(time));
+        let reply = self.run_one("use", command).await?;
+        Ok(reply == Value::Int(1))
     }
 
     pub(crate) async fn announce(&self, origin: &Origin) -> Result<(), RegistryError> {

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod bearer;
 pub mod budget;
 pub mod connections;
+pub mod egress;
 pub mod error;
 pub mod grpc;
 pub mod http;

@@ -23,6 +23,7 @@ use rustls::{
 use crate::reload::{FileError, Reloading};
 
 use self::identity_files::Identity;
+pub(crate) use self::identity_files::roots;
 pub use self::{
     certificate_set::NameMatch,
     client_certificates::{
@@ -131,7 +132,7 @@ pub fn install_crypto_provider() {
         .ok();
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 

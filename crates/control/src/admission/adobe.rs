@@ -7,7 +7,10 @@ use proto::internal::v1::{
 use tonic::{Code, Status};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Admission, Checked, PasswordFault, Refusal, admissible};
+use super::{
+    Admission, PasswordFault, Refusal, Source, Verdict,
+    managed::{Checked, admissible},
+};
 use crate::{
     adobe::{self, Opaque, OpaqueFault},
     database::KeyRecord,
@@ -65,10 +68,24 @@ impl Admission {
         &self,
         attempt: &Attempt<'_>,
         now_ms: i64,
-    ) -> Result<Checked, Status> {
-        let refuse = |fault, source| Ok(Err((Refusal::Password(fault), source)));
-        if !self.shared.live.has_application(&attempt.request.app) {
-            return Ok(Err((Refusal::AppNotFound, "request")));
+    ) -> Result<Verdict, Status> {
+        let claimed_id = StreamKeyId::parse(&attempt.user).ok();
+        let checked = self
+            .check_response(attempt, now_ms)
+            .await
+            .inspect_err(|_undecided| self.shared.metrics.key_check("undecided", "database"))?;
+        let claimed_id = claimed_id.map(|id| id.to_string());
+        Ok(Verdict::of_key(checked, claimed_id))
+    }
+
+    async fn check_response(&self, attempt: &Attempt<'_>, now_ms: i64) -> Result<Checked, Status> {
+        let refuse = |fault, by| Ok(Err((Refusal::Password(fault), by)));
+        match self.shared.live.source(&attempt.request.app).as_deref() {
+            None => return Ok(Err((Refusal::AppNotFound, "request"))),
+            Some(Source::Managed) => {}
+            Some(Source::Signed(_) | Source::Webhook(_)) => {
+                return refuse(PasswordFault::NotManaged, "request");
+            }
         }
         let peppers = self.shared.peppers.load();
         let (opaque, user) = (attempt.response.opaque.as_str(), attempt.user.as_str());
@@ -145,14 +162,23 @@ fn publishable(
     let record = admissible(record, attempt.request, now_ms).map_err(|refusal| {
         match refusal {
             // Who knows the password may know what else the key needs.
-            Refusal::CertificateMissing | Refusal::CertificateWrong | Refusal::HeldOff => refusal,
+            Refusal::AddressNotAllowed
+            | Refusal::CertificateMissing
+            | Refusal::CertificateWrong
+            | Refusal::HeldOff
+            | Refusal::NotYetValid => refusal,
             Refusal::AppNotFound
             | Refusal::Expired
             | Refusal::Malformed
             | Refusal::Mistyped
             | Refusal::Password(_)
+            | Refusal::Platform(_)
             | Refusal::Revoked
+            | Refusal::Signed(_)
+            | Refusal::Source(_)
+            | Refusal::StreamOfAnotherTenant
             | Refusal::Unknown
+            | Refusal::UsedUp
             | Refusal::WrongApp
             | Refusal::WrongName
             | Refusal::WrongSecret => Refusal::Password(PasswordFault::KeyNotAdmissible),

@@ -298,15 +298,15 @@ impl Database {
     }
 
     /// Forgets dead letters whose event is forgotten: nobody can read or replay them.
-    pub(crate) async fn prune_deliveries(&self) -> Result<u64, DatabaseError> {
+    pub(super) async fn prune_deliveries(&self) -> Result<(), DatabaseError> {
         self.bounded(async {
-            let pruned = sqlx::query(
+            sqlx::query(
                 "DELETE FROM deliveries WHERE dead_ms IS NOT NULL AND position < \
                  (SELECT COALESCE(MIN(position), 0) FROM events)",
             )
             .execute(&self.pool)
             .await?;
-            Ok(pruned.rows_affected())
+            Ok(())
         })
         .await
     }

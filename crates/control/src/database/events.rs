@@ -211,4 +211,13 @@ impl Logged for EventEntry {
     fn create_ms(&self) -> i64 {
         self.create_ms
     }
+
+    async fn prune_beside(database: &Database, now_ms: i64) -> Result<(), DatabaseError> {
+        let before_ms = now_ms.saturating_sub(TOLD_SESSIONS_KEPT_MS);
+        database.prune_told_sessions(before_ms).await?;
+        database.prune_deliveries().await
+    }
 }
+
+/// An edge reports again for minutes at most; a day is much longer.
+const TOLD_SESSIONS_KEPT_MS: i64 = 24 * 60 * 60 * 1000;

@@ -4,6 +4,7 @@
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{Database, DatabaseError, keys::number};
+use crate::metrics::ControlMetrics;
 
 /// An entry of a log, and how the log is asked.
 pub(crate) trait Logged: Send + Sync + Sized + Unpin + 'static {
@@ -23,6 +24,15 @@ pub(crate) trait Logged: Send + Sync + Sized + Unpin + 'static {
     fn position(&self) -> u64;
 
     fn create_ms(&self) -> i64;
+
+    /// Hears how old an entry was when this process saw it first.
+    fn seen(_metrics: &ControlMetrics, _age_seconds: f64) {}
+
+    /// Forgets what goes with the log.
+    fn prune_beside(
+        database: &Database,
+        now_ms: i64,
+    ) -> impl Future<Output = Result<(), DatabaseError>> + Send;
 }
 
 /// Entries behind a position, as of one moment.

@@ -2,7 +2,13 @@
 
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
-use super::{Database, DatabaseError, keys::number, log::Logged};
+use super::{
+    Database, DatabaseError,
+    credentials::{Refused, refuse},
+    keys::number,
+    log::Logged,
+};
+use crate::{metrics::ControlMetrics, stream_key::StreamKeyId};
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,14 +48,7 @@ impl Database {
     ) -> Result<(), DatabaseError> {
         self.bounded(async {
             let mut transaction = self.pool.begin().await?;
-            sqlx::query(
-                "UPDATE stream_keys SET held_off_until_ms = $1 WHERE id = $2 AND tenant = $3",
-            )
-            .bind(termination.held_off_until_ms)
-            .bind(termination.stream_key_id)
-            .bind(termination.tenant)
-            .execute(&mut *transaction)
-            .await?;
+            hold_off(&mut transaction, termination, now_ms).await?;
             let target = Target::Session(termination.session_id.to_owned());
             append(&mut transaction, &target, termination.reason, now_ms).await?;
             transaction.commit().await?;
@@ -57,6 +56,26 @@ impl Database {
         })
         .await
     }
+}
+
+/// Refuses what the session published with for a while.
+async fn hold_off(
+    transaction: &mut Transaction<'_, Any>,
+    termination: &Termination<'_>,
+    now_ms: i64,
+) -> Result<(), DatabaseError> {
+    let (id, until_ms) = (termination.stream_key_id, termination.held_off_until_ms);
+    if StreamKeyId::parse(id).is_err() {
+        refuse(transaction, id, until_ms, Refused::HeldOff, now_ms).await?;
+        return Ok(());
+    }
+    sqlx::query("UPDATE stream_keys SET held_off_until_ms = $1 WHERE id = $2 AND tenant = $3")
+        .bind(until_ms)
+        .bind(id)
+        .bind(termination.tenant)
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
 }
 
 /// Takes the next position; to be the last statement before the commit, since it locks the head.
@@ -103,6 +122,14 @@ impl Logged for LogEntry {
 
     fn create_ms(&self) -> i64 {
         self.create_ms
+    }
+
+    fn seen(metrics: &ControlMetrics, age_seconds: f64) {
+        metrics.revocation_seen(age_seconds);
+    }
+
+    async fn prune_beside(database: &Database, now_ms: i64) -> Result<(), DatabaseError> {
+        database.prune_credentials(now_ms).await.map(drop)
     }
 
     fn read(row: &AnyRow) -> Result<Option<Self>, DatabaseError> {

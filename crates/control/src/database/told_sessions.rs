@@ -72,13 +72,16 @@ impl Database {
     }
 
     /// Forgets sessions that ended before a time.
-    pub(crate) async fn prune_told_sessions(&self, before_ms: i64) -> Result<u64, DatabaseError> {
+    pub(super) async fn prune_told_sessions(
+        &self,
+        before_ms: i64,
+    ) -> Result<(), DatabaseError> {
         self.bounded(async {
-            let pruned = sqlx::query("DELETE FROM told_sessions WHERE end_ms < $1")
+            sqlx::query("DELETE FROM told_sessions WHERE end_ms < $1")
                 .bind(before_ms)
                 .execute(&self.pool)
                 .await?;
-            Ok(pruned.rows_affected())
+            Ok(())
         })
         .await
     }

@@ -9,6 +9,8 @@ use registry::{RedisConfig, RedisRegistry, Registry};
 use runtime::identity::Role;
 use tonic::{Code, Request};
 
+use crate::Application;
+
 use super::{
     fixture::{Fixture, Replica, of_role, reason},
     session_service::publish,
@@ -43,7 +45,8 @@ async fn the_operator_learns_what_is_in_effect() {
     control
         .shared
         .live
-        .replace(vec!["studio".to_owned()], "c0ffee".to_owned());
+        .replace(&[Application::managed("studio")], "c0ffee".to_owned())
+        .unwrap();
     publish(&fixture, "session-2", "default", "live", "").await;
     let later = state(&control).await;
     assert_eq!(later.applications, ["studio"]);
@@ -96,11 +99,12 @@ async fn without_an_application_every_publish_is_refused() {
         super::admission_service::is_granted(&answer)
     };
     assert!(granted().await);
-    control.shared.live.replace(Vec::new(), String::new());
+    control.shared.live.replace(&[], String::new()).unwrap();
     assert!(!granted().await);
     control
         .shared
         .live
-        .replace(vec!["live".to_owned()], String::new());
+        .replace(&[Application::managed("live")], String::new())
+        .unwrap();
     assert!(granted().await);
 }

@@ -22,7 +22,7 @@ use tonic::{Request, Status};
 
 use super::postgres::PostgresServer;
 use crate::{
-    Config, Control, ControlError, DatabaseConfig, Dependencies, Shared,
+    Application, Config, Control, ControlError, DatabaseConfig, Dependencies, Shared,
     admission::Admission,
     caller::{Authenticate, Tenant},
     cluster::ClusterState,
@@ -88,7 +88,9 @@ impl Fixture {
             path("grant.key"),
             path("api-token"),
         );
-        config.applications.push("events/main".to_owned());
+        config
+            .applications
+            .push(Application::managed("events/main"));
         Self {
             config,
             registry: Registry::Memory(MemoryRegistry::new()),

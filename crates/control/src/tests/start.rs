@@ -162,7 +162,7 @@ async fn a_missing_secret_names_its_file() {
 #[tokio::test]
 async fn a_name_that_cannot_be_one_is_refused() {
     let mut fixture = Fixture::sqlite();
-    fixture.config.applications = vec!["../live".to_owned()];
+    fixture.config.applications = vec![crate::Application::managed("../live")];
     let error = fixture.try_replica().await.err().unwrap();
     assert!(
         error.to_string().contains("application \"../live\""),

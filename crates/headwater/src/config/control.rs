@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use control::DatabaseConfig;
-use runtime::tls::CertificateFiles;
+use runtime::{egress::EgressConfig, tls::CertificateFiles};
 use serde::Deserialize;
 
 use super::{
+    applications,
     check::Check,
-    scalar::{Address, OneOrMany, Time},
+    scalar::{Address, Network, OneOrMany, Time},
     shared,
 };
 
@@ -25,8 +26,9 @@ pub(crate) struct ControlConfig {
 #[serde(default)]
 pub(super) struct Section {
     api_token_file: Option<PathBuf>,
-    applications: Option<OneOrMany<String>>,
+    applications: Option<OneOrMany<applications::Written>>,
     database: Option<DatabaseSection>,
+    egress: Option<EgressSection>,
     grant_key_file: Option<PathBuf>,
     grant_lifetime: Option<Time>,
     hold_off: Option<Time>,
@@ -34,6 +36,14 @@ pub(super) struct Section {
     pepper_file: Option<PathBuf>,
     public: Option<PublicSection>,
     tenant: Option<String>,
+}
+
+/// Whom webhooks and key sets may be asked of.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct EgressSection {
+    allow: Option<OneOrMany<Network>>,
+    ca_file: Option<PathBuf>,
 }
 
 /// One of the two.
@@ -82,7 +92,9 @@ impl Section {
             public.private_key,
             check,
         );
-        let applications = self.applications.map(|given| applications(given, check));
+        let applications = self
+            .applications
+            .map(|given| applications::finish(given, check));
         if applications.as_ref().is_some_and(Vec::is_empty) {
             check.mistake("control.applications", "needs an application");
         }
@@ -95,8 +107,11 @@ impl Section {
             );
         }
 
+        let egress = self.egress.unwrap_or_default().finish(check);
+
         let mut control =
             control::Config::new(database?, pepper_file?, grant_key_file?, api_token_file?);
+        control.egress = egress;
         if let Some(applications) = applications {
             control.applications = applications;
         }
@@ -118,19 +133,21 @@ impl Section {
     }
 }
 
-/// What may be published to.
-pub(super) fn applications(given: OneOrMany<String>, check: &mut Check) -> Vec<String> {
-    const PATH: &str = "control.applications";
-    let applications = given.finish(PATH, check);
-    for application in &applications {
-        if let Err(expected) = control::check_application(application) {
-            check.mistake(
-                PATH,
-                format_args!("{application:?} is not an application: {expected}"),
-            );
+impl EgressSection {
+    fn finish(self, check: &mut Check) -> EgressConfig {
+        let allow = self
+            .allow
+            .map(|allow| allow.finish("control.egress.allow", check));
+        EgressConfig {
+            allow: allow
+                .into_iter()
+                .flatten()
+                .map(|network| network.0)
+                .collect(),
+            roots: rustls_native_certs::load_native_certs().certs,
+            ca_file: check.optional_file("control.egress.ca_file", self.ca_file),
         }
     }
-    applications
 }
 
 impl DatabaseSection {

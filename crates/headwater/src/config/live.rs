@@ -15,6 +15,7 @@ use runtime::{
 use serde::Deserialize;
 
 use super::{
+    applications,
     check::{Check, ConfigError},
     document::Document,
     scalar::{Count, OneOrMany, Period},
@@ -38,7 +39,7 @@ pub(crate) struct LiveConfig {
     /// Lower-case hexadecimal SHA-256 of the file's bytes.
     pub(crate) hash: String,
     /// May be empty: every publish is refused.
-    pub(crate) applications: Option<Vec<String>>,
+    pub(crate) applications: Option<Vec<control::Application>>,
     pub(crate) connections_max: Option<usize>,
     pub(crate) connections_per_address_max: Option<usize>,
     pub(crate) log_filter: Option<String>,
@@ -55,7 +56,7 @@ struct Sections {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ControlSection {
-    applications: Option<OneOrMany<String>>,
+    applications: Option<OneOrMany<applications::Written>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -138,7 +139,7 @@ fn parse(contents: &[Content], check: &mut Check) -> LiveConfig {
     let applications = sections.control.unwrap_or_default().applications;
     LiveConfig {
         hash: HEXLOWER.encode(digest(&SHA256, content.bytes()).as_ref()),
-        applications: applications.map(|given| super::control::applications(given, check)),
+        applications: applications.map(|given| applications::finish(given, check)),
         connections_max: connections.connections_max.map(|count| count.0),
         connections_per_address_max: connections.connections_per_address_max.map(|count| count.0),
         log_filter,
@@ -147,6 +148,8 @@ fn parse(contents: &[Content], check: &mut Check) -> LiveConfig {
 
 #[cfg(test)]
 mod tests {
+    use control::Application;
+
     use super::*;
 
     fn parsed(text: &str) -> Result<LiveConfig, Vec<String>> {
@@ -169,7 +172,10 @@ mod tests {
             whole,
             LiveConfig {
                 hash: whole.hash.clone(),
-                applications: Some(vec!["live".to_owned(), "studio".to_owned()]),
+                applications: Some(vec![
+                    Application::managed("live"),
+                    Application::managed("studio"),
+                ]),
                 connections_max: Some(10),
                 connections_per_address_max: Some(2),
                 log_filter: Some("info,edge=debug".to_owned()),
@@ -200,13 +206,14 @@ mod tests {
         let found = parsed(
             "log: { filter: 'edge=nonsense', format: json }\n\
              edge: { connections: { connections_max: 0 } }\n\
-             control: { applications: [live, 'a b'] }\n\
+             control: { applications: [live, 'a b', { name: c, admission: { managed: {}, open: {} } }] }\n\
              origin: {}\n",
         )
         .unwrap_err();
-        assert_eq!(found.len(), 5, "{found:#?}");
+        assert_eq!(found.len(), 6, "{found:#?}");
         for (found, begin) in found.iter().zip([
             r#"control.applications: "a b" is not an application"#,
+            "control.applications[2].admission.open: is not a known field",
             "edge.connections.connections_max: 0 is not",
             "log.filter: ",
             "log.format: is not a known field",

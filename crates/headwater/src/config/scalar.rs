@@ -64,6 +64,12 @@ text_scalar!(
     }
 );
 text_scalar!(
+    /// What is called over the guarded client.
+    HttpsUrl(runtime::egress::HttpsUrl),
+    "a URL such as https://platform.example/path",
+    |text| text.parse().ok()
+);
+text_scalar!(
     /// An origin's name.
     OriginName(registry::OriginName),
     "a name (letters, digits, and . _ : -)",
@@ -220,7 +226,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrManyVisitor<T> {
     type Value = OneOrMany<T>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a text or a list of texts")
+        f.write_str("a list, or one value of it")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {

@@ -78,7 +78,10 @@ fn the_deployed_configuration_is_right() {
     assert_eq!(shared.process.drain.timeout, Duration::from_secs(30));
 
     let (_, control) = load_control(&file("control.yaml"), &[]).unwrap();
-    assert_eq!(control.control.applications, ["live"]);
+    assert_eq!(
+        control.control.applications,
+        [::control::Application::managed("live")]
+    );
     assert_eq!(control.control.pepper_file, file("pepper"));
 
     let (_, a) = load_origin(&file("origin-a.yaml"), &[]).unwrap();

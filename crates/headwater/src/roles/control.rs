@@ -41,8 +41,9 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let in_control = control.live();
     live.follow(move |version| {
         let applications = version.applications.as_ref().unwrap_or(&own_applications);
-        in_control.replace(applications.clone(), version.hash.clone());
-    });
+        in_control.replace(applications, version.hash.clone())?;
+        Ok(())
+    })?;
     let listeners = Listeners {
         public: Listener::Public(public, certificate),
         internal: Listener::Internal(internal, internal_tls, vec![Role::Edge, Role::Operator]),

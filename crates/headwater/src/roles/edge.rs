@@ -57,7 +57,8 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
             all.unwrap_or(own_limits.connections_max),
             of_one_address.unwrap_or(own_limits.connections_per_address_max),
         );
-    });
+        Ok(())
+    })?;
     let ready = json!({
         "role": "edge",
         "rtmps": addresses,

@@ -64,7 +64,7 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     };
     let origin = Origin::new(config.origin, dependencies);
     // Of what is live, the log filter alone concerns an origin.
-    live.follow(|_version| {});
+    live.follow(|_version| Ok(()))?;
     let listeners = Listeners {
         relay: Listener::Internal(relay, internal_tls, vec![Role::Edge]),
         playback: Listener::Public(playback, certificate),

@@ -28,9 +28,27 @@ pub struct Control {
     /// Services: an issuer with a CA of its own, no public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<IssuerReference>,
+    /// Whom controls may call: backends of applications and servers of key sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
     /// Changes to the pods.
     #[serde(default)]
     pub pod_template: PodTemplate,
+}
+
+/// Calls to the outside: https, to public addresses.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Egress {
+    /// Networks that may be called although they are not public, such as that of the cluster's Services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 43)))]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))")
+        .message("control.egress.allow: networks such as 10.96.0.0/12"))]
+    pub allow: Vec<String>,
+    /// Certificates (PEM) that those called may have theirs from, beside the public authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<KeyReference>,
 }
 
 impl Control {

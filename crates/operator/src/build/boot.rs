@@ -220,6 +220,10 @@ fn control(cluster: &ValidatedCluster) -> Value {
         "pepper_file": secret_file("pepper"),
         "grant_key_file": secret_file("grant/grant.key"),
         "api_token_file": secret_file("api/token"),
+        "egress": cluster.spec.control.egress.as_ref().map(|egress| json!({
+            "allow": egress.allow,
+            "ca_file": egress.ca_secret_ref.as_ref().map(|_| secret_file("egress/ca.crt")),
+        })),
     })
 }
 

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::{
     names::Component,
-    validate::{ValidatedCluster, ValidatedDatabase},
+    validate::{ValidatedApplication, ValidatedAuth, ValidatedCluster, ValidatedDatabase},
 };
 
 /// Everything that a process reads.
@@ -27,6 +27,10 @@ pub const VOLUMES: [&str; 6] = [BOOT, CERTIFICATES, LIVE, SECRETS, DATA, TEMPORA
 pub(super) const LIVE_KEY: &str = "live.yaml";
 /// The live configuration.
 pub(super) const LIVE_FILE: &str = "/etc/headwater/live/live.yaml";
+/// An application's public keys, below its own directory.
+pub(super) const JWKS: &str = "jwks.json";
+/// What an application's webhook is signed with, below its own directory.
+pub(super) const WEBHOOK_SECRET: &str = "webhook-secret";
 /// SQLite's file.
 pub(super) const SQLITE_FILE: &str = "/var/lib/headwater/control.db";
 
@@ -60,6 +64,15 @@ pub(super) fn certificates_directory() -> String {
 /// A file of the Secrets.
 pub(super) fn secret_file(path: &str) -> String {
     format!("{CONFIGURATION_DIRECTORY}/{SECRETS}/{path}")
+}
+
+/// A file of an application's Secrets.
+pub(super) fn application_file(app: &str, name: &str) -> String {
+    secret_file(&application_path(app, name))
+}
+
+fn application_path(app: &str, name: &str) -> String {
+    format!("applications/{app}/{name}")
 }
 
 pub(super) fn volumes(cluster: &ValidatedCluster, component: Component, boot: &str) -> Vec<Volume> {
@@ -177,6 +190,8 @@ fn secrets(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjec
                 &[("grant.key", "grant/grant.key")],
             ));
             sources.push(projection(&names.api_token(), &[("token", "api/token")]));
+            sources.extend(egress_ca(cluster));
+            sources.extend(cluster.applications.iter().filter_map(of_application));
         }
         Component::Edge => sources.extend(client_certificates(cluster)),
         Component::Origin => {
@@ -246,6 +261,24 @@ fn postgres(cluster: &ValidatedCluster) -> Vec<VolumeProjection> {
         sources.push(projection(&ca.name, &[(&ca.key, "postgres/ca.crt")]));
     }
     sources
+}
+
+fn egress_ca(cluster: &ValidatedCluster) -> Option<VolumeProjection> {
+    let egress = cluster.spec.control.egress.as_ref()?;
+    let ca = egress.ca_secret_ref.as_ref()?;
+    Some(projection(&ca.name, &[(&ca.key, "egress/ca.crt")]))
+}
+
+/// What decides on an application's publishers may need a Secret: new pods have it, and old ones keep to the table that
+/// they have.
+fn of_application(application: &ValidatedApplication) -> Option<VolumeProjection> {
+    let (secret, name) = match &application.auth {
+        ValidatedAuth::Managed => return None,
+        ValidatedAuth::Signed(signed) => (signed.jwks_secret_ref.as_ref()?, JWKS),
+        ValidatedAuth::Webhook(webhook) => (&webhook.secret_ref, WEBHOOK_SECRET),
+    };
+    let path = application_path(&application.app, name);
+    Some(projection(&secret.name, &[(&secret.key, &path)]))
 }
 
 /// Keys of a Secret, each with the path of its file.

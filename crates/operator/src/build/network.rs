@@ -1,7 +1,9 @@
 //! NetworkPolicies: a tier may be reached by whom it serves, may reach what it needs, and nothing else.
 //!
-//! Redis, PostgreSQL and the trace collector are allowed by port alone: a policy sees addresses behind Services, and
-//! which these are is known to DNS only.
+//! Redis, PostgreSQL, the trace collector, and what controls call for applications are allowed by port alone: a policy
+//! sees addresses behind Services, and which these are is known to DNS only.
+
+use std::collections::BTreeSet;
 
 use k8s_openapi::{
     api::networking::v1::{
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::{
     names::Component,
-    validate::{ValidatedCluster, ValidatedDatabase},
+    validate::{ValidatedApplication, ValidatedCluster, ValidatedDatabase},
 };
 
 const DNS_PORT: u16 = 53;
@@ -97,11 +99,21 @@ fn control(cluster: &ValidatedCluster) -> Rules {
         ),
         from(with_own_namespace(callers), &[Port::Api]),
     ];
-    let egress = match cluster.database {
-        ValidatedDatabase::Postgres { port, .. } => vec![to_anywhere(vec![tcp(port)])],
-        ValidatedDatabase::Sqlite(_) => Vec::new(),
+    let database = match cluster.database {
+        ValidatedDatabase::Postgres { port, .. } => Some(port),
+        ValidatedDatabase::Sqlite(_) => None,
     };
-    (ingress, egress)
+    let called = cluster
+        .applications
+        .iter()
+        .filter_map(ValidatedApplication::called_port);
+    // Each once, in order.
+    let called: BTreeSet<u16> = called.filter(|port| Some(*port) != database).collect();
+    let ports = database.into_iter().chain(called);
+    (
+        ingress,
+        ports.map(|port| to_anywhere(vec![tcp(port)])).collect(),
+    )
 }
 
 /// Probes need no rule: the kubelet of a pod's own node reaches it always.

@@ -2,11 +2,62 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
+use runtime::egress::HttpsUrl;
 
-use crate::api::{IngestApplication, IngestCluster};
+use super::problems::Problems;
+use crate::api::{
+    ApplicationAuth, AuthMode, IngestApplication, IngestCluster, KeyReference, SignedAuth,
+    WebhookAuth,
+};
 
 /// Longest name of an application.
 const APP_BYTES_MAX: usize = 63;
+
+/// An application that encoders may publish to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidatedApplication {
+    /// As in the RTMPS URL's path.
+    pub app: String,
+    /// What decides on its publishers.
+    pub auth: ValidatedAuth,
+}
+
+/// What decides on an application's publishers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ValidatedAuth {
+    /// Stream keys of the cluster's API.
+    Managed,
+    /// JWTs that a platform signs.
+    Signed(SignedAuth),
+    /// A platform's backend.
+    Webhook(WebhookAuth),
+}
+
+impl ValidatedApplication {
+    /// Of one that was accepted.
+    pub(super) fn of(application: &IngestApplication) -> Option<Self> {
+        let auth = application.spec.auth.clone();
+        let auth = match auth.mode {
+            AuthMode::Managed => ValidatedAuth::Managed,
+            AuthMode::Signed => ValidatedAuth::Signed(auth.signed?),
+            AuthMode::Webhook => ValidatedAuth::Webhook(auth.webhook?),
+        };
+        Some(Self {
+            app: application.spec.app.clone(),
+            auth,
+        })
+    }
+
+    /// The port of what controls call for it, where they do.
+    pub(crate) fn called_port(&self) -> Option<u16> {
+        let url = match &self.auth {
+            ValidatedAuth::Managed => None,
+            ValidatedAuth::Signed(signed) => signed.jwks_url.as_ref(),
+            ValidatedAuth::Webhook(webhook) => Some(&webhook.url),
+        };
+        Some(url?.parse::<HttpsUrl>().ok()?.port())
+    }
+}
 
 /// What becomes of an application.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,7 +96,8 @@ pub fn accept_applications<'a>(
         .map(|application| {
             let app = &application.spec.app;
             let owner = accepted.iter().find(|owner| owner.spec.app == *app);
-            let acceptance = match (check_app(app), owner) {
+            let checked = check_app(app).and_then(|()| check_auth(&application.spec.auth));
+            let acceptance = match (checked, owner) {
                 (Err(message), _) => Acceptance::Invalid { message },
                 (Ok(()), Some(owner)) => Acceptance::Conflict {
                     with: owner.name_any(),
@@ -80,3 +132,84 @@ fn check_app(app: &str) -> Result<(), String> {
         ))
     }
 }
+
+/// As the CRD's rules have it.
+fn check_auth(auth: &ApplicationAuth) -> Result<(), String> {
+    let mut problems = Problems::default();
+    match (auth.mode, &auth.signed, &auth.webhook) {
+        (AuthMode::Managed, None, None) => {}
+        (AuthMode::Signed, Some(signed), None) => check_signed(signed, &mut problems),
+        (AuthMode::Webhook, None, Some(webhook)) => check_webhook(webhook, &mut problems),
+        (AuthMode::Managed | AuthMode::Signed | AuthMode::Webhook, _, _) => problems.add(
+            "spec.auth",
+            "has signed with mode Signed, webhook with mode Webhook, and neither with Managed",
+        ),
+    }
+    let problems = problems.into_vec();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let texts = problems
+        .iter()
+        .map(|problem| format!("{}: {}", problem.path, problem.message));
+    Err(texts.collect::<Vec<_>>().join("; "))
+}
+
+fn check_signed(signed: &SignedAuth, problems: &mut Problems) {
+    const PATH: &str = "spec.auth.signed";
+    problems.text(&format!("{PATH}.issuer"), &signed.issuer, TEXT_BYTES_MAX);
+    problems.text(
+        &format!("{PATH}.audience"),
+        &signed.audience,
+        TEXT_BYTES_MAX,
+    );
+    match (&signed.jwks_url, &signed.jwks_secret_ref) {
+        (Some(url), None) => check_url(&format!("{PATH}.jwksUrl"), url, problems),
+        (None, Some(secret)) => check_key(&format!("{PATH}.jwksSecretRef"), secret, problems),
+        (None, None) | (Some(_), Some(_)) => {
+            problems.add(PATH, "exactly one of jwksUrl and jwksSecretRef");
+        }
+    }
+    check_tenant(
+        &format!("{PATH}.tenant"),
+        signed.tenant.as_deref(),
+        problems,
+    );
+}
+
+fn check_webhook(webhook: &WebhookAuth, problems: &mut Problems) {
+    const PATH: &str = "spec.auth.webhook";
+    check_url(&format!("{PATH}.url"), &webhook.url, problems);
+    check_key(&format!("{PATH}.secretRef"), &webhook.secret_ref, problems);
+    let timeout = webhook.timeout_milliseconds;
+    problems.range(&format!("{PATH}.timeoutMilliseconds"), timeout, 100, 2000);
+    let most = webhook.max_concurrency;
+    problems.range(&format!("{PATH}.maxConcurrency"), most, 1, 1024);
+    check_tenant(
+        &format!("{PATH}.tenant"),
+        webhook.tenant.as_deref(),
+        problems,
+    );
+}
+
+fn check_url(path: &str, url: &str, problems: &mut Problems) {
+    if let Err(error) = url.parse::<HttpsUrl>() {
+        problems.add(path, error.to_string());
+    }
+}
+
+fn check_key(path: &str, key: &KeyReference, problems: &mut Problems) {
+    problems.object_name(&format!("{path}.name"), &key.name);
+    problems.secret_key(&format!("{path}.key"), &key.key);
+}
+
+fn check_tenant(path: &str, tenant: Option<&str>, problems: &mut Problems) {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    let valid = |tenant: &str| (1..=128).contains(&tenant.len()) && tenant.bytes().all(inner);
+    if tenant.is_some_and(|tenant| !valid(tenant)) {
+        problems.add(path, "is not a tenant: 1 to 128 letters, digits, _ . -");
+    }
+}
+
+/// Of an issuer, and of an audience.
+const TEXT_BYTES_MAX: usize = 256;

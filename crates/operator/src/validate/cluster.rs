@@ -6,7 +6,7 @@ use kube::ResourceExt as _;
 
 use super::problems::{Problems, is_label};
 use crate::api::{
-    Autoscaling, Drain, Edge, Image, IngestCluster, IngestClusterSpec, IssuerReference,
+    Autoscaling, Drain, Edge, Egress, Image, IngestCluster, IngestClusterSpec, IssuerReference,
     KeyReference, Observability, PublicTls, Redis,
 };
 
@@ -45,7 +45,23 @@ pub(super) fn check(cluster: &IngestCluster, problems: &mut Problems) {
         }
     }
     check_network_policy(spec, problems);
+    check_egress(spec.control.egress.as_ref(), problems);
     problems.text("spec.logging.filter", &spec.logging.filter, 512);
+}
+
+/// Whom controls call.
+fn check_egress(egress: Option<&Egress>, problems: &mut Problems) {
+    const PATH: &str = "spec.control.egress";
+    let Some(egress) = egress else {
+        return;
+    };
+    for (index, network) in egress.allow.iter().enumerate() {
+        problems.cidr(&format!("{PATH}.allow[{index}]"), network);
+    }
+    if let Some(ca) = &egress.ca_secret_ref {
+        problems.object_name(&format!("{PATH}.caSecretRef.name"), &ca.name);
+        problems.secret_key(&format!("{PATH}.caSecretRef.key"), &ca.key);
+    }
 }
 
 /// Services are named by it: RFC 1035 has them begin with a letter.

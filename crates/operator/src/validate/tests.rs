@@ -446,5 +446,75 @@ fn the_oldest_application_has_its_app() {
         expected.map(|(name, acceptance)| (name.to_owned(), acceptance))
     );
     let validated = validate(&cluster, &applications, &defaults()).unwrap();
-    assert_eq!(validated.applications, ["gone", "live", "studio"]);
+    let applications: Vec<_> = validated.applications.iter().map(|one| &*one.app).collect();
+    assert_eq!(applications, ["gone", "live", "studio"]);
+}
+
+#[test]
+fn what_decides_on_an_application_is_checked_again() {
+    let with = |auth: Value| {
+        let mut one = application("one", "live", "2026-01-01T00:00:00Z");
+        one.spec.auth = serde_json::from_value(auth).unwrap();
+        one
+    };
+    let signed = |more: Value| {
+        let mut signed = json!({"issuer": "i", "audience": "a"});
+        let more = more.as_object().unwrap().clone();
+        signed.as_object_mut().unwrap().extend(more);
+        json!({"mode": "Signed", "signed": signed})
+    };
+    let webhook = |url: &str, timeout: i32, key: &str| {
+        json!({"mode": "Webhook", "webhook": {
+            "url": url, "secretRef": {"name": "hook", "key": key}, "timeoutMilliseconds": timeout,
+        }})
+    };
+    let good = [
+        json!({}),
+        signed(json!({"jwksUrl": "https://platform.example/jwks.json", "tenant": "acme"})),
+        signed(json!({"jwksSecretRef": {"name": "keys", "key": "jwks.json"}})),
+        webhook("https://platform.example/publish", 1500, "secret"),
+    ];
+    let bad = [
+        (json!({"mode": "Signed"}), "spec.auth"),
+        (json!({"mode": "Webhook"}), "spec.auth"),
+        (signed(json!({})), "spec.auth.signed"),
+        (
+            signed(json!({"jwksUrl": "http://platform.example"})),
+            "spec.auth.signed.jwksUrl",
+        ),
+        (
+            signed(json!({"jwksSecretRef": {"name": "A", "key": "k"}})),
+            "spec.auth.signed.jwksSecretRef.name",
+        ),
+        (
+            signed(json!({"jwksUrl": "https://a.example", "tenant": "a b"})),
+            "spec.auth.signed.tenant",
+        ),
+        (
+            webhook("https://a@platform.example", 1500, "k"),
+            "spec.auth.webhook.url",
+        ),
+        (
+            webhook("https://platform.example", 3000, "k"),
+            "spec.auth.webhook.timeoutMilliseconds",
+        ),
+        (
+            webhook("https://platform.example", 1500, "a/b"),
+            "spec.auth.webhook.secretRef.key",
+        ),
+    ];
+    let cluster = cluster(minimal());
+    let accept = |auth: &Value| {
+        let applications = [with(auth.clone())];
+        accept_applications(&cluster, &applications).remove(0).1
+    };
+    for auth in good {
+        assert_eq!(accept(&auth), Acceptance::Accepted, "{auth}");
+    }
+    for (auth, path) in bad {
+        let Acceptance::Invalid { message } = accept(&auth) else {
+            panic!("{auth}");
+        };
+        assert!(message.starts_with(&format!("{path}: ")), "{message}");
+    }
 }

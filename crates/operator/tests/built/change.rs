@@ -85,7 +85,7 @@ fn what_is_hot_changes_no_pod_and_the_live_configuration() {
     }
     let mut fixture = base();
     let before = fixture.objects();
-    fixture.applications = vec!["another".to_owned()];
+    fixture.applications = vec!["another".into()];
     let after = fixture.objects();
     assert_eq!(changed(&before, &after), []);
     assert_ne!(before.live_hash(), after.live_hash());

@@ -23,7 +23,8 @@ pub const GOLDEN_FILE: &str = "objects.yaml";
 #[serde(deny_unknown_fields)]
 pub struct Fixture {
     pub name: String,
-    pub applications: Vec<String>,
+    /// Each a name, or a spec without its cluster.
+    pub applications: Vec<Value>,
     #[serde(default)]
     pub observed: Served,
     pub spec: Value,
@@ -64,7 +65,19 @@ impl Fixture {
             .applications
             .iter()
             .enumerate()
-            .map(|(index, app)| application(&format!("app-{index}"), &self.name, app))
+            .map(|(index, app)| {
+                let name = format!("app-{index}");
+                match app.as_str() {
+                    Some(app) => application(&name, &self.name, app),
+                    None => {
+                        let mut object = application(&name, &self.name, "");
+                        let mut spec = app.clone();
+                        spec["clusterRef"] = json!({"name": self.name});
+                        object.spec = serde_json::from_value(spec).unwrap();
+                        object
+                    }
+                }
+            })
             .collect();
         validate(&self.cluster(), &applications, &defaults())
     }

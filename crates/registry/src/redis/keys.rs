@@ -40,4 +40,8 @@ impl Keys {
     pub(super) fn origins(&self) -> String {
         format!("{}:{{o}}:all", self.0)
     }
+
+    pub(super) fn uses(&self, what: [u8; 16]) -> String {
+        format!("{}:{{u:{:032x}}}", self.0, u128::from_be_bytes(what))
+    }
 }

@@ -10,10 +10,11 @@ pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| script(include_st
 pub(super) static KICK: LazyLock<Script> = LazyLock::new(|| script(include_str!("kick.lua")));
 pub(super) static ANNOUNCE: LazyLock<Script> =
     LazyLock::new(|| script(include_str!("announce.lua")));
+pub(super) static USE: LazyLock<Script> = LazyLock::new(|| script(include_str!("use.lua")));
 
 /// To be loaded into each connection's server.
-pub(super) static SCRIPTS: LazyLock<[&'static Script; 5]> =
-    LazyLock::new(|| [&*CLAIM, &*RENEW, &*RELEASE, &*KICK, &*ANNOUNCE]);
+pub(super) static SCRIPTS: LazyLock<[&'static Script; 6]> =
+    LazyLock::new(|| [&*CLAIM, &*RENEW, &*RELEASE, &*KICK, &*ANNOUNCE, &*USE]);
 
 /// Calls a script by its hash; the arguments follow the keys.
 pub(super) fn call(script: &Script, keys: &[&str]) -> Cmd {

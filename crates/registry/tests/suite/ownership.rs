@@ -53,6 +53,8 @@ in_both! {
     many_leases_are_renewed_and_listed
     owners_come_in_order
     origins_come_and_go
+    a_use_is_counted_once_a_session_and_no_more_than_there_are
+    one_of_many_racing_uses_is_the_last
 }
 
 async fn a_free_stream_is_granted(place: Place) {
@@ -518,6 +520,38 @@ async fn origins_come_and_go(place: Place) {
 }
 
 /// Many sessions claim the stream at once.
+async fn a_use_is_counted_once_a_session_and_no_more_than_there_are(place: Place) {
+    let count = |what: u8, name: &str, max: u32| {
+        let (registry, session) = (place.control.clone(), session(name));
+        async move {
+            let counted = registry.count_use([what; 16], &session, max, LEASE_TTL);
+            counted.await.unwrap()
+        }
+    };
+    assert!(count(1, "a", 2).await);
+    assert!(count(1, "a", 2).await, "a retry is not another use");
+    assert!(count(1, "b", 2).await);
+    assert!(!count(1, "c", 2).await);
+    assert!(count(1, "a", 2).await, "a retry of one that was counted");
+    assert!(count(2, "c", 1).await, "something else");
+    place.pass(LEASE_TTL).await;
+    assert!(count(1, "c", 1).await, "forgotten with what it counted");
+}
+
+async fn one_of_many_racing_uses_is_the_last(place: Place) {
+    let mut racing = tokio::task::JoinSet::new();
+    for racer in 0..32 {
+        let registry = place.control.clone();
+        racing.spawn(async move {
+            let session = session(&format!("racer-{racer}"));
+            let counted = registry.count_use([7; 16], &session, 1, LEASE_TTL);
+            counted.await.unwrap()
+        });
+    }
+    let counted = racing.join_all().await;
+    assert_eq!(counted.into_iter().filter(|counted| *counted).count(), 1);
+}
+
 async fn race(place: &Place, policy: Policy) -> Vec<ClaimOutcome> {
     let mut claims = tokio::task::JoinSet::new();
     for number in 0..RACERS {

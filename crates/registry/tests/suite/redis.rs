@@ -435,12 +435,13 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
         &["SET", "hw:{o}:all", "x"],
         &["RENAME", &own, &epoch],
     ];
-    let edge: [&[&str]; 5] = [
+    let edge: [&[&str]; 6] = [
         &["ZRANGE", "hw:{e}:all", "0", "-1"],
         &["ZRANGE", "hw:{e:edge-of-a}:sess", "0", "-1"],
         &["HSET", "hw:{o}:at:origin-0", "relay", "evil:1"],
         &["ZADD", "hw:{o}:all", "9", "evil"],
         &["DEL", "hw:{o}:all"],
+        &["DEL", "hw:{u:0}"],
     ];
     let control: [&[&str]; 4] = [
         &["HSET", &own, "sess", "x"],
@@ -448,7 +449,8 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
         &["DEL", "hw:{o}:all"],
         &["ZADD", "hw:{e}:all", "9", "evil"],
     ];
-    let origin: [&[&str]; 5] = [
+    let origin: [&[&str]; 6] = [
+        &["DEL", "hw:{u:0}"],
         &["HSET", &own, "sess", "x"],
         &["DEL", &own],
         &["DEL", &epoch],
@@ -477,6 +479,8 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
         origin.kick(stream(), Slot::PRIMARY, None).await.map(drop),
         origin.leases().await.map(drop),
         registry.leases().await.map(drop),
+        count_use(&registry).await,
+        count_use(&origin).await,
         control.withdraw(&crate::home::origin("origin-0")).await,
     ] {
         let message = explain(&outcome.unwrap_err());
@@ -504,6 +508,12 @@ async fn nobody_comes_in_without_a_user_or_without_tls() {
         matches!(outcome, Err(RegistryError::Unavailable(_))),
         "{outcome:?}"
     );
+}
+
+async fn count_use(registry: &Registry) -> Result<(), RegistryError> {
+    let (session, time) = (session("a"), Duration::from_secs(1));
+    let counted = registry.count_use([0; 16], &session, 1, time);
+    counted.await.map(drop)
 }
 
 async fn granted(registry: &Registry, name: &str, policy: Policy) -> u64 {

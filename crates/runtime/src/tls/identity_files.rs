@@ -27,7 +27,7 @@ pub(super) fn error(content: &Content, reason: impl ToString) -> TlsError {
 }
 
 /// Every certificate of the file as a trust anchor.
-pub(super) fn roots(content: &Content) -> Result<RootCertStore, TlsError> {
+pub(crate) fn roots(content: &Content) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(content)? {
         roots

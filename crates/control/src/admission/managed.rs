@@ -1,0 +1,120 @@
+//! Stream keys that are rows of ours. Each is asked of the database each time: a revocation is in force with its commit.
+
+use proto::{error::status, internal::v1::AuthorizeRequest};
+use tonic::{Code, Status};
+
+use super::{Admission, Refusal, Verdict, certified, permitted};
+use crate::{
+    database::KeyRecord,
+    pepper::Peppers,
+    stream_key::{StreamKey, StreamKeyError, StreamKeyId},
+};
+
+/// The key that may publish, or why none may and what that was decided with.
+pub(super) type Checked = Result<KeyRecord, (Refusal, &'static str)>;
+
+impl Verdict {
+    pub(super) fn of_key(checked: Checked, claimed_id: Option<String>) -> Self {
+        let (outcome, by) = match checked {
+            Ok(record) => (Ok(record.terms()), "database"),
+            Err((refusal, by)) => (Err(refusal), by),
+        };
+        Self {
+            outcome,
+            by,
+            claimed_id,
+        }
+    }
+}
+
+impl Admission {
+    /// The terms of the key that was accepted, or why none was.
+    pub(super) async fn check_key(
+        &self,
+        credential: &str,
+        request: &AuthorizeRequest,
+        now_ms: i64,
+    ) -> Result<Verdict, Status> {
+        let checked = self.check(credential, request, now_ms).await?;
+        Ok(Verdict::of_key(checked, claimed_id(credential)))
+    }
+
+    async fn check(
+        &self,
+        credential: &str,
+        request: &AuthorizeRequest,
+        now_ms: i64,
+    ) -> Result<Checked, Status> {
+        let stream_key = match StreamKey::parse(credential) {
+            Ok(stream_key) => stream_key,
+            Err(StreamKeyError::Malformed) => return Ok(Err((Refusal::Malformed, "request"))),
+            Err(StreamKeyError::Mistyped) => return Ok(Err((Refusal::Mistyped, "request"))),
+        };
+        let record = self.find(stream_key.id()).await?;
+        let peppers = self.shared.peppers.load();
+        // An unknown id costs the same HMAC as a known one.
+        let (version, mac) = match &record {
+            Some(record) => (record.pepper_version, record.mac),
+            None => (peppers.current(), [0; 32]),
+        };
+        self.check_pepper(&peppers, version, stream_key.id())?;
+        let authentic = peppers.verify(version, &stream_key, &mac);
+        Ok(match record {
+            None => Err(Refusal::Unknown),
+            Some(_) if !authentic => Err(Refusal::WrongSecret),
+            Some(record) => admissible(record, request, now_ms),
+        }
+        .map_err(|refusal| (refusal, "database")))
+    }
+
+    pub(super) async fn find(&self, id: StreamKeyId) -> Result<Option<KeyRecord>, Status> {
+        Ok(self.shared.database.key(id).await?)
+    }
+
+    /// Fails where this control cannot decide on the key.
+    pub(super) fn check_pepper(
+        &self,
+        peppers: &Peppers,
+        version: u32,
+        id: StreamKeyId,
+    ) -> Result<(), Status> {
+        if peppers.has(version) {
+            return Ok(());
+        }
+        tracing::error!(stream_key_id = %id, pepper_version = version, "the pepper file lacks this version");
+        Err(status(
+            Code::Unavailable,
+            "PEPPER_UNKNOWN",
+            "the key's pepper is not known here",
+        ))
+    }
+}
+
+/// Whether an authentic key may publish to this app, from this client, now.
+pub(super) fn admissible(
+    record: KeyRecord,
+    request: &AuthorizeRequest,
+    now_ms: i64,
+) -> Result<KeyRecord, Refusal> {
+    if record.app != request.app {
+        return Err(Refusal::WrongApp);
+    } else if record.revoke_ms.is_some() {
+        return Err(Refusal::Revoked);
+    } else if record
+        .expire_ms
+        .is_some_and(|expire_ms| expire_ms <= now_ms)
+    {
+        return Err(Refusal::Expired);
+    } else if record.held_off_until_ms > now_ms {
+        return Err(Refusal::HeldOff);
+    }
+    certified(record.client_certificate.as_ref(), request)?;
+    permitted(&record.policy, request, now_ms)?;
+    Ok(record)
+}
+
+/// The id that a stream key names, right or wrong.
+pub(crate) fn claimed_id(credential: &str) -> Option<String> {
+    let stream_key = StreamKey::parse(credential).ok()?;
+    Some(stream_key.id().to_string())
+}

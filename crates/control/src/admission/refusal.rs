@@ -1,0 +1,214 @@
+//! Why a publish is refused: what our own log and metrics hear, and what the publisher does.
+
+use proto::internal::v1::{Denial, DenialReason};
+
+/// Told to our own log and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    AddressNotAllowed,
+    AppNotFound,
+    CertificateMissing,
+    CertificateWrong,
+    Expired,
+    HeldOff,
+    Malformed,
+    Mistyped,
+    NotYetValid,
+    /// User and password, whatever is wrong with them.
+    Password(PasswordFault),
+    /// The platform's backend said no, with its reason where it gave one.
+    Platform(String),
+    Revoked,
+    /// A signed key, whatever is wrong with it.
+    Signed(SignedFault),
+    /// What decides does not, whatever is wrong with it.
+    Source(SourceFault),
+    /// The stream that it names belongs to another tenant.
+    StreamOfAnotherTenant,
+    Unknown,
+    /// As many uses as the key has.
+    UsedUp,
+    WrongApp,
+    /// Right user and password, another name.
+    WrongName,
+    WrongSecret,
+}
+
+/// What is wrong with a user and a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PasswordFault {
+    /// The challenge is of another user or address, or not ours.
+    Forged,
+    /// The key is not what it was when it was in force: revoked, expired, or of another app.
+    KeyNotAdmissible,
+    Late,
+    /// The key was created without.
+    NoPassword,
+    /// The application's keys are not ours to check: nobody has a password.
+    NotManaged,
+    Replayed,
+    UnknownUser,
+    Wrong,
+}
+
+/// What is wrong with a signed key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SignedFault {
+    /// A claim is missing, or not what it may be.
+    Claims,
+    /// It was published under another name than its stream's.
+    Name,
+    /// Its issuer, its audience, its signature, or the key that it names.
+    NotAuthentic,
+    /// It lives too long.
+    TooLongLived,
+}
+
+/// Why nothing decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SourceFault {
+    /// The platform's answer is none that we know.
+    AnswerInvalid,
+    /// As many questions are under way as may be.
+    Busy,
+    /// It failed so often that it is left alone for a while.
+    BreakerOpen,
+    /// There are no keys to check signatures with.
+    KeysUnavailable,
+    /// Uses cannot be counted.
+    RegistryUnavailable,
+    TimedOut,
+    /// No connection, or no good answer.
+    Unreachable,
+}
+
+impl Refusal {
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::AddressNotAllowed => "address_not_allowed",
+            Self::AppNotFound => "app_not_found",
+            Self::CertificateMissing => "client_certificate_missing",
+            Self::CertificateWrong => "client_certificate_wrong",
+            Self::Expired => "expired",
+            Self::HeldOff => "held_off",
+            Self::Malformed => "malformed",
+            Self::Mistyped => "mistyped",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Password(fault) => fault.outcome(),
+            Self::Platform(_reason) => "refused_by_platform",
+            Self::Revoked => "revoked",
+            Self::Signed(fault) => fault.outcome(),
+            Self::Source(fault) => fault.outcome(),
+            Self::StreamOfAnotherTenant => "stream_of_another_tenant",
+            Self::Unknown => "unknown",
+            Self::UsedUp => "used_up",
+            Self::WrongApp => "wrong_app",
+            Self::WrongName => "wrong_name",
+            Self::WrongSecret => "wrong_secret",
+        }
+    }
+
+    /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys. Who has the
+    /// whole key may know what else it needs.
+    pub(crate) fn denial(self) -> Denial {
+        let retryable = matches!(self, Self::HeldOff | Self::NotYetValid | Self::Source(_));
+        let (reason, description) = match self {
+            Self::AddressNotAllowed => (
+                DenialReason::AddressNotAllowed,
+                "Stream key not accepted from this address",
+            ),
+            Self::AppNotFound => (DenialReason::AppNotFound, "Application not found"),
+            Self::CertificateMissing => (
+                DenialReason::ClientCertificateMissing,
+                "This stream key needs its client certificate",
+            ),
+            Self::CertificateWrong => (
+                DenialReason::ClientCertificateWrong,
+                "This stream key belongs to another client certificate",
+            ),
+            Self::HeldOff => (DenialReason::HeldOff, "Session was ended; try again later"),
+            Self::NotYetValid => (
+                DenialReason::NotYetValid,
+                "Stream key not valid yet: try again later",
+            ),
+            Self::Password(_) => (
+                DenialReason::PasswordNotAccepted,
+                "User or password not accepted",
+            ),
+            Self::Platform(reason) if !reason.is_empty() => {
+                return Denial {
+                    reason: DenialReason::RefusedByPlatform.into(),
+                    description: reason,
+                    retryable,
+                };
+            }
+            Self::Platform(_none) => (DenialReason::RefusedByPlatform, "Stream key not accepted"),
+            Self::Source(_) => (
+                DenialReason::SourceUnavailable,
+                "Stream keys cannot be checked right now, please try again",
+            ),
+            Self::UsedUp => (
+                DenialReason::KeyUsedUp,
+                "Stream key used up: it was good for a number of publishes",
+            ),
+            Self::WrongName => (
+                DenialReason::NameNotAccepted,
+                "Stream name not accepted: user and password are of another stream",
+            ),
+            Self::Expired
+            | Self::Malformed
+            | Self::Mistyped
+            | Self::Revoked
+            | Self::Signed(_)
+            | Self::StreamOfAnotherTenant
+            | Self::Unknown
+            | Self::WrongApp
+            | Self::WrongSecret => (DenialReason::KeyNotAccepted, "Stream key not accepted"),
+        };
+        Denial {
+            reason: reason.into(),
+            description: description.to_owned(),
+            retryable,
+        }
+    }
+}
+
+impl PasswordFault {
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Forged => "challenge_forged",
+            Self::KeyNotAdmissible => "password_of_lapsed_key",
+            Self::Late => "challenge_expired",
+            Self::NoPassword => "no_password",
+            Self::NotManaged => "password_not_managed",
+            Self::Replayed => "challenge_replayed",
+            Self::UnknownUser => "unknown_user",
+            Self::Wrong => "wrong_password",
+        }
+    }
+}
+
+impl SignedFault {
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Claims => "claims_invalid",
+            Self::Name => "wrong_stream",
+            Self::NotAuthentic => "not_authentic",
+            Self::TooLongLived => "lifetime_too_long",
+        }
+    }
+}
+
+impl SourceFault {
+    pub(crate) fn outcome(self) -> &'static str {
+        match self {
+            Self::AnswerInvalid => "answer_invalid",
+            Self::BreakerOpen => "breaker_open",
+            Self::Busy => "busy",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::RegistryUnavailable => "registry_unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
