@@ -36,7 +36,7 @@ pub(crate) use self::{
     deliveries::{Delivery, Settled, Settlement},
     events::{EventEntry, NewEvent, Subject},
     keys::{CreateOutcome, KeyFilter, KeyRecord},
-    log::{LogPage, Logged},
+    log::Logged,
     revocations::{LogEntry, Target, Termination},
     told_sessions::ToldSession,
     webhooks::{WebhookOutcome, WebhookRecord},

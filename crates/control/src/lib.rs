@@ -13,6 +13,8 @@ mod client_certificate;
 mod cluster;
 mod config;
 mod database;
+mod delivery;
+mod events;
 mod field;
 mod jwt;
 mod keys;
@@ -23,6 +25,7 @@ mod page_token;
 mod pepper;
 mod policy;
 mod secret_file;
+mod session_log;
 mod sessions;
 mod signed_keys;
 mod standard_webhooks;
@@ -39,7 +42,7 @@ use proto::{
         cluster_service_server::ClusterServiceServer,
     },
     v1::{
-        session_service_server::SessionServiceServer,
+        event_service_server::EventServiceServer, session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
     },
 };
@@ -63,12 +66,15 @@ use self::{
     admission::{Admission, Sources},
     caller::Authenticate,
     cluster::ClusterState,
-    database::Database,
+    database::{Database, EventEntry},
+    delivery::{Deliverer, DeliveryMetrics, Pacing},
+    events::Events,
     keys::StreamKeys,
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
-    sessions::Sessions,
+    session_log::{Reconciler, RefusalWriter, Refusals},
+    sessions::{LiveSessions, Sessions},
 };
 pub use self::{
     config::{
@@ -87,8 +93,41 @@ pub use self::{
 pub struct Control {
     shared: Arc<Shared>,
     follower: LogFollower,
+    background: Background,
     pepper_file: PepperFile,
     authenticate: Authenticate,
+}
+
+/// What goes on beside the services: the event log and what is made of it.
+struct Background {
+    followed: LogFollower<EventEntry>,
+    refusals: RefusalWriter,
+    reconciler: Reconciler,
+    deliverer: Deliverer,
+}
+
+impl Background {
+    /// Until control drains; the log is followed for as long as the answer is kept.
+    fn start(self, shared: &Shared, shutdown: Shutdown) -> [AbortOnDropHandle<()>; 5] {
+        let Self {
+            followed,
+            refusals,
+            reconciler,
+            deliverer,
+        } = self;
+        let look = shared
+            .live_sessions
+            .clone()
+            .look(shared.registry.clone(), shared.events.clone());
+        [
+            tokio::spawn(followed.run()),
+            tokio::spawn(refusals.run()),
+            tokio::spawn(reconciler.run()),
+            tokio::spawn(deliverer.run(shutdown)),
+            tokio::spawn(look),
+        ]
+        .map(AbortOnDropHandle::new)
+    }
 }
 
 /// What control is given by its process.
@@ -169,11 +208,18 @@ impl Control {
         let credentials = BearerCredentials::watch("API token", config.api_token_file)?;
         let database = Database::open(&config.database).await?;
         let pepper_file = PepperFile::open(config.pepper_file, database.clone()).await?;
+        let deliveries = DeliveryMetrics::register(&metrics);
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
+        // One database: its readiness is told by the other log.
+        let readiness = Readiness::default();
+        let (followed, events) =
+            LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
+        let (refusals, refusal_writer) = Refusals::new(database.clone());
+        let egress = Egress::new(config.egress)?;
         let sources = Sources {
-            egress: Egress::new(config.egress)?,
+            egress: egress.clone(),
             metrics: metrics.clone(),
             default_tenant: config.default_tenant.clone(),
         };
@@ -187,10 +233,21 @@ impl Control {
             registry,
             metrics,
             tail,
+            events,
+            refusals,
+            live_sessions: LiveSessions::new(),
+        };
+        let shared = Arc::new(shared);
+        let background = Background {
+            followed,
+            refusals: refusal_writer,
+            reconciler: Reconciler::new(shared.clone()),
+            deliverer: Deliverer::new(shared.clone(), egress, deliveries, Pacing::default()),
         };
         Ok(Self {
-            shared: Arc::new(shared),
+            shared,
             follower,
+            background,
             pepper_file,
             authenticate: Authenticate {
                 credentials,
@@ -209,9 +266,11 @@ impl Control {
         let Self {
             shared,
             follower,
+            background,
             pepper_file,
             authenticate,
         } = self;
+        let _background = background.start(&shared, shutdown.clone());
         let _following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
         let _reloading = AbortOnDropHandle::new(tokio::spawn(pepper_file.follow()));
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -223,15 +282,18 @@ impl Control {
 
         let stream_keys = StreamKeyServiceServer::new(StreamKeys(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
-        let sessions = SessionServiceServer::new(Sessions(shared.clone()))
+        let sessions = SessionServiceServer::new(Sessions::new(shared.clone(), shutdown.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let events = EventServiceServer::new(Events::new(shared.clone(), shutdown.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
+            .add_service(InterceptedService::new(events, authenticate.clone()))
             .add_service(InterceptedService::new(stream_keys, authenticate.clone()))
             .add_service(InterceptedService::new(sessions, authenticate));
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
-                .max_decoding_message_size(REQUEST_BYTES_MAX);
+                .max_decoding_message_size(REPORT_BYTES_MAX);
         let cluster = ClusterServiceServer::new(ClusterState::new(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let internal = grpc::server()
@@ -259,6 +321,9 @@ pub(crate) struct Shared {
     registry: Registry,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,
+    events: watch::Receiver<LogTail<EventEntry>>,
+    refusals: Refusals,
+    live_sessions: LiveSessions,
 }
 
 /// gRPC health follows the database, and ends when control is about to leave.
@@ -304,11 +369,14 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
 
 /// Longest request, in bytes: the longest legal one is some 2 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Longest request of an edge, in bytes: 256 reports of sessions.
+const REPORT_BYTES_MAX: usize = 1024 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 5] = [
+const HEALTH_SERVICES: [&str; 6] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
+    proto::v1::event_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
 ];

@@ -174,11 +174,9 @@ impl<E: Logged> LogFollower<E> {
         {
             Ok(0) => {}
             Ok(pruned) => tracing::info!(pruned, "the {} was pruned", E::NAME),
-            Err(error) => tracing::info!(
-                reason = chain(&error),
-                "the {} is not pruned yet",
-                E::NAME
-            ),
+            Err(error) => {
+                tracing::info!(reason = chain(&error), "the {} is not pruned yet", E::NAME)
+            }
         }
         if let Err(error) = E::prune_beside(&self.database, now_ms()).await {
             tracing::info!(

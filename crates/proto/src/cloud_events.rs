@@ -12,7 +12,9 @@ pub const SOURCE: &str = "headwater";
 /// One event.
 pub fn json(event: &Event) -> Value {
     let (about, data) = match &event.subject {
-        Some(Subject::Session(session)) => (about(&session.app, &session.stream), of_session(session)),
+        Some(Subject::Session(session)) => {
+            (about(&session.app, &session.stream), of_session(session))
+        }
         Some(Subject::Key(key)) => (about(&key.app, &key.stream), of_key(key)),
         None => (String::new(), Value::Null),
     };
@@ -114,7 +116,10 @@ fn of_session(session: &SessionEvent) -> Value {
         ("description", description),
         ("successor_session_id", successor_session_id),
     ]);
-    for (name, number) in [("received_bytes", received_bytes), ("duration_ms", duration_ms)] {
+    for (name, number) in [
+        ("received_bytes", received_bytes),
+        ("duration_ms", duration_ms),
+    ] {
         if *number > 0 {
             data.insert(name.to_owned(), (*number).into());
         }

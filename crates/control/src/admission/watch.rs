@@ -122,7 +122,10 @@ impl Watch {
         }
     }
 
-    async fn advance(&mut self, tail: &LogTail<LogEntry>) -> Result<WatchRevocationsResponse, Status> {
+    async fn advance(
+        &mut self,
+        tail: &LogTail<LogEntry>,
+    ) -> Result<WatchRevocationsResponse, Status> {
         let mut answer = WatchRevocationsResponse::default();
         let limit = usize::try_from(ENTRIES_PER_PAGE).unwrap_or(usize::MAX);
         let entries = match tail.behind(self.position, limit) {

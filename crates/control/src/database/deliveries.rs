@@ -60,14 +60,14 @@ pub(crate) struct Settlement<'a> {
 
 impl Database {
     /// Says that this process goes on delivering to the webhooks that it holds, and takes over those that nobody does.
-    /// All that it holds now, at most `limit`.
+    /// All that it holds now, at most `limit`, and the ids of those that are new.
     pub(crate) async fn hold_webhooks(
         &self,
         holder: &str,
         now_ms: i64,
         until_ms: i64,
         limit: u32,
-    ) -> Result<Vec<WebhookRecord>, DatabaseError> {
+    ) -> Result<(Vec<WebhookRecord>, Vec<String>), DatabaseError> {
         self.bounded(async {
             sqlx::query("UPDATE webhooks SET held_until_ms = $1 WHERE holder = $2 AND disable_ms IS NULL")
                 .bind(until_ms)
@@ -85,17 +85,21 @@ impl Database {
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?;
+            let mut acquired = Vec::new();
             for id in free {
-                sqlx::query(
+                let taken = sqlx::query(
                     "UPDATE webhooks SET holder = $1, held_until_ms = $2 \
                      WHERE id = $3 AND disable_ms IS NULL AND held_until_ms < $4",
                 )
                 .bind(holder)
                 .bind(until_ms)
-                .bind(id)
+                .bind(&id)
                 .bind(now_ms)
                 .execute(&self.pool)
                 .await?;
+                if taken.rows_affected() == 1 {
+                    acquired.push(id);
+                }
             }
             let rows = sqlx::query(
                 "SELECT webhooks.*, CAST(0 AS BIGINT) AS pending, CAST(0 AS BIGINT) AS dead FROM webhooks \
@@ -105,7 +109,8 @@ impl Database {
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?;
-            rows.iter().map(WebhookRecord::read).collect()
+            let held: Result<_, _> = rows.iter().map(WebhookRecord::read).collect();
+            Ok((held?, acquired))
         })
         .await
     }
@@ -254,12 +259,14 @@ impl Database {
         error: &str,
     ) -> Result<(), DatabaseError> {
         self.bounded(async {
-            sqlx::query("UPDATE webhooks SET disable_ms = $1, last_error = $2, holder = '' WHERE id = $3")
-                .bind(now_ms)
-                .bind(error)
-                .bind(webhook_id)
-                .execute(&self.pool)
-                .await?;
+            sqlx::query(
+                "UPDATE webhooks SET disable_ms = $1, last_error = $2, holder = '' WHERE id = $3",
+            )
+            .bind(now_ms)
+            .bind(error)
+            .bind(webhook_id)
+            .execute(&self.pool)
+            .await?;
             Ok(())
         })
         .await

@@ -191,7 +191,7 @@ impl Logged for EventEntry {
             return Ok(None);
         };
         let malformed = || DatabaseError::Malformed { what: "event" };
-        let event_type = number(row.try_get("type")?, "event type")?;
+        let event_type: i32 = number(row.try_get("type")?, "event type")?;
         let event_type = EventType::try_from(event_type).map_err(|_unknown| malformed())?;
         let subject: String = row.try_get("subject")?;
         Ok(Some(Self {

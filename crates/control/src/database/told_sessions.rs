@@ -72,10 +72,7 @@ impl Database {
     }
 
     /// Forgets sessions that ended before a time.
-    pub(super) async fn prune_told_sessions(
-        &self,
-        before_ms: i64,
-    ) -> Result<(), DatabaseError> {
+    pub(super) async fn prune_told_sessions(&self, before_ms: i64) -> Result<(), DatabaseError> {
         self.bounded(async {
             sqlx::query("DELETE FROM told_sessions WHERE end_ms < $1")
                 .bind(before_ms)

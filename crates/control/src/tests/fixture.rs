@@ -26,7 +26,9 @@ use crate::{
     admission::Admission,
     caller::{Authenticate, Tenant},
     cluster::ClusterState,
-    encode_grant_key, generate_pepper_file,
+    encode_grant_key,
+    events::Events,
+    generate_pepper_file,
     keys::StreamKeys,
     pepper::PepperFile,
     sessions::Sessions,
@@ -44,6 +46,7 @@ pub(super) struct Fixture {
 pub(super) struct Replica {
     pub(super) keys: StreamKeys,
     pub(super) sessions: Sessions,
+    pub(super) events: Events,
     pub(super) admission: Admission,
     pub(super) cluster: ClusterState,
     pub(super) shared: Arc<Shared>,
@@ -53,6 +56,7 @@ pub(super) struct Replica {
     /// Nobody follows it but the test.
     pub(super) pepper_file: PepperFile,
     _following: AbortOnDropHandle<()>,
+    _background: [AbortOnDropHandle<()>; 5],
 }
 
 /// One edge's watch.
@@ -113,13 +117,16 @@ impl Fixture {
         let Control {
             shared,
             follower,
+            background,
             pepper_file,
             authenticate,
         } = Control::new(self.config.clone(), dependencies).await?;
         let shutdown = Shutdown::default();
         Ok(Replica {
             keys: StreamKeys(shared.clone()),
-            sessions: Sessions(shared.clone()),
+            sessions: Sessions::new(shared.clone(), shutdown.clone()),
+            events: Events::new(shared.clone(), shutdown.clone()),
+            _background: background.start(&shared, shutdown.clone()),
             admission: Admission::new(shared.clone(), shutdown.clone()),
             cluster: ClusterState::new(shared.clone()),
             shared,

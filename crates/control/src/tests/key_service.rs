@@ -197,7 +197,7 @@ async fn a_revoked_key_stays_as_it_is(fixture: Fixture) {
         control
             .shared
             .database
-            .log_page(0, 10)
+            .log_page::<LogEntry>(0, 10)
             .await
             .unwrap()
             .entries
