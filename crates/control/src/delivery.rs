@@ -71,6 +71,15 @@ impl Deliverer {
         }
     }
 
+    /// For a test that does not wait.
+    #[cfg(test)]
+    pub(crate) fn paced(mut self, pacing: Pacing) -> Self {
+        if let Some(context) = Arc::get_mut(&mut self.context) {
+            context.pacing = pacing;
+        }
+        self
+    }
+
     /// Until control drains; then others take over.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let mut hold = interval(self.context.pacing.hold_period);

@@ -5,6 +5,8 @@ mod admission_service;
 mod adobe_authentication;
 mod backend;
 mod cluster_service;
+mod deliveries;
+mod event_service;
 mod fixture;
 mod key_service;
 mod postgres;

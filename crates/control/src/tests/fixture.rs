@@ -26,6 +26,7 @@ use crate::{
     admission::Admission,
     caller::{Authenticate, Tenant},
     cluster::ClusterState,
+    delivery::Pacing,
     encode_grant_key,
     events::Events,
     generate_pepper_file,
@@ -40,6 +41,8 @@ pub(super) struct Fixture {
     pub(super) registry: Registry,
     pub(super) verifier: GrantVerifier,
     pub(super) directory: TempDir,
+    /// Quick.
+    pub(super) pacing: Pacing,
 }
 
 /// One control process, without its ports.
@@ -100,6 +103,14 @@ impl Fixture {
             registry: Registry::Memory(MemoryRegistry::new()),
             verifier: GrantVerifier::new([GrantSigner::from_pkcs8(&pkcs8).unwrap().public_key()]),
             directory,
+            pacing: Pacing {
+                first: Duration::from_millis(20),
+                longest: Duration::from_millis(200),
+                outage_longest: Duration::from_millis(100),
+                give_up: Duration::from_secs(60),
+                hold: Duration::from_secs(7),
+                hold_period: Duration::from_millis(100),
+            },
         }
     }
 
@@ -117,10 +128,11 @@ impl Fixture {
         let Control {
             shared,
             follower,
-            background,
+            mut background,
             pepper_file,
             authenticate,
         } = Control::new(self.config.clone(), dependencies).await?;
+        background.deliverer = background.deliverer.paced(self.pacing);
         let shutdown = Shutdown::default();
         Ok(Replica {
             keys: StreamKeys(shared.clone()),

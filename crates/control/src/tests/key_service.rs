@@ -13,7 +13,10 @@ use super::{
     fixture::{Fixture, Replica, of_tenant, reason},
     on_both,
 };
-use crate::field::{now_ms, timestamp};
+use crate::{
+    database::LogEntry,
+    field::{now_ms, timestamp},
+};
 
 on_both!(
     a_created_key_is_found_without_its_secret,
