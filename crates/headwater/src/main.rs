@@ -9,6 +9,7 @@ mod channel;
 mod cli;
 mod config;
 mod crds;
+mod events;
 mod files;
 mod keys;
 mod kubectl;
@@ -21,6 +22,7 @@ mod roles;
 mod secrets;
 mod sessions;
 mod standalone;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -72,6 +74,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Crds { directory } => crds::run(directory.as_deref()),
         Command::Doctor { desk, name } => kubectl::doctor::run(&desk, name.as_deref()).await,
         Command::Edge(arguments) => roles::edge::run(&arguments).await,
+        Command::Events { server, command } => events::run(&server, command).await,
         Command::Keys { server, command } => keys::run(&server, command).await,
         Command::Kubectl { desk, command } => kubectl::run(&desk, command).await,
         Command::Operator(arguments) => roles::operator::run(*arguments).await,
@@ -79,5 +82,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Probe(arguments) => probe::run(*arguments).await,
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
+        Command::Webhooks { server, command } => webhooks::run(&server, command).await,
     }
 }
