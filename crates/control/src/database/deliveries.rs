@@ -33,7 +33,7 @@ pub(crate) enum Settled {
         next_ms: i64,
         error: String,
     },
-    /// Given up.
+    /// Given up; an empty error is the one before.
     Dead {
         attempts: u32,
         error: String,
@@ -217,11 +217,13 @@ impl Database {
                 let position = i64::try_from(*position).unwrap_or(i64::MAX);
                 let (attempts, next_ms, dead_ms, error) = match settled {
                     Settled::Delivered => {
-                        sqlx::query("DELETE FROM deliveries WHERE webhook_id = $1 AND position = $2")
-                            .bind(webhook_id)
-                            .bind(position)
-                            .execute(&mut *transaction)
-                            .await?;
+                        sqlx::query(
+                            "DELETE FROM deliveries WHERE webhook_id = $1 AND position = $2",
+                        )
+                        .bind(webhook_id)
+                        .bind(position)
+                        .execute(&mut *transaction)
+                        .await?;
                         continue;
                     }
                     Settled::Failed {
@@ -232,7 +234,8 @@ impl Database {
                     Settled::Dead { attempts, error } => (*attempts, 0, Some(now_ms), error),
                 };
                 sqlx::query(
-                    "UPDATE deliveries SET attempts = $1, next_ms = $2, dead_ms = $3, last_error = $4 \
+                    "UPDATE deliveries SET attempts = $1, next_ms = $2, dead_ms = $3, \
+                     last_error = CASE WHEN $4 = '' THEN last_error ELSE $4 END \
                      WHERE webhook_id = $5 AND position = $6",
                 )
                 .bind(i64::from(attempts))

@@ -257,7 +257,12 @@ impl Worker {
             .copied()
             .collect();
         for delivery in over {
-            self.bury(delivery, "not delivered in time".to_owned());
+            let error = if delivery.attempts > 0 {
+                ""
+            } else {
+                "waited for too long"
+            };
+            self.bury(delivery, error.to_owned());
         }
     }
 

@@ -78,7 +78,9 @@ impl LiveSessions {
         let before = self.0.borrow().sessions.clone();
         let sessions = leases.into_iter().map(|lease| {
             let session = message(lease);
-            let same = before.get(&session.id).filter(|same| ***same == session);
+            let same = before
+                .get(&session.id)
+                .filter(|same| is_same(same, &session));
             let same = same.cloned();
             (
                 session.id.clone(),
@@ -93,6 +95,18 @@ impl LiveSessions {
     }
 }
 
+/// Whether there is nothing to tell. The age of the last media grows by itself.
+fn is_same(told: &Session, session: &Session) -> bool {
+    let grown_ms = session.media_age_ms.abs_diff(told.media_age_ms);
+    let aged = Session {
+        media_age_ms: session.media_age_ms,
+        ..told.clone()
+    };
+    aged == *session && grown_ms < AGE_STEP_MS
+}
+
+/// Told of a session without media, and without other changes, so often.
+const AGE_STEP_MS: u64 = 5000;
 /// A change in the registry is told at most this long (and a query) after it was made.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Events are no reason to ask more often.

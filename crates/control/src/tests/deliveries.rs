@@ -30,6 +30,7 @@ on_both!(
     a_stream_whose_events_fail_holds_no_other_up_and_is_given_up,
     a_receiver_that_is_gone_is_left_alone_until_a_replay,
     a_webhook_is_there_for_its_own_tenant_alone,
+    a_url_that_is_not_called_is_refused,
 );
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -202,8 +203,35 @@ async fn a_stream_whose_events_fail_holds_no_other_up_and_is_given_up(mut fixtur
         webhook.dead == 3 && webhook.pending == 0
     })
     .await;
-    let dead = ListDeadLettersRequest {
+    dead_letters_come_in_pages(&control, &id).await;
+
+    refuses.store(0, Ordering::SeqCst);
+    let replay = ReplayWebhookRequest {
         webhook_id: id.clone(),
+        since: None,
+    };
+    let replayed = control
+        .events
+        .replay_webhook(of_tenant("default", replay))
+        .await;
+    assert_eq!(replayed.unwrap().into_inner().events, 3);
+    until("dead letters are delivered", async || {
+        let webhook = control.webhook(&id).await;
+        webhook.dead == 0 && webhook.pending == 0
+    })
+    .await;
+    replay_delivers_again(&control, &backend, &id).await;
+    assert!(
+        control
+            .metrics
+            .encode()
+            .contains("webhook_deliveries_total{outcome=\"dead\"} 3")
+    );
+}
+
+async fn dead_letters_come_in_pages(control: &Replica, id: &str) {
+    let dead = ListDeadLettersRequest {
+        webhook_id: id.to_owned(),
         page_size: 2,
         ..ListDeadLettersRequest::default()
     };
@@ -228,26 +256,13 @@ async fn a_stream_whose_events_fail_holds_no_other_up_and_is_given_up(mut fixtur
         (rest.dead_letters.len(), rest.next_page_token.as_str()),
         (1, "")
     );
+}
 
-    refuses.store(0, Ordering::SeqCst);
-    let replay = ReplayWebhookRequest {
-        webhook_id: id.clone(),
-        since: None,
-    };
-    let replayed = control
-        .events
-        .replay_webhook(of_tenant("default", replay))
-        .await;
-    assert_eq!(replayed.unwrap().into_inner().events, 3);
-    until("dead letters are delivered", async || {
-        let webhook = control.webhook(&id).await;
-        webhook.dead == 0 && webhook.pending == 0
-    })
-    .await;
+async fn replay_delivers_again(control: &Replica, backend: &Backend, id: &str) {
     let before = backend.asked().len();
     let since = Some(prost_types::Timestamp::default());
     let replay = ReplayWebhookRequest {
-        webhook_id: id.clone(),
+        webhook_id: id.to_owned(),
         since,
     };
     let replayed = control
@@ -259,12 +274,6 @@ async fn a_stream_whose_events_fail_holds_no_other_up_and_is_given_up(mut fixtur
         backend.asked().len() >= before + 12
     })
     .await;
-    assert!(
-        control
-            .metrics
-            .encode()
-            .contains("webhook_deliveries_total{outcome=\"dead\"} 3")
-    );
 }
 
 async fn a_receiver_that_is_gone_is_left_alone_until_a_replay(mut fixture: Fixture) {
@@ -347,6 +356,20 @@ async fn a_webhook_is_there_for_its_own_tenant_alone(fixture: Fixture) {
         list("default").await.unwrap().into_inner().webhooks.len(),
         1
     );
+    events
+        .delete_webhook(of_tenant("default", delete))
+        .await
+        .unwrap();
+    let get = GetWebhookRequest { id };
+    assert_eq!(
+        reason(events.get_webhook(of_tenant("default", get)).await),
+        not_found
+    );
+}
+
+async fn a_url_that_is_not_called_is_refused(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let events = &control.events;
     let invalid = (Code::InvalidArgument, "FIELD_INVALID".to_owned());
     for url in [
         "",
@@ -361,13 +384,4 @@ async fn a_webhook_is_there_for_its_own_tenant_alone(fixture: Fixture) {
         let refused = events.create_webhook(of_tenant("default", request)).await;
         assert_eq!(reason(refused), invalid, "{url}");
     }
-    events
-        .delete_webhook(of_tenant("default", delete))
-        .await
-        .unwrap();
-    let get = GetWebhookRequest { id };
-    assert_eq!(
-        reason(events.get_webhook(of_tenant("default", get)).await),
-        not_found
-    );
 }

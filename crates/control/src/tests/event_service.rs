@@ -244,13 +244,18 @@ async fn a_cursor_behind_forgotten_events_has_expired(fixture: Fixture) {
         .watch_events("default", WatchEventsRequest::default())
         .await
         .unwrap();
+    let start_ms = now_ms().unsigned_abs() - 10_000;
     for (number, session) in ["s-1", "s-2"].into_iter().enumerate() {
         let mut report = report(EventType::SessionStarted, session, "one");
-        report.time_ms = 1_000 * (u64::try_from(number).unwrap() + 1);
+        report.time_ms = start_ms + 2_000 * u64::try_from(number).unwrap();
         control.report(vec![report]).await.unwrap();
     }
     let first = told.next(2).await[0].cursor.clone();
-    let pruned = control.shared.database.prune_log::<EventEntry>(1_500).await;
+    let pruned = control
+        .shared
+        .database
+        .prune_log::<EventEntry>(i64::try_from(start_ms).unwrap() + 1_000)
+        .await;
     assert_eq!(pruned.unwrap(), 1);
     let from = |cursor: String| WatchEventsRequest {
         cursor,
