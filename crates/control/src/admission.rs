@@ -14,9 +14,10 @@ use std::sync::Arc;
 use proto::{
     error::status,
     internal::v1::{
-        AuthorizeRequest, AuthorizeResponse, Grant, WatchRevocationsRequest,
-        WatchRevocationsResponse, admission_service_server::AdmissionService,
-        authorize_request::Credential, authorize_response::Decision,
+        AuthorizeRequest, AuthorizeResponse, Grant, ReportSessionsRequest, ReportSessionsResponse,
+        WatchRevocationsRequest, WatchRevocationsResponse,
+        admission_service_server::AdmissionService, authorize_request::Credential,
+        authorize_response::Decision,
     },
 };
 use registry::{SessionId, StreamId};
@@ -39,6 +40,7 @@ use crate::{
     client_certificate::CertificateBinding,
     field::{invalid, now_ms},
     policy::Terms,
+    session_log::reports,
     stream_key::redacted,
 };
 
@@ -111,9 +113,15 @@ impl AdmissionService for Admission {
 
     async fn report_sessions(
         &self,
-        _request: Request<proto::internal::v1::ReportSessionsRequest>,
-    ) -> Result<Response<proto::internal::v1::ReportSessionsResponse>, Status> {
-        Err(Status::unimplemented("report_sessions"))
+        request: Request<ReportSessionsRequest>,
+    ) -> Result<Response<ReportSessionsResponse>, Status> {
+        let call = async {
+            require_role(&request, Role::Edge)?;
+            let events = reports(request.into_inner(), now_ms())?;
+            self.shared.database.tell_sessions(&events).await?;
+            Ok(ReportSessionsResponse {})
+        };
+        self.shared.metrics.timed("ReportSessions", call).await
     }
 }
 
@@ -156,8 +164,14 @@ impl Admission {
         let decision = match verdict.outcome {
             Ok(terms) => Decision::SignedGrant(self.grant(&request, terms, verdict.by, now_ms)),
             Err(refusal) => {
-                self.refused(&request, verdict.claimed_id, &refusal, verdict.by);
-                Decision::Denial(refusal.denial())
+                let reason = refusal.outcome();
+                let claimed_id = verdict.claimed_id.clone();
+                self.refused(&request, claimed_id, &refusal, verdict.by);
+                let denial = refusal.denial();
+                let (claimed_id, description) = (verdict.claimed_id, denial.description.clone());
+                let refusals = &self.shared.refusals;
+                refusals.tell(&request, claimed_id.as_deref(), reason, description);
+                Decision::Denial(denial)
             }
         };
         Ok(AuthorizeResponse {

@@ -3,13 +3,17 @@
 //! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
 
 mod credentials;
+mod deliveries;
 mod events;
 mod growth;
 mod keys;
+mod log;
 mod quotas;
 mod requests;
 mod revocations;
 mod tokens;
+mod told_sessions;
+mod webhooks;
 
 use std::{
     os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
@@ -34,15 +38,19 @@ use tokio_util::task::AbortOnDropHandle;
 use self::growth::Growth;
 pub(crate) use self::{
     credentials::Refused,
-    events::NewEvent,
+    deliveries::{Delivery, Settled, Settlement},
+    events::{EventEntry, NewEvent, Subject},
     keys::{
         ChangeOutcome, CreateOutcome, Creation, Deletion, KeyChange, KeyFilter, KeyRecord,
         PreviousSecret,
     },
+    log::Logged,
     quotas::QuotaByGroup,
     requests::{KnownRequest, NewRequest},
     revocations::{ChangedTerms, LogEntry, Target, Termination},
     tokens::TokenRecord,
+    told_sessions::ToldSession,
+    webhooks::{WebhookOutcome, WebhookRecord},
 };
 use crate::{
     config::DatabaseConfig,

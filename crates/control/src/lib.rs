@@ -14,6 +14,8 @@ mod client_certificate;
 mod cluster;
 mod config;
 mod database;
+mod delivery;
+mod events;
 mod field;
 mod jwt;
 mod keys;
@@ -25,6 +27,7 @@ mod pepper;
 mod policy;
 mod quotas;
 mod secret_file;
+mod session_log;
 mod sessions;
 mod signed_keys;
 mod standard_webhooks;
@@ -43,7 +46,7 @@ use proto::{
         cluster_service_server::ClusterServiceServer,
     },
     v1::{
-        session_service_server::SessionServiceServer,
+        event_service_server::EventServiceServer, session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
         tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
     },
@@ -67,13 +70,16 @@ use self::{
     access::Access,
     admission::{Admission, Sources},
     cluster::ClusterState,
-    database::Database,
+    database::{Database, EventEntry},
+    delivery::{Deliverer, DeliveryMetrics, Pacing},
+    events::Events,
     keys::StreamKeys,
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
     quotas::Quotas,
-    sessions::Sessions,
+    session_log::{Reconciler, RefusalWriter, Refusals},
+    sessions::{LiveSessions, Sessions},
     tenants::Tenants,
     tokens::Tokens,
 };
@@ -96,7 +102,40 @@ pub use self::{
 pub struct Control {
     shared: Arc<Shared>,
     follower: LogFollower,
+    background: Background,
     pepper_file: PepperFile,
+}
+
+/// What goes on beside the services: the event log and what is made of it.
+struct Background {
+    followed: LogFollower<EventEntry>,
+    refusals: RefusalWriter,
+    reconciler: Reconciler,
+    deliverer: Deliverer,
+}
+
+impl Background {
+    /// Until control drains; the log is followed for as long as the answer is kept.
+    fn start(self, shared: &Shared, shutdown: Shutdown) -> [AbortOnDropHandle<()>; 5] {
+        let Self {
+            followed,
+            refusals,
+            reconciler,
+            deliverer,
+        } = self;
+        let look = shared
+            .live_sessions
+            .clone()
+            .look(shared.registry.clone(), shared.events.clone());
+        [
+            tokio::spawn(followed.run()),
+            tokio::spawn(refusals.run()),
+            tokio::spawn(reconciler.run()),
+            tokio::spawn(deliverer.run(shutdown)),
+            tokio::spawn(look),
+        ]
+        .map(AbortOnDropHandle::new)
+    }
 }
 
 /// What control is given by its process.
@@ -184,11 +223,17 @@ impl Control {
         )?;
         let database = Database::open(&config.database).await?;
         let pepper_file = PepperFile::open(config.pepper_file, database.clone()).await?;
+        let deliveries = DeliveryMetrics::register(&metrics);
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
+        // One database: its readiness is told by the other log.
+        let readiness = Readiness::default();
+        let (followed, events) =
+            LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
+        let (refusals, refusal_writer) = Refusals::new(database.clone());
         let sources = Sources {
-            egress,
+            egress: egress.clone(),
             metrics: metrics.clone(),
             default_tenant: config.default_tenant.clone(),
         };
@@ -204,10 +249,21 @@ impl Control {
             quotas: Quotas::new(config.default_quota),
             metrics,
             tail,
+            events,
+            refusals,
+            live_sessions: LiveSessions::new(),
+        };
+        let shared = Arc::new(shared);
+        let background = Background {
+            followed,
+            refusals: refusal_writer,
+            reconciler: Reconciler::new(shared.clone()),
+            deliverer: Deliverer::new(shared.clone(), egress, deliveries, Pacing::default()),
         };
         Ok(Self {
-            shared: Arc::new(shared),
+            shared,
             follower,
+            background,
             pepper_file,
         })
     }
@@ -222,8 +278,10 @@ impl Control {
         let Self {
             shared,
             follower,
+            background,
             pepper_file,
         } = self;
+        let _background = background.start(&shared, shutdown.clone());
         let _following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
         let _reloading = AbortOnDropHandle::new(tokio::spawn(pepper_file.follow()));
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -235,7 +293,9 @@ impl Control {
 
         let stream_keys = StreamKeyServiceServer::new(StreamKeys(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
-        let sessions = SessionServiceServer::new(Sessions(shared.clone()))
+        let sessions = SessionServiceServer::new(Sessions::new(shared.clone(), shutdown.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let events = EventServiceServer::new(Events::new(shared.clone(), shutdown.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let tenants = TenantServiceServer::new(Tenants(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
@@ -243,13 +303,14 @@ impl Control {
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
+            .add_service(events)
             .add_service(stream_keys)
             .add_service(sessions)
             .add_service(tenants)
             .add_service(tokens);
         let admission =
             AdmissionServiceServer::new(Admission::new(shared.clone(), shutdown.clone()))
-                .max_decoding_message_size(REQUEST_BYTES_MAX);
+                .max_decoding_message_size(REPORT_BYTES_MAX);
         let cluster = ClusterServiceServer::new(ClusterState::new(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let internal = grpc::server()
@@ -279,6 +340,9 @@ pub(crate) struct Shared {
     quotas: Quotas,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,
+    events: watch::Receiver<LogTail<EventEntry>>,
+    refusals: Refusals,
+    live_sessions: LiveSessions,
 }
 
 /// gRPC health follows the database, and ends when control is about to leave.
@@ -328,11 +392,14 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
 
 /// Longest request, in bytes: the longest legal one is some 8 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Longest request of an edge, in bytes: 256 reports of sessions.
+const REPORT_BYTES_MAX: usize = 1024 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 7] = [
+const HEALTH_SERVICES: [&str; 8] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
+    proto::v1::event_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,
     proto::v1::tenant_service_server::SERVICE_NAME,

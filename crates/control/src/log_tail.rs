@@ -1,5 +1,5 @@
-//! The tail of the revocation log, as this process knows it: one task asks the database, when it is told that there is
-//! something and now and then; every watcher reads from here.
+//! The tail of a log, as this process knows it: one task asks the database, when it is told that there is something and now
+//! and then; every watcher reads from here.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -10,25 +10,36 @@ use tokio::{
 };
 
 use crate::{
-    database::{Database, DatabaseError, LogEntry},
+    database::{Database, DatabaseError, LogEntry, Logged},
     field::now_ms,
     metrics::ControlMetrics,
 };
 
 /// What is known of the log.
-#[derive(Clone, Debug)]
-pub(crate) struct LogTail {
+#[derive(Debug)]
+pub(crate) struct LogTail<E = LogEntry> {
     /// The last position.
     pub(crate) position: u64,
     /// The newest entries; nothing is missing between the first of them and `position`.
-    pub(crate) recent: Arc<VecDeque<Arc<LogEntry>>>,
+    pub(crate) recent: Arc<VecDeque<Arc<E>>>,
     /// Whether the database answered lately: if it did not, nobody can say that nothing was revoked.
     pub(crate) fresh: bool,
 }
 
-impl LogTail {
+// Not derived: an entry need not be `Clone`.
+impl<E> Clone for LogTail<E> {
+    fn clone(&self) -> Self {
+        Self {
+            position: self.position,
+            recent: self.recent.clone(),
+            fresh: self.fresh,
+        }
+    }
+}
+
+impl<E> LogTail<E> {
     /// The entries behind a position; `None` where they reach further back than is kept here.
-    pub(crate) fn behind(&self, after: u64, limit: usize) -> Option<Vec<Arc<LogEntry>>> {
+    pub(crate) fn behind(&self, after: u64, limit: usize) -> Option<Vec<Arc<E>>> {
         let missing = usize::try_from(self.position.checked_sub(after)?).ok()?;
         let skipped = self.recent.len().checked_sub(missing)?;
         Some(
@@ -43,23 +54,23 @@ impl LogTail {
 }
 
 /// Asks the database for new entries, and has old ones forgotten.
-pub(crate) struct LogFollower {
+pub(crate) struct LogFollower<E = LogEntry> {
     database: Database,
     metrics: ControlMetrics,
     readiness: Readiness,
-    tail: watch::Sender<LogTail>,
+    tail: watch::Sender<LogTail<E>>,
     answered: Instant,
     poll_period: Duration,
 }
 
-impl LogFollower {
+impl<E: Logged> LogFollower<E> {
     /// Starts at the end of the log.
     pub(crate) async fn start(
         database: Database,
         metrics: ControlMetrics,
         readiness: Readiness,
-    ) -> Result<(Self, watch::Receiver<LogTail>), DatabaseError> {
-        let head = database.log_page(u64::MAX, 1).await?.head;
+    ) -> Result<(Self, watch::Receiver<LogTail<E>>), DatabaseError> {
+        let head = database.log_page::<E>(u64::MAX, 1).await?.head;
         let (tail, receiver) = watch::channel(LogTail {
             position: head,
             recent: Arc::default(),
@@ -129,13 +140,14 @@ impl LogFollower {
     async fn advance(&self) -> Result<(), DatabaseError> {
         loop {
             let after = self.tail.borrow().position;
-            let page = self.database.log_page(after, ENTRIES_PER_PAGE).await?;
+            let page = self.database.log_page::<E>(after, ENTRIES_PER_PAGE).await?;
             if page.truncated {
                 // Pruned while we were away, or another database: watchers find out by asking it themselves.
                 tracing::warn!(
                     position = after,
                     head = page.head,
-                    "the revocation log does not continue here"
+                    "the {} does not continue here",
+                    E::NAME
                 );
                 self.tail.send_modify(|tail| {
                     tail.position = page.head;
@@ -143,13 +155,13 @@ impl LogFollower {
                 });
                 return Ok(());
             }
-            let Some(last) = page.entries.last().map(|entry| entry.position) else {
+            let Some(last) = page.entries.last().map(E::position) else {
                 return Ok(());
             };
             for entry in &page.entries {
-                let age_ms = now_ms().saturating_sub(entry.create_ms).max(0);
-                self.metrics
-                    .revocation_seen(Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64());
+                let age_ms = now_ms().saturating_sub(entry.create_ms()).max(0);
+                let age = Duration::from_millis(age_ms.unsigned_abs());
+                E::seen(&self.metrics, age.as_secs_f64());
             }
             self.tail.send_modify(|tail| {
                 let recent = Arc::make_mut(&mut tail.recent);
@@ -167,39 +179,33 @@ impl LogFollower {
         let retention_ms = i64::try_from(RETENTION.as_millis()).unwrap_or(i64::MAX);
         match self
             .database
-            .prune_log(now_ms().saturating_sub(retention_ms))
+            .prune_log::<E>(now_ms().saturating_sub(retention_ms))
             .await
         {
             Ok(0) => {}
-            Ok(pruned) => tracing::info!(pruned, "old revocations forgotten"),
-            Err(error) => tracing::info!(
-                reason = chain(&error),
-                "old revocations are not forgotten yet"
-            ),
+            Ok(pruned) => tracing::info!(pruned, "the {} was pruned", E::NAME),
+            Err(error) => {
+                tracing::info!(reason = chain(&error), "the {} is not pruned yet", E::NAME)
+            }
         }
-        if let Err(error) = self.database.prune_credentials(now_ms()).await {
+        if let Err(error) = E::prune_beside(&self.database, now_ms()).await {
             tracing::info!(
                 reason = chain(&error),
-                "credentials that are not refused any more are not forgotten yet"
+                "what goes with the {} is not pruned yet",
+                E::NAME
             );
-        }
-        match self.database.prune_requests(now_ms()).await {
-            Ok(_pruned) => {}
-            Err(error) => {
-                tracing::info!(reason = chain(&error), "old requests are not forgotten yet")
-            }
         }
     }
 }
 
 /// The readiness condition that says whether the database answers.
 pub(crate) const READINESS: &str = "database";
-/// A revocation is known to every control process at most this long (and a query) after it was made, also where nobody
-/// tells that there is one.
+/// An entry is known to every control process at most this long (and a query) after it was made, also where nobody tells
+/// that there is one.
 const POLL_PERIOD: Duration = Duration::from_millis(250);
 /// Without an answer for this long, watches end: their edges cannot trust what they remember of keys.
 const STALE_AFTER: Duration = Duration::from_secs(5);
-/// For how long an edge may be away and still catch up entry by entry.
+/// For how long a watcher may be away and still catch up entry by entry.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const PRUNE_PERIOD: Duration = Duration::from_secs(60 * 60);
 /// Entries kept in memory for watchers.

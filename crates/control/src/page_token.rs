@@ -70,6 +70,27 @@ impl Cursor {
     }
 }
 
+/// A position in the event log, for a client to come back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogCursor(pub(crate) u64);
+
+impl LogCursor {
+    pub(crate) fn encode(self) -> String {
+        BASE64URL_NOPAD.encode(format!("e{}", self.0).as_bytes())
+    }
+
+    pub(crate) fn decode(token: &str) -> Result<Self, &'static str> {
+        let parse = || {
+            let text = String::from_utf8(BASE64URL_NOPAD.decode(token.as_bytes()).ok()?).ok()?;
+            text.strip_prefix('e')?.parse().ok().map(Self)
+        };
+        (token.len() <= TOKEN_BYTES_MAX)
+            .then(parse)
+            .flatten()
+            .ok_or("not a cursor of this method")
+    }
+}
+
 const TOKEN_BYTES_MAX: usize = 512;
 
 #[cfg(test)]
@@ -84,6 +105,13 @@ mod tests {
         };
         assert_eq!(Cursor::decode(&cursor.encode()), Ok(cursor));
         assert_eq!(Cursor::decode(""), Ok(Cursor::START));
+    }
+
+    #[test]
+    fn a_position_survives_its_cursor() {
+        let cursor = LogCursor(u64::MAX);
+        assert_eq!(LogCursor::decode(&cursor.encode()), Ok(cursor));
+        assert!(LogCursor::decode("").is_err() && LogCursor::decode("ZS0x").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. Four more keys are
-//! derived from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques, one encrypts the
-//! answers that requests get again, and one makes ids of credentials that are not ours.
+//! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. More keys are derived
+//! from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques, one encrypts the answers
+//! that requests get again, one makes ids of credentials that are not ours, one encrypts the secrets of webhooks.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -34,6 +34,7 @@ struct Pepper {
     stream_keys: hmac::Key,
     opaques: hmac::Key,
     passwords: RandomizedNonceKey,
+    webhooks: RandomizedNonceKey,
     credentials: hmac::Key,
     answers: RandomizedNonceKey,
 }
@@ -121,7 +122,7 @@ impl Peppers {
         id: StreamKeyId,
         equivalent: &PasswordEquivalent,
     ) -> Result<Vec<u8>, RandomError> {
-        seal(&self.current.1.passwords, id, &equivalent[..])
+        seal(&self.current.1.passwords, &id.to_string(), &equivalent[..])
     }
 
     /// The opposite; `None` where the version is not known, or it was sealed otherwise.
@@ -131,13 +132,14 @@ impl Peppers {
         id: StreamKeyId,
         sealed: &[u8],
     ) -> Option<Zeroizing<Vec<u8>>> {
-        open(&self.keys.get(&version)?.passwords, id, sealed)
+        open(&self.keys.get(&version)?.passwords, &id.to_string(), sealed)
     }
 
     /// Encrypts a stream key with the current version, for a request that is answered again.
     pub(crate) fn seal_answer(&self, stream_key: &StreamKey) -> Result<Vec<u8>, RandomError> {
         let answers = &self.current.1.answers;
-        seal(answers, stream_key.id(), stream_key.reveal().as_bytes())
+        let id = stream_key.id().to_string();
+        seal(answers, &id, stream_key.reveal().as_bytes())
     }
 
     /// The opposite; `None` where the version is not known, or it was sealed otherwise.
@@ -147,8 +149,23 @@ impl Peppers {
         id: StreamKeyId,
         sealed: &[u8],
     ) -> Option<StreamKey> {
-        let opened = open(&self.keys.get(&version)?.answers, id, sealed)?;
+        let opened = open(&self.keys.get(&version)?.answers, &id.to_string(), sealed)?;
         StreamKey::parse(str::from_utf8(&opened).ok()?).ok()
+    }
+
+    /// Encrypts with the current version what signs the deliveries of a webhook.
+    pub(crate) fn seal_webhook(&self, id: &str, secret: &str) -> Result<Vec<u8>, RandomError> {
+        seal(&self.current.1.webhooks, id, secret.as_bytes())
+    }
+
+    /// The opposite; `None` where the version is not known, or it was sealed otherwise.
+    pub(crate) fn open_webhook(
+        &self,
+        version: u32,
+        id: &str,
+        sealed: &[u8],
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        open(&self.keys.get(&version)?.webhooks, id, sealed)
     }
 
     /// Of an opaque's content; `None` where the version is not known.
@@ -174,6 +191,7 @@ impl Pepper {
         let derived = |label: &[u8]| hmac::sign(&stream_keys, label);
         let opaques = derived(b"headwater-adobe-opaque-v1");
         let passwords = derived(b"headwater-adobe-password-v1");
+        let webhooks = derived(b"headwater-webhook-v1");
         let credentials = derived(b"headwater-credential-id-v1");
         let answers = derived(b"headwater-answer-v1");
         Some(Self {
@@ -181,27 +199,28 @@ impl Pepper {
             credentials: hmac::Key::new(hmac::HMAC_SHA256, credentials.as_ref()),
             passwords: RandomizedNonceKey::new(&AES_256_GCM, passwords.as_ref()).ok()?,
             answers: RandomizedNonceKey::new(&AES_256_GCM, answers.as_ref()).ok()?,
+            webhooks: RandomizedNonceKey::new(&AES_256_GCM, webhooks.as_ref()).ok()?,
             stream_keys,
         })
     }
 }
 
-/// Nonce, ciphertext, tag; for that stream key's id alone it can be opened.
-fn seal(key: &RandomizedNonceKey, id: StreamKeyId, secret: &[u8]) -> Result<Vec<u8>, RandomError> {
+/// Nonce, ciphertext, tag; for that id alone it can be opened.
+fn seal(key: &RandomizedNonceKey, id: &str, secret: &[u8]) -> Result<Vec<u8>, RandomError> {
     let mut sealed = secret.to_vec();
     let nonce = key
-        .seal_in_place_append_tag(Aad::from(id.to_string()), &mut sealed)
+        .seal_in_place_append_tag(Aad::from(id), &mut sealed)
         .map_err(|_unavailable| RandomError)?;
     sealed.splice(0..0, nonce.as_ref().iter().copied());
     Ok(sealed)
 }
 
-fn open(key: &RandomizedNonceKey, id: StreamKeyId, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+fn open(key: &RandomizedNonceKey, id: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
     let mut opened = Zeroizing::new(sealed.to_vec());
     let nonce = Nonce::assume_unique_for_key(*nonce);
     let bytes = key
-        .open_in_place(nonce, Aad::from(id.to_string()), &mut opened)
+        .open_in_place(nonce, Aad::from(id), &mut opened)
         .ok()?
         .len();
     opened.truncate(bytes);

@@ -1,29 +1,50 @@
 //! `SessionService`: live publishing sessions, as their leases in the registry show them.
 
-use std::sync::Arc;
+mod live;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
 
 use proto::{
     error::status,
     v1::{
         FrameKind, GetSessionRequest, ListSessionsRequest, ListSessionsResponse, Session,
-        TerminateSessionRequest, TerminateSessionResponse, Track,
-        session_service_server::SessionService,
+        TerminateSessionRequest, TerminateSessionResponse, Track, WatchSessionsRequest,
+        WatchSessionsResponse, session_service_server::SessionService,
     },
 };
 use registry::{Lease, LeaseTrack, RegistryError};
-use runtime::error::chain;
+use runtime::{error::chain, shutdown::Shutdown};
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+pub(crate) use self::live::LiveSessions;
 use crate::{
     Shared,
     caller::{Caller, Scope},
     database::Termination,
+    events::too_many_watches,
     field::{self, Violations, now_ms, timestamp},
     page_token::{Cursor, Page},
 };
 
 /// Serves the sessions of the whole cluster.
-pub(crate) struct Sessions(pub(crate) Arc<Shared>);
+pub(crate) struct Sessions {
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+    watches: Arc<Semaphore>,
+}
+
+/// Which sessions a request is about.
+struct Filter {
+    /// Empty: every app.
+    app: String,
+    /// Empty: every stream.
+    stream: String,
+    /// `None`: every tenant.
+    tenant: Option<Arc<str>>,
+}
 
 #[tonic::async_trait]
 impl SessionService for Sessions {
@@ -31,7 +52,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        self.0
+        self.shared
             .metrics
             .timed("ListSessions", self.list(request))
             .await
@@ -41,44 +62,82 @@ impl SessionService for Sessions {
         &self,
         request: Request<GetSessionRequest>,
     ) -> Result<Response<Session>, Status> {
-        self.0.metrics.timed("GetSession", self.get(request)).await
+        self.shared
+            .metrics
+            .timed("GetSession", self.get(request))
+            .await
     }
 
     async fn terminate_session(
         &self,
         request: Request<TerminateSessionRequest>,
     ) -> Result<Response<TerminateSessionResponse>, Status> {
-        self.0
+        self.shared
             .metrics
             .timed("TerminateSession", self.terminate(request))
             .await
     }
 
-    type WatchSessionsStream =
-        tokio_stream::Pending<Result<proto::v1::WatchSessionsResponse, Status>>;
+    type WatchSessionsStream = ReceiverStream<Result<WatchSessionsResponse, Status>>;
 
     async fn watch_sessions(
         &self,
-        request: Request<proto::v1::WatchSessionsRequest>,
+        request: Request<WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
-        self.0.caller(&request, Scope::SessionsRead).await?;
-        Err(Status::unimplemented("watch_sessions"))
+        let caller = self.shared.caller(&request, Scope::SessionsRead).await?;
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        let filter = Filter::of(
+            &caller,
+            (request.app, request.stream, &request.tenant),
+            &mut violations,
+        );
+        violations.finish()?;
+        let permit = self.watches.clone().try_acquire_owned();
+        let permit = permit.map_err(|_none_left| too_many_watches())?;
+        let watch = watch::Watch {
+            looks: self.shared.live_sessions.subscribe(),
+            filter,
+        };
+        let (answers, stream) = tokio::sync::mpsc::channel(ANSWERS_QUEUED_MAX);
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            watch.run(answers, shutdown).await;
+            drop(permit);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
 impl Sessions {
+    pub(crate) fn new(shared: Arc<Shared>, shutdown: Shutdown) -> Self {
+        Self {
+            shared,
+            shutdown,
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+        }
+    }
+
     async fn list(
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<ListSessionsResponse, Status> {
-        let caller = self.0.caller(&request, Scope::SessionsRead).await?;
+        let caller = self.shared.caller(&request, Scope::SessionsRead).await?;
         let request = request.into_inner();
         let page = Page::of(&request.app, request.page_size, &request.page_token)?;
         let page_len = usize::try_from(page.size).unwrap_or(usize::MAX);
+        let mut violations = Violations::default();
+        let filter = Filter::of(
+            &caller,
+            (request.app, request.stream, &request.tenant),
+            &mut violations,
+        );
+        violations.finish()?;
 
-        let mut leases = self.leases(&caller).await?;
+        let mut leases = self.leases().await?;
         leases.retain(|(cursor, lease)| {
-            *cursor > page.after && (request.app.is_empty() || lease.stats.app == request.app)
+            let stats = &lease.stats;
+            *cursor > page.after && filter.takes(&stats.app, &stats.name, &stats.tenant)
         });
         // By their start: a session that begins while somebody pages comes last.
         leases.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -95,7 +154,7 @@ impl Sessions {
     }
 
     async fn get(&self, request: Request<GetSessionRequest>) -> Result<Session, Status> {
-        let caller = self.0.caller(&request, Scope::SessionsRead).await?;
+        let caller = self.shared.caller(&request, Scope::SessionsRead).await?;
         self.find(&caller, &request.into_inner().id)
             .await
             .map(message)
@@ -105,14 +164,16 @@ impl Sessions {
         &self,
         request: Request<TerminateSessionRequest>,
     ) -> Result<TerminateSessionResponse, Status> {
-        let caller = self.0.caller(&request, Scope::SessionsWrite).await?;
+        let caller = self.shared.caller(&request, Scope::SessionsWrite).await?;
         let request = request.into_inner();
         let mut violations = Violations::default();
         violations.check("reason", field::reason(&request.reason));
+        let ban = violations.check("ban", request.ban.map(ban).transpose());
         violations.finish()?;
         let lease = self.find(&caller, &request.id).await?;
         let now_ms = now_ms();
-        let hold_off_ms = i64::try_from(self.0.hold_off.as_millis()).unwrap_or(i64::MAX);
+        let hold_off = ban.flatten().unwrap_or(self.shared.hold_off);
+        let hold_off_ms = i64::try_from(hold_off.as_millis()).unwrap_or(i64::MAX);
         // The log first: it reaches the edge even where the registry fails us now.
         let termination = Termination {
             tenant: &lease.stats.tenant,
@@ -121,29 +182,30 @@ impl Sessions {
             reason: &request.reason,
             held_off_until_ms: now_ms.saturating_add(hold_off_ms),
         };
-        self.0
+        self.shared
             .database
             .terminate_session(&termination, now_ms)
             .await?;
         if let Err(error) = self
-            .0
+            .shared
             .registry
             .kick(lease.stream, lease.slot, Some(&lease.session))
             .await
         {
             tracing::warn!(session_id = %lease.session, reason = chain(&error), "the lease goes with its session");
         }
-        self.0.metrics.admin_action("terminate_session");
+        self.shared.metrics.admin_action("terminate_session");
         tracing::info!(
             action = "terminate_session",
-            actor = caller.name,
             tenant = lease.stats.tenant,
             session_id = %lease.session,
             stream_id = %lease.stream,
             stream_key_id = lease.stats.stream_key_id,
             app = lease.stats.app,
             edge = %lease.edge,
+            actor = caller.name,
             client_address = caller.address,
+            refused_for_ms = hold_off_ms,
             reason = request.reason,
             "session terminated"
         );
@@ -152,27 +214,61 @@ impl Sessions {
 
     /// What another tenant owns is not there.
     async fn find(&self, caller: &Caller, id: &str) -> Result<Lease, Status> {
-        let leases = self.leases(caller).await?;
+        let leases = self.leases().await?;
         let found = leases
             .into_iter()
-            .find(|(_, lease)| lease.session.as_str() == id);
+            .find(|(_, lease)| lease.session.as_str() == id && caller.sees(&lease.stats.tenant));
         let (_, lease) =
             found.ok_or_else(|| status(Code::NotFound, "SESSION_NOT_FOUND", "no such session"))?;
         Ok(lease)
     }
 
-    async fn leases(&self, caller: &Caller) -> Result<Vec<(Cursor, Lease)>, Status> {
-        let leases = self
-            .0
-            .registry
-            .leases()
-            .await
-            .map_err(|error| unavailable(&error))?;
-        let own = leases
+    async fn leases(&self) -> Result<Vec<(Cursor, Lease)>, Status> {
+        let leases = self.shared.registry.leases().await;
+        let leases = leases.map_err(|error| unavailable(&error))?;
+        Ok(leases
             .into_iter()
-            .filter(|lease| caller.sees(&lease.stats.tenant));
-        Ok(own.map(|lease| (cursor(&lease), lease)).collect())
+            .map(|lease| (cursor(&lease), lease))
+            .collect())
     }
+}
+
+impl Filter {
+    /// Of the fields `app`, `stream` and `tenant`.
+    fn of(
+        caller: &Caller,
+        (app, stream, tenant): (String, String, &str),
+        violations: &mut Violations,
+    ) -> Self {
+        if !app.is_empty() {
+            violations.check("app", field::app(&app));
+        }
+        if !stream.is_empty() {
+            violations.check("stream", field::stream(&stream));
+        }
+        let tenant = violations.check("tenant", caller.listed(tenant)).flatten();
+        Self {
+            app,
+            stream,
+            tenant,
+        }
+    }
+
+    fn takes(&self, app: &str, stream: &str, tenant: &str) -> bool {
+        (self.app.is_empty() || self.app == app)
+            && (self.stream.is_empty() || self.stream == stream)
+            && self.tenant.as_deref().is_none_or(|of| of == tenant)
+    }
+
+    fn wants(&self, session: &Session) -> bool {
+        self.takes(&session.app, &session.stream, &session.tenant)
+    }
+}
+
+/// For how long a key is refused.
+fn ban(ban: prost_types::Duration) -> Result<Duration, &'static str> {
+    let ban = Duration::try_from(ban).ok().filter(|ban| *ban <= BAN_MAX);
+    ban.ok_or("0 to 30 days")
 }
 
 fn cursor(lease: &Lease) -> Cursor {
@@ -247,3 +343,9 @@ fn track(track: LeaseTrack) -> Track {
         channels: track.channels,
     }
 }
+
+/// Watches of one control process.
+const WATCHES_MAX: usize = 256;
+/// Answers that wait for one watcher to read them.
+const ANSWERS_QUEUED_MAX: usize = 64;
+const BAN_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -7,6 +7,8 @@ mod admission_service;
 mod adobe_authentication;
 mod backend;
 mod cluster_service;
+mod deliveries;
+mod event_service;
 mod fixture;
 mod key_changes;
 mod key_policies;

@@ -1,11 +1,15 @@
 //! The command line, as data. What it means is elsewhere.
 
+mod events;
 mod keys;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::events::{
+    EventsCommand, SessionFilter, SessionsCommand, TailArguments, WebhooksCommand,
+};
 pub(crate) use self::keys::{
     ContainerName, CreateArguments, Field, IngestRoleName, KeyState, KeysCommand, ListArguments,
     QuotasCommand, SettingsArguments, Takeover, UpdateArguments,
@@ -20,6 +24,7 @@ Examples:
   headwater standalone                             a whole cluster in one process
   headwater keys create --app live --stream one    a stream key for it
   headwater sessions list                          who publishes
+  headwater events tail --since 1h                 what happened, and what happens
   headwater probe rtmps://ingest.example/live      why an encoder does not get through
   headwater bootstrap ./cluster                    all that the roles need to run apart
   headwater edge --config ./cluster/edge.yaml      one role by itself
@@ -86,7 +91,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: QuotasCommand,
     },
-    /// List and end live publishing sessions
+    /// List, watch and end live publishing sessions
     Sessions {
         #[command(flatten)]
         server: ServerArguments,
@@ -99,6 +104,20 @@ pub(crate) enum Command {
         server: ServerArguments,
         #[command(subcommand)]
         command: TokensCommand,
+    },
+    /// Follow what happens: sessions and stream keys
+    Events {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(subcommand)]
+        command: EventsCommand,
+    },
+    /// Have events posted to a platform's backend
+    Webhooks {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(subcommand)]
+        command: WebhooksCommand,
     },
     /// Publish and subscribe in quantity, and account for every frame
     Bench(BenchArguments),
@@ -271,24 +290,6 @@ pub(crate) struct ServerArguments {
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) format: FormatArguments,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum SessionsCommand {
-    /// List live sessions
-    List {
-        /// Of one application alone
-        #[arg(long, default_value = "")]
-        app: String,
-    },
-    /// End a session and refuse its key for 30 s
-    Kill {
-        /// As `sessions list` shows it
-        id: String,
-        /// For the log and the publisher
-        #[arg(long, default_value = "")]
-        reason: String,
-    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -19,7 +19,7 @@ use tonic::{
 use crate::{
     api::{ApiChannel, Bearer, REQUEST_TIMEOUT},
     channel,
-    cli::{DeskArguments, KubectlCommand, SessionsCommand, UsageError},
+    cli::{DeskArguments, KubectlCommand, SessionFilter, SessionsCommand, UsageError},
     keys, sessions,
 };
 
@@ -52,7 +52,8 @@ pub(crate) async fn run(arguments: &DeskArguments, command: KubectlCommand) -> a
         KubectlCommand::Status { name } => status::run(arguments, name.as_deref()).await,
         KubectlCommand::Streams { cluster, command } => {
             let server = connect(arguments, cluster.as_deref()).await?;
-            let command = command.unwrap_or_else(|| SessionsCommand::List { app: String::new() });
+            let command =
+                command.unwrap_or_else(|| SessionsCommand::List(SessionFilter::default()));
             sessions::run_at(server, command, arguments.format.json()).await
         }
     }

@@ -9,6 +9,7 @@ mod channel;
 mod cli;
 mod config;
 mod crds;
+mod events;
 mod files;
 mod keys;
 mod kubectl;
@@ -23,6 +24,7 @@ mod secrets;
 mod sessions;
 mod standalone;
 mod tokens;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -74,6 +76,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Crds { directory } => crds::run(directory.as_deref()),
         Command::Doctor { desk, name } => kubectl::doctor::run(&desk, name.as_deref()).await,
         Command::Edge(arguments) => roles::edge::run(&arguments).await,
+        Command::Events { server, command } => events::run(&server, command).await,
         Command::Keys { server, command } => keys::run(&server, command).await,
         Command::Kubectl { desk, command } => kubectl::run(&desk, command).await,
         Command::Operator(arguments) => roles::operator::run(*arguments).await,
@@ -83,5 +86,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
         Command::Tokens { server, command } => tokens::run(&server, command).await,
+        Command::Webhooks { server, command } => webhooks::run(&server, command).await,
     }
 }

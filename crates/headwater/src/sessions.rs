@@ -1,17 +1,21 @@
 //! `headwater sessions`: who publishes, over the gRPC API.
 
+use std::time::Duration;
+
+use control::HOLD_OFF;
 use proto::{
     tracks::describe,
     v1::{
-        FrameKind, ListSessionsRequest, Session, TerminateSessionRequest, Track,
-        session_service_client::SessionServiceClient,
+        FrameKind, GetSessionRequest, ListSessionsRequest, Session, TerminateSessionRequest, Track,
+        WatchSessionsRequest, session_service_client::SessionServiceClient,
+        watch_sessions_response::Change,
     },
 };
 use serde_json::{Value, json};
 
 use crate::{
     api::{self, ApiChannel, Server, explain},
-    cli::{ServerArguments, SessionsCommand},
+    cli::{ServerArguments, SessionFilter, SessionsCommand},
     output,
 };
 
@@ -34,16 +38,31 @@ pub(crate) async fn run_at(
 ) -> anyhow::Result<()> {
     let mut client = Client::new(server);
     match command {
-        SessionsCommand::Kill { id, reason } => kill(&mut client, id, reason, json).await,
-        SessionsCommand::List { app } => list(&mut client, app, json).await,
+        SessionsCommand::End { id, reason, ban } => end(&mut client, (id, reason, ban), json).await,
+        SessionsCommand::Get { id } => {
+            let session = client.get_session(GetSessionRequest { id }).await;
+            let session = session.map_err(|status| explain(&status))?.into_inner();
+            if json {
+                output::json(&to_json(&session));
+            } else {
+                output::table(HEADING, &[row(session)]);
+            }
+            Ok(())
+        }
+        SessionsCommand::List(filter) => list(&mut client, filter, json).await,
+        SessionsCommand::Watch(filter) => watch(&mut client, filter, json).await,
     }
 }
 
-async fn kill(client: &mut Client, id: String, reason: String, json: bool) -> anyhow::Result<()> {
+async fn end(
+    client: &mut Client,
+    (id, reason, ban): (String, String, Option<Duration>),
+    json: bool,
+) -> anyhow::Result<()> {
     let request = TerminateSessionRequest {
         id: id.clone(),
         reason,
-        ..TerminateSessionRequest::default()
+        ban: ban.map(prost_types::Duration::try_from).transpose()?,
     };
     client
         .terminate_session(request)
@@ -52,22 +71,60 @@ async fn kill(client: &mut Client, id: String, reason: String, json: bool) -> an
     if json {
         output::json(&json!({ "id": id }));
     } else {
+        let refused_for = humantime_serde::re::humantime::format_duration(ban.unwrap_or(HOLD_OFF));
         output::line(format_args!(
-            "Session {id} ends; its stream key is refused for 30 s."
+            "Session {id} ends; its stream key is refused for {refused_for}."
         ));
     }
     Ok(())
 }
 
-async fn list(client: &mut Client, app: String, json: bool) -> anyhow::Result<()> {
+/// A line for each change: a table would not end.
+async fn watch(client: &mut Client, filter: SessionFilter, json: bool) -> anyhow::Result<()> {
+    let SessionFilter {
+        app,
+        stream,
+        tenant,
+    } = filter;
+    let request = WatchSessionsRequest {
+        app,
+        stream,
+        tenant,
+    };
+    let answers = client.watch_sessions(request).await;
+    let mut answers = answers.map_err(|status| explain(&status))?.into_inner();
+    while let Some(answer) = answers.message().await.map_err(|status| explain(&status))? {
+        match answer.change {
+            Some(Change::Session(session)) if json => {
+                output::line(json!({ "session": to_json(&session) }));
+            }
+            Some(Change::Session(session)) => {
+                let cells = row(session).join("  ");
+                output::line(output::printable(format!("live   {cells}")));
+            }
+            Some(Change::EndedSessionId(id)) if json => {
+                output::line(json!({ "ended_session_id": id }));
+            }
+            Some(Change::EndedSessionId(id)) => {
+                output::line(output::printable(format!("ended  {id}")));
+            }
+            Some(Change::Complete(_)) if json => output::line(json!({ "complete": true })),
+            Some(Change::Complete(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+async fn list(client: &mut Client, filter: SessionFilter, json: bool) -> anyhow::Result<()> {
     let mut sessions = Vec::new();
     let mut page_token = String::new();
     loop {
         let request = ListSessionsRequest {
-            app: app.clone(),
+            app: filter.app.clone(),
             page_size: api::PAGE_ITEMS,
             page_token,
-            ..ListSessionsRequest::default()
+            stream: filter.stream.clone(),
+            tenant: filter.tenant.clone(),
         };
         let page = client
             .list_sessions(request)
@@ -85,13 +142,7 @@ async fn list(client: &mut Client, app: String, json: bool) -> anyhow::Result<()
         return Ok(());
     }
     let rows: Vec<_> = sessions.into_iter().map(row).collect();
-    output::table(
-        [
-            "ID", "APP", "STREAM", "SINCE", "BITRATE", "PICTURE", "TRACKS", "ORIGIN", "EDGE",
-            "CLIENT", "ENCODER",
-        ],
-        &rows,
-    );
+    output::table(HEADING, &rows);
     Ok(())
 }
 
@@ -197,3 +248,8 @@ fn to_json(session: &Session) -> Value {
         "tracks": session.tracks.iter().map(track_to_json).collect::<Vec<_>>(),
     })
 }
+
+const HEADING: [&str; 11] = [
+    "ID", "APP", "STREAM", "SINCE", "BITRATE", "PICTURE", "TRACKS", "ORIGIN", "EDGE", "CLIENT",
+    "ENCODER",
+];

@@ -1,11 +1,13 @@
 //! The gRPC contract: code generated from `proto/`, and the conversions every role shares.
 //!
 //! - [`v1`]: the public API; [`internal::v1`]: what the roles say to each other.
+//! - [`cloud_events`]: events as CloudEvents in JSON.
 //! - [`error`]: gRPC statuses with a `google.rpc.ErrorInfo` reason, built and read in one place.
 //! - [`frames`]: [`media::Frame`]s to batches and back, fragments included.
 //! - [`tracks`]: [`media::Tracks`] as messages.
 //! - [`grant`]: signing and verifying what control allowed.
 
+pub mod cloud_events;
 pub mod error;
 pub mod frames;
 pub mod grant;

@@ -23,9 +23,10 @@ const PUBLISHED: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_python_example_issues_a_key_and_follows_it() {
     let mut command = process::command(binary::python());
-    command
-        .arg(example("python/issue_key.py"))
-        .env("PYTHONPATH", binary::target_directory().join("python/generated"));
+    command.arg(example("python/issue_key.py")).env(
+        "PYTHONPATH",
+        binary::target_directory().join("python/generated"),
+    );
     issues_a_key_and_follows_it("python", command).await;
 }
 

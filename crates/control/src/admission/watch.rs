@@ -21,7 +21,7 @@ use crate::{
 
 pub(super) struct Watch {
     database: Database,
-    tail: watch::Receiver<LogTail>,
+    tail: watch::Receiver<LogTail<LogEntry>>,
     /// Everything up to here was told.
     position: u64,
     /// How far the tail was at the last look: one that goes back is another log.
@@ -46,11 +46,11 @@ impl Watch {
         };
         if let Some(after) = after {
             // Asked of the database itself: a position ahead of our tail may have come from a faster replica.
-            let page = shared.database.log_page(after, 1).await?;
+            let page = shared.database.log_page::<LogEntry>(after, 1).await?;
             greeting.truncated = page.truncated;
             greeting.position = if page.truncated {
                 // Pruned, or another log: hearing of an end twice does no harm, hearing of none does.
-                shared.database.log_start().await?
+                shared.database.log_start::<LogEntry>().await?
             } else {
                 after
             };
@@ -122,7 +122,10 @@ impl Watch {
         }
     }
 
-    async fn advance(&mut self, tail: &LogTail) -> Result<WatchRevocationsResponse, Status> {
+    async fn advance(
+        &mut self,
+        tail: &LogTail<LogEntry>,
+    ) -> Result<WatchRevocationsResponse, Status> {
         let mut answer = WatchRevocationsResponse::default();
         let limit = usize::try_from(ENTRIES_PER_PAGE).unwrap_or(usize::MAX);
         let entries = match tail.behind(self.position, limit) {
@@ -133,7 +136,7 @@ impl Watch {
                     .log_page(self.position, ENTRIES_PER_PAGE)
                     .await?;
                 if page.truncated {
-                    self.position = self.database.log_start().await?;
+                    self.position = self.database.log_start::<LogEntry>().await?;
                     answer.truncated = true;
                     answer.position = self.position;
                     return Ok(answer);

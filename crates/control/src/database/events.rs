@@ -3,14 +3,25 @@
 use data_encoding::HEXLOWER;
 use prost::Message as _;
 use proto::v1::{EventType, KeyEvent, SessionEvent};
-use sqlx::{Any, Transaction};
+use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
-use super::DatabaseError;
+use super::{Database, DatabaseError, keys::number, log::Logged};
 
 /// One event to be written. Its position is the database's to give.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NewEvent {
     /// Unique: an event that is there already is not written again.
+    pub(crate) id: String,
+    pub(crate) create_ms: i64,
+    pub(crate) tenant: String,
+    pub(crate) event_type: EventType,
+    pub(crate) subject: Subject,
+}
+
+/// One event of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct EventEntry {
+    pub(crate) position: u64,
     pub(crate) id: String,
     pub(crate) create_ms: i64,
     pub(crate) tenant: String,
@@ -44,10 +55,37 @@ impl NewEvent {
 }
 
 impl Subject {
-    fn app(&self) -> &str {
+    pub(crate) fn app(&self) -> &str {
         match self {
             Self::Key(event) => &event.app,
             Self::Session(event) => &event.app,
+        }
+    }
+
+    /// The stream that it is about.
+    pub(crate) fn stream(&self) -> &str {
+        match self {
+            Self::Key(event) => &event.stream,
+            Self::Session(event) => &event.stream,
+        }
+    }
+
+    fn decode(event_type: EventType, hex: &str) -> Option<Self> {
+        let bytes = HEXLOWER.decode(hex.as_bytes()).ok()?;
+        match event_type {
+            EventType::SessionStarted
+            | EventType::SessionEnded
+            | EventType::SessionRefused
+            | EventType::SessionTakenOver => {
+                let event = SessionEvent::decode(&*bytes).ok()?;
+                Some(Self::Session(Box::new(event)))
+            }
+            EventType::KeyCreated
+            | EventType::KeyUpdated
+            | EventType::KeyRotated
+            | EventType::KeyRevoked
+            | EventType::KeyDeleted => Some(Self::Key(KeyEvent::decode(&*bytes).ok()?)),
+            EventType::Unspecified => None,
         }
     }
 
@@ -59,19 +97,19 @@ impl Subject {
     }
 }
 
-/// Takes the next position of the event log. Locks its head until the commit: comes last but for
-/// [`append`](super::revocations::append), always in this order.
+/// Takes the next position of the event log, unless the event is there already: whether it was written. Locks the log's
+/// head until the commit: comes last but for [`append`](super::revocations::append), always in this order.
 pub(super) async fn append_event(
     transaction: &mut Transaction<'_, Any>,
     event: &NewEvent,
-) -> Result<(), DatabaseError> {
+) -> Result<bool, DatabaseError> {
     let position: i64 =
         sqlx::query_scalar("UPDATE events_head SET position = position + 1 RETURNING position")
             .fetch_one(&mut **transaction)
             .await?;
-    sqlx::query(
+    let inserted = sqlx::query(
         "INSERT INTO events (position, id, create_ms, tenant, app, type, subject) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING",
     )
     .bind(position)
     .bind(&event.id)
@@ -82,5 +120,104 @@ pub(super) async fn append_event(
     .bind(event.subject.encode())
     .execute(&mut **transaction)
     .await?;
-    Ok(())
+    let written = inserted.rows_affected() == 1;
+    if !written {
+        // Nobody has seen the position: the head is locked.
+        sqlx::query("UPDATE events_head SET position = position - 1")
+            .execute(&mut **transaction)
+            .await?;
+    }
+    Ok(written)
 }
+
+impl Database {
+    /// Writes events that are no part of another change. How many were new.
+    pub(crate) async fn append_events(&self, events: &[NewEvent]) -> Result<u64, DatabaseError> {
+        self.bounded(async {
+            let mut transaction = self.pool.begin().await?;
+            let mut written = 0_u64;
+            for event in events {
+                written =
+                    written.saturating_add(append_event(&mut transaction, event).await?.into());
+            }
+            transaction.commit().await?;
+            Ok(written)
+        })
+        .await
+    }
+
+    /// The position behind which the events since a time come.
+    pub(crate) async fn events_since(&self, since_ms: i64) -> Result<u64, DatabaseError> {
+        self.bounded(async {
+            let position = sqlx::query_scalar(
+                "SELECT COALESCE((SELECT MIN(position) - 1 FROM events WHERE create_ms >= $1), position) \
+                 FROM events_head",
+            )
+            .bind(since_ms)
+            .fetch_one(&self.pool)
+            .await?;
+            number(position, "position")
+        })
+        .await
+    }
+
+    /// `None` where it was forgotten.
+    pub(crate) async fn event(&self, position: u64) -> Result<Option<EventEntry>, DatabaseError> {
+        self.bounded(async {
+            let row = sqlx::query(
+                "SELECT position, id, create_ms, tenant, type, subject FROM events WHERE position = $1",
+            )
+            .bind(i64::try_from(position).unwrap_or(i64::MAX))
+            .fetch_optional(&self.pool)
+            .await?;
+            let entry = row.map(|row| EventEntry::read(&row)).transpose()?;
+            Ok(entry.flatten())
+        })
+        .await
+    }
+}
+
+impl Logged for EventEntry {
+    const NAME: &'static str = "event log";
+    const PAGE: &'static str = "SELECT events_head.position AS head, events.position, id, create_ms, tenant, type, subject \
+        FROM events_head LEFT JOIN events ON events.position > $1 ORDER BY events.position LIMIT $2";
+    const START: &'static str =
+        "SELECT COALESCE((SELECT MIN(position) - 1 FROM events), position) FROM events_head";
+    const PRUNE: &'static str = "DELETE FROM events WHERE position <= \
+        (SELECT COALESCE(MAX(position), 0) FROM events WHERE create_ms < $1)";
+
+    fn read(row: &AnyRow) -> Result<Option<Self>, DatabaseError> {
+        let Some(position) = row.try_get::<Option<i64>, _>("position")? else {
+            return Ok(None);
+        };
+        let malformed = || DatabaseError::Malformed { what: "event" };
+        let event_type: i32 = number(row.try_get("type")?, "event type")?;
+        let event_type = EventType::try_from(event_type).map_err(|_unknown| malformed())?;
+        let subject: String = row.try_get("subject")?;
+        Ok(Some(Self {
+            position: number(position, "position")?,
+            id: row.try_get("id")?,
+            create_ms: row.try_get("create_ms")?,
+            tenant: row.try_get("tenant")?,
+            event_type,
+            subject: Subject::decode(event_type, &subject).ok_or_else(malformed)?,
+        }))
+    }
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn create_ms(&self) -> i64 {
+        self.create_ms
+    }
+
+    async fn prune_beside(database: &Database, now_ms: i64) -> Result<(), DatabaseError> {
+        let before_ms = now_ms.saturating_sub(TOLD_SESSIONS_KEPT_MS);
+        database.prune_told_sessions(before_ms).await?;
+        database.prune_deliveries().await
+    }
+}
+
+/// An edge reports again for minutes at most; a day is much longer.
+const TOLD_SESSIONS_KEPT_MS: i64 = 24 * 60 * 60 * 1000;

@@ -148,7 +148,8 @@ impl Database {
         self.bounded(async {
             let versions: Vec<i64> = sqlx::query_scalar(
                 "SELECT pepper_version FROM stream_keys WHERE revoke_ms IS NULL UNION \
-                 SELECT previous_pepper_version FROM stream_keys WHERE revoke_ms IS NULL AND previous_until_ms > $1",
+                 SELECT previous_pepper_version FROM stream_keys WHERE revoke_ms IS NULL AND previous_until_ms > $1 UNION \
+                 SELECT pepper_version FROM webhooks",
             )
             .bind(now_ms)
             .fetch_all(&self.pool)

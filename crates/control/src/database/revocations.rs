@@ -1,5 +1,4 @@
-//! The log of revocations and terminations: positions 1, 2, 3, …, visible in that order and without gaps (the
-//! migration says how). So a reader knows from the positions alone whether something was pruned behind it.
+//! The log of revocations and terminations.
 
 use serde::{Deserialize, Serialize};
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
@@ -9,8 +8,10 @@ use super::{
     credentials::{Refused, refuse},
     growth::notify,
     keys::number,
+    log::Logged,
 };
 use crate::{
+    metrics::ControlMetrics,
     policy::{Limits, Policy},
     stream_key::StreamKeyId,
 };
@@ -55,17 +56,6 @@ impl ChangedTerms {
     }
 }
 
-/// Entries behind a position, as of one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LogPage {
-    /// The last position given out.
-    pub(crate) head: u64,
-    /// In order; at most as many as asked for.
-    pub(crate) entries: Vec<LogEntry>,
-    /// Entries behind the position asked for are gone (or it was never given out by this database).
-    pub(crate) truncated: bool,
-}
-
 /// The end of a session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Termination<'a> {
@@ -78,47 +68,6 @@ pub(crate) struct Termination<'a> {
 }
 
 impl Database {
-    /// What comes behind a position.
-    pub(crate) async fn log_page(&self, after: u64, limit: u32) -> Result<LogPage, DatabaseError> {
-        // Positions are made by us and are i64 there; one that is not cannot be in the log.
-        let stored_after = i64::try_from(after).unwrap_or(i64::MAX);
-        self.bounded(async {
-            // One statement, one snapshot: the head always comes back, with or without entries.
-            let rows = sqlx::query(
-                "SELECT revocations_head.position AS head, revocations.position, create_ms, stream_key_id, session_id, \
-                 reason, change FROM revocations_head LEFT JOIN revocations ON revocations.position > $1 \
-                 ORDER BY revocations.position LIMIT $2",
-            )
-            .bind(stored_after)
-            .bind(i64::from(limit))
-            .fetch_all(&self.pool)
-            .await?;
-            let head = rows.first().ok_or(DatabaseError::Malformed { what: "head of the log" })?;
-            let head = number(head.try_get("head")?, "position")?;
-            let entries: Vec<_> = rows.into_iter().filter_map(|row| LogEntry::read(&row).transpose()).collect::<Result<_, _>>()?;
-            let next = entries.first().map(|entry| entry.position);
-            let truncated = match next {
-                Some(next) => next.checked_sub(1) != Some(after),
-                None => head != after,
-            };
-            Ok(LogPage { head, entries, truncated })
-        })
-        .await
-    }
-
-    /// The position behind which everything that is left of the log comes.
-    pub(crate) async fn log_start(&self) -> Result<u64, DatabaseError> {
-        self.bounded(async {
-            let start = sqlx::query_scalar(
-                "SELECT COALESCE((SELECT MIN(position) - 1 FROM revocations), position) FROM revocations_head",
-            )
-            .fetch_one(&self.pool)
-            .await?;
-            number(start, "position")
-        })
-        .await
-    }
-
     /// Appends the end of a session and holds its key off, or neither.
     pub(crate) async fn terminate_session(
         &self,
@@ -131,22 +80,6 @@ impl Database {
             let target = Target::Session(termination.session_id.to_owned());
             append(&mut transaction, &target, termination.reason, now_ms).await?;
             self.commit(transaction).await
-        })
-        .await
-    }
-
-    /// Forgets entries up to the newest one made before a time. How many.
-    pub(crate) async fn prune_log(&self, before_ms: i64) -> Result<u64, DatabaseError> {
-        self.bounded(async {
-            // By position, not by time: what remains has no gap even where the replicas' clocks differ.
-            let pruned = sqlx::query(
-                "DELETE FROM revocations WHERE position <= \
-                 (SELECT COALESCE(MAX(position), 0) FROM revocations WHERE create_ms < $1)",
-            )
-            .bind(before_ms)
-            .execute(&self.pool)
-            .await?;
-            Ok(pruned.rows_affected())
         })
         .await
     }
@@ -205,8 +138,32 @@ pub(super) async fn append(
     notify(transaction).await
 }
 
-impl LogEntry {
-    /// `None` for the row that carries the head alone.
+impl Logged for LogEntry {
+    const NAME: &'static str = "revocation log";
+    const PAGE: &'static str = "SELECT revocations_head.position AS head, revocations.position, create_ms, stream_key_id, \
+        session_id, reason, change FROM revocations_head LEFT JOIN revocations ON revocations.position > $1 \
+        ORDER BY revocations.position LIMIT $2";
+    const START: &'static str = "SELECT COALESCE((SELECT MIN(position) - 1 FROM revocations), position) FROM revocations_head";
+    const PRUNE: &'static str = "DELETE FROM revocations WHERE position <= \
+        (SELECT COALESCE(MAX(position), 0) FROM revocations WHERE create_ms < $1)";
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn create_ms(&self) -> i64 {
+        self.create_ms
+    }
+
+    fn seen(metrics: &ControlMetrics, age_seconds: f64) {
+        metrics.revocation_seen(age_seconds);
+    }
+
+    async fn prune_beside(database: &Database, now_ms: i64) -> Result<(), DatabaseError> {
+        database.prune_credentials(now_ms).await?;
+        database.prune_requests(now_ms).await.map(drop)
+    }
+
     fn read(row: &AnyRow) -> Result<Option<Self>, DatabaseError> {
         let Some(position) = row.try_get::<Option<i64>, _>("position")? else {
             return Ok(None);

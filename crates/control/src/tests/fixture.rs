@@ -30,7 +30,10 @@ use crate::{
     caller::Tenant,
     cluster::ClusterState,
     database::{CreateOutcome, Creation, KeyRecord, NewEvent},
-    encode_grant_key, generate_pepper_file,
+    delivery::Pacing,
+    encode_grant_key,
+    events::Events,
+    generate_pepper_file,
     keys::StreamKeys,
     pepper::PepperFile,
     sessions::Sessions,
@@ -44,6 +47,8 @@ pub(super) struct Fixture {
     pub(super) registry: Registry,
     pub(super) verifier: GrantVerifier,
     pub(super) directory: TempDir,
+    /// Quick.
+    pub(super) pacing: Pacing,
 }
 
 /// One control process, without its ports.
@@ -51,6 +56,7 @@ pub(super) struct Replica {
     pub(super) keys: StreamKeys,
     pub(super) sessions: Sessions,
     pub(super) tenants: Tenants,
+    pub(super) events: Events,
     pub(super) admission: Admission,
     pub(super) cluster: ClusterState,
     pub(super) shared: Arc<Shared>,
@@ -60,6 +66,7 @@ pub(super) struct Replica {
     /// Nobody follows it but the test.
     pub(super) pepper_file: PepperFile,
     _following: AbortOnDropHandle<()>,
+    _background: [AbortOnDropHandle<()>; 5],
 }
 
 /// One edge's watch.
@@ -103,6 +110,14 @@ impl Fixture {
             registry: Registry::Memory(MemoryRegistry::new()),
             verifier: GrantVerifier::new([GrantSigner::from_pkcs8(&pkcs8).unwrap().public_key()]),
             directory,
+            pacing: Pacing {
+                first: Duration::from_millis(20),
+                longest: Duration::from_millis(200),
+                outage_longest: Duration::from_millis(100),
+                give_up: Duration::from_secs(60),
+                hold: Duration::from_secs(7),
+                hold_period: Duration::from_millis(100),
+            },
         }
     }
 
@@ -120,14 +135,18 @@ impl Fixture {
         let Control {
             shared,
             follower,
+            mut background,
             pepper_file,
         } = Control::new(self.config.clone(), dependencies).await?;
+        background.deliverer = background.deliverer.paced(self.pacing);
         let shutdown = Shutdown::default();
         Ok(Replica {
             keys: StreamKeys(shared.clone()),
-            sessions: Sessions(shared.clone()),
+            sessions: Sessions::new(shared.clone(), shutdown.clone()),
+            events: Events::new(shared.clone(), shutdown.clone()),
             tenants: Tenants(shared.clone()),
             tokens: Tokens(shared.clone()),
+            _background: background.start(&shared, shutdown.clone()),
             admission: Admission::new(shared.clone(), shutdown.clone()),
             cluster: ClusterState::new(shared.clone()),
             shared,

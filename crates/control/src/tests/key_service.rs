@@ -13,7 +13,10 @@ use super::{
     fixture::{Fixture, Replica, of_tenant, reason},
     on_both,
 };
-use crate::field::{now_ms, timestamp};
+use crate::{
+    database::LogEntry,
+    field::{now_ms, timestamp},
+};
 
 on_both!(
     a_created_key_is_found_without_its_secret,
@@ -197,7 +200,7 @@ async fn a_revoked_key_stays_as_it_is(fixture: Fixture) {
         control
             .shared
             .database
-            .log_page(0, 10)
+            .log_page::<LogEntry>(0, 10)
             .await
             .unwrap()
             .entries

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     DatabaseConfig,
-    database::{Database, Termination},
+    database::{Database, LogEntry, Termination},
     field::now_ms,
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
@@ -168,7 +168,13 @@ async fn a_watch_behind_pruned_entries_is_told_so(fixture: Fixture) {
             .unwrap();
     }
     // Clocks of replicas differ: everything up to the newest old entry goes.
-    assert_eq!(database.prune_log(start_ms + 2500).await.unwrap(), 3);
+    assert_eq!(
+        database
+            .prune_log::<LogEntry>(start_ms + 2500)
+            .await
+            .unwrap(),
+        3
+    );
     let mut gone = control.watch(Some(2)).await.unwrap();
     let answer = gone.answer().await.unwrap();
     assert_eq!((answer.truncated, answer.position), (true, 3));
@@ -177,7 +183,13 @@ async fn a_watch_behind_pruned_entries_is_told_so(fixture: Fixture) {
     assert!(!complete.answer().await.unwrap().truncated);
     assert_eq!(complete.revocations().await.revocations[0].position, 4);
 
-    assert_eq!(database.prune_log(start_ms + 5000).await.unwrap(), 1);
+    assert_eq!(
+        database
+            .prune_log::<LogEntry>(start_ms + 5000)
+            .await
+            .unwrap(),
+        1
+    );
     assert!(
         control
             .watch(Some(3))

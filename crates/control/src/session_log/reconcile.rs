@@ -1,0 +1,176 @@
+//! Starts and ends that no edge told: of an edge that died, or of one that does not report. The registry says who is live;
+//! what the event log tells otherwise for long enough is put right. Every replica does this, and the log takes each start
+//! and end once.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use proto::v1::{EventType, SessionEvent};
+use registry::Lease;
+use runtime::error::chain;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::text;
+use crate::{
+    Shared,
+    database::{NewEvent, Subject, ToldSession},
+    field::now_ms,
+};
+
+/// Compares the event log with the registry.
+pub(crate) struct Reconciler {
+    shared: Arc<Shared>,
+    /// Sessions that the log and the registry disagree on, and since when without interruption.
+    disagreed: HashMap<String, Instant>,
+    /// For how long they must.
+    patience: Duration,
+}
+
+impl Reconciler {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            disagreed: HashMap::new(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// For a test that does not wait.
+    #[cfg(test)]
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Until it is dropped.
+    pub(crate) async fn run(mut self) {
+        let mut look = interval(PERIOD);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            self.look().await;
+        }
+    }
+
+    pub(crate) async fn look(&mut self) {
+        if let Err(reason) = self.compare().await {
+            // Who is live was not known for a while: nothing that was seen before counts.
+            self.disagreed.clear();
+            tracing::debug!(reason, "sessions and their events are not compared");
+        }
+    }
+
+    async fn compare(&mut self) -> Result<(), String> {
+        // The log first: a session that starts in between has no lease too many.
+        let told = self.told().await.map_err(|error| chain(&error))?;
+        let leases = self.shared.registry.leases().await;
+        let leases: BTreeMap<String, Lease> = leases
+            .map_err(|error| chain(&error))?
+            .into_iter()
+            .map(|lease| (lease.session.to_string(), lease))
+            .collect();
+        let lost = told.iter().filter(|(id, _)| !leases.contains_key(*id));
+        let untold = leases.iter().filter(|(id, _)| !told.contains_key(*id));
+        let now = Instant::now();
+        let disagreed: HashMap<String, Instant> = lost
+            .clone()
+            .map(|(id, _)| id)
+            .chain(untold.clone().map(|(id, _)| id))
+            .map(|id| {
+                let since = self.disagreed.get(id).copied().unwrap_or(now);
+                (id.clone(), since)
+            })
+            .collect();
+        let is_ripe = |id: &String| {
+            disagreed
+                .get(id)
+                .is_some_and(|since| now.duration_since(*since) >= self.patience)
+        };
+        let now_ms = now_ms();
+        let mut events: Vec<NewEvent> = lost
+            .filter(|(id, _)| is_ripe(id))
+            .map(|(_, told)| ended(told, now_ms))
+            .collect();
+        events.extend(
+            untold
+                .filter(|(id, _)| is_ripe(id))
+                .map(|(_, lease)| started(lease)),
+        );
+        for batch in events.chunks(EVENTS_PER_TRANSACTION) {
+            let written = self.shared.database.tell_sessions(batch).await;
+            let written = written.map_err(|error| chain(&error))?;
+            if written > 0 {
+                tracing::info!(
+                    written,
+                    "sessions that no edge told of are in the event log"
+                );
+            }
+        }
+        self.disagreed = disagreed;
+        Ok(())
+    }
+
+    async fn told(&self) -> Result<BTreeMap<String, ToldSession>, crate::DatabaseError> {
+        let mut told = BTreeMap::new();
+        let mut after = String::new();
+        loop {
+            let page = self
+                .shared
+                .database
+                .told_sessions(&after, SESSIONS_PER_PAGE)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(told);
+            };
+            after.clone_from(&last.event.session_id);
+            for session in page {
+                told.insert(session.event.session_id.clone(), session);
+            }
+        }
+    }
+}
+
+fn ended(told: &ToldSession, now_ms: i64) -> NewEvent {
+    let duration_ms = now_ms.saturating_sub(told.start_ms).max(0).unsigned_abs();
+    let event = SessionEvent {
+        reason: "edge_lost".to_owned(),
+        description: "The edge is gone, or cannot reach the registry".to_owned(),
+        duration_ms,
+        ..told.event.clone()
+    };
+    of(EventType::SessionEnded, now_ms, event)
+}
+
+fn started(lease: &Lease) -> NewEvent {
+    let event = SessionEvent {
+        session_id: lease.session.to_string(),
+        tenant: lease.stats.tenant.clone(),
+        app: lease.stats.app.clone(),
+        stream: lease.stats.name.clone(),
+        stream_key_id: text(&lease.stats.stream_key_id),
+        edge: lease.edge.to_string(),
+        client_address: text(&lease.stats.client_address),
+        encoder: text(&lease.stats.encoder),
+        ..SessionEvent::default()
+    };
+    let since_ms = i64::try_from(lease.since_ms).unwrap_or(i64::MAX);
+    of(EventType::SessionStarted, since_ms.min(now_ms()), event)
+}
+
+fn of(event_type: EventType, create_ms: i64, event: SessionEvent) -> NewEvent {
+    NewEvent {
+        id: uuid::Uuid::now_v7().to_string(),
+        create_ms,
+        tenant: event.tenant.clone(),
+        event_type,
+        subject: Subject::Session(Box::new(event)),
+    }
+}
+
+const PERIOD: Duration = Duration::from_secs(5);
+/// A lease lives for 15 s, and an edge that lost control for a moment reports within seconds after that.
+const PATIENCE: Duration = Duration::from_secs(30);
+const SESSIONS_PER_PAGE: u32 = 1000;
+const EVENTS_PER_TRANSACTION: usize = 100;

@@ -1,0 +1,148 @@
+//! Refused publishers as events: of keys that are there alone, and of each key and reason seldom, so that a flood of
+//! guesses is no flood of events. Admission waits for none of it.
+
+use std::{collections::HashMap, time::Duration};
+
+use proto::{
+    internal::v1::AuthorizeRequest,
+    v1::{EventType, SessionEvent},
+};
+use runtime::error::chain;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::text;
+use crate::{
+    database::{Database, DatabaseError, NewEvent, Subject},
+    field::now_ms,
+    stream_key::StreamKeyId,
+};
+
+/// Takes refusals. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Refusals(mpsc::Sender<Refused>);
+
+/// Writes them.
+pub(crate) struct RefusalWriter {
+    queue: mpsc::Receiver<Refused>,
+    database: Database,
+    /// When a key's reason was last told.
+    told: HashMap<(StreamKeyId, &'static str), Instant>,
+}
+
+struct Refused {
+    id: StreamKeyId,
+    reason: &'static str,
+    event: SessionEvent,
+}
+
+impl Refusals {
+    pub(crate) fn new(database: Database) -> (Self, RefusalWriter) {
+        let (sender, queue) = mpsc::channel(QUEUE_MAX);
+        let writer = RefusalWriter {
+            queue,
+            database,
+            told: HashMap::new(),
+        };
+        (Self(sender), writer)
+    }
+
+    /// Queues a refusal of a key that may be there; where there is no room it is left out.
+    pub(crate) fn tell(
+        &self,
+        request: &AuthorizeRequest,
+        claimed_id: Option<&str>,
+        reason: &'static str,
+        description: String,
+    ) {
+        let id = claimed_id.and_then(|id| StreamKeyId::parse(id).ok());
+        let Some(id) = id.filter(|_| !NOBODYS_KEY.contains(&reason)) else {
+            return;
+        };
+        let event = SessionEvent {
+            session_id: request.session_id.clone(),
+            stream_key_id: id.to_string(),
+            client_address: text(&request.client_address),
+            encoder: text(&request.encoder),
+            reason: reason.to_owned(),
+            description,
+            ..SessionEvent::default()
+        };
+        self.0.try_send(Refused { id, reason, event }).ok();
+    }
+}
+
+impl RefusalWriter {
+    /// Until nobody can refuse any more.
+    pub(crate) async fn run(mut self) {
+        while let Some(refused) = self.queue.recv().await {
+            if let Err(error) = self.write(refused).await {
+                tracing::info!(
+                    reason = chain(&error),
+                    "a refusal is missing in the event log"
+                );
+            }
+        }
+    }
+
+    async fn write(&mut self, refused: Refused) -> Result<(), DatabaseError> {
+        let Refused {
+            id,
+            reason,
+            mut event,
+        } = refused;
+        if !self.is_due((id, reason)) {
+            return Ok(());
+        }
+        let Some(record) = self.database.key(id).await? else {
+            return Ok(());
+        };
+        event.tenant.clone_from(&record.tenant);
+        event.app = record.app;
+        event.stream = record.stream;
+        let now_ms = now_ms();
+        let window = now_ms.div_euclid(PERIOD_MS);
+        let event = NewEvent {
+            // Another replica that refuses the same makes the same event.
+            id: format!("refused-{id}-{reason}-{window}"),
+            create_ms: now_ms,
+            tenant: record.tenant,
+            event_type: EventType::SessionRefused,
+            subject: Subject::Session(Box::new(event)),
+        };
+        self.database.append_events(&[event]).await.map(drop)
+    }
+
+    fn is_due(&mut self, key: (StreamKeyId, &'static str)) -> bool {
+        let now = Instant::now();
+        if self.told.len() >= TOLD_MAX {
+            self.told
+                .retain(|_, told| now.duration_since(*told) < PERIOD);
+        }
+        if self.told.len() >= TOLD_MAX && !self.told.contains_key(&key) {
+            return false;
+        }
+        match self.told.get(&key) {
+            Some(told) if now.duration_since(*told) < PERIOD => false,
+            Some(_) | None => {
+                self.told.insert(key, now);
+                true
+            }
+        }
+    }
+}
+
+/// Refusals that nobody's key is behind, or perhaps nobody's.
+const NOBODYS_KEY: [&str; 5] = [
+    "challenge_forged",
+    "malformed",
+    "mistyped",
+    "unknown",
+    "unknown_user",
+];
+/// Of one key and reason, one event.
+const PERIOD: Duration = Duration::from_secs(10);
+const PERIOD_MS: i64 = 10_000;
+/// Refusals that wait to be written.
+const QUEUE_MAX: usize = 256;
+/// Keys and reasons that are remembered: some 1 MB.
+const TOLD_MAX: usize = 10_000;

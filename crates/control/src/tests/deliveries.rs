@@ -1,0 +1,387 @@
+//! Events to webhooks, whatever becomes of receivers and of control.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use proto::v1::{
+    CreateWebhookRequest, CreateWebhookResponse, DeleteWebhookRequest, EventType,
+    GetWebhookRequest, ListDeadLettersRequest, ListWebhooksRequest, ReplayWebhookRequest, Webhook,
+    event_service_server::EventService as _,
+};
+use tonic::Code;
+
+use super::{
+    backend::{Asked, Backend, Reply},
+    event_service::report,
+    fixture::{Fixture, Replica, of_tenant, reason},
+    on_both,
+};
+use crate::standard_webhooks::{ID, SIGNATURE, Secret, TIMESTAMP, verify};
+
+on_both!(
+    a_receiver_that_fails_hangs_and_recovers_gets_every_event_in_order,
+    nothing_is_lost_when_the_process_that_delivers_dies,
+    a_stream_whose_events_fail_holds_no_other_up_and_is_given_up,
+    a_receiver_that_is_gone_is_left_alone_until_a_replay,
+    a_webhook_is_there_for_its_own_tenant_alone,
+    a_url_that_is_not_called_is_refused,
+);
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Replica {
+    async fn create_webhook(&self, url: String) -> CreateWebhookResponse {
+        let request = CreateWebhookRequest {
+            url,
+            ..CreateWebhookRequest::default()
+        };
+        let created = self.events.create_webhook(of_tenant("default", request));
+        created.await.unwrap().into_inner()
+    }
+
+    async fn webhook(&self, id: &str) -> Webhook {
+        let request = GetWebhookRequest { id: id.to_owned() };
+        let found = self.events.get_webhook(of_tenant("default", request));
+        found.await.unwrap().into_inner()
+    }
+
+    /// Starts sessions with the numbers, of four streams in turn.
+    async fn start_sessions(&self, numbers: std::ops::Range<usize>) {
+        for number in numbers {
+            let stream = format!("stream-{}", number % 4);
+            let report = report(EventType::SessionStarted, &format!("s-{number}"), &stream);
+            self.report(vec![report]).await.unwrap();
+        }
+    }
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < PATIENCE, "{what} in time");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("{what} after {:?}", started.elapsed());
+}
+
+fn is_signed(secret: &str, asked: &Asked) -> bool {
+    let secret = Secret::parse(secret).unwrap();
+    let timestamp = asked.header(TIMESTAMP).parse().unwrap();
+    let (id, signature) = (asked.header(ID), asked.header(SIGNATURE));
+    verify(&secret, id, timestamp, asked.body.as_bytes(), signature)
+}
+
+/// Session numbers of what was asked, by their stream, without repetitions.
+fn numbers(asked: &[Asked]) -> BTreeMap<String, Vec<usize>> {
+    let mut seen = BTreeSet::new();
+    let mut streams = BTreeMap::<String, Vec<usize>>::new();
+    for asked in asked {
+        let data = &asked.json()["data"];
+        let session = data["session_id"].as_str().unwrap().to_owned();
+        let number = session.strip_prefix("s-").unwrap().parse().unwrap();
+        if seen.insert(session) {
+            let stream = data["stream"].as_str().unwrap().to_owned();
+            streams.entry(stream).or_default().push(number);
+        }
+    }
+    streams
+}
+
+/// A receiver that answers with this status (0: not at all) and keeps what it took.
+async fn receiver(
+    fixture: &mut Fixture,
+) -> (Backend, Arc<AtomicU16>, Arc<parking_lot::Mutex<Vec<Asked>>>) {
+    let status = Arc::new(AtomicU16::new(204));
+    let taken = Arc::<parking_lot::Mutex<Vec<Asked>>>::default();
+    let (says, takes) = (status.clone(), taken.clone());
+    let backend = Backend::start(fixture.directory.path(), move |asked| {
+        match says.load(Ordering::SeqCst) {
+            0 => Reply::Hang,
+            status => {
+                if status < 300 {
+                    takes.lock().push(asked.clone());
+                }
+                Reply::Answer(status, String::new())
+            }
+        }
+    })
+    .await;
+    fixture.config.egress = backend.egress.clone();
+    (backend, status, taken)
+}
+
+async fn a_receiver_that_fails_hangs_and_recovers_gets_every_event_in_order(mut fixture: Fixture) {
+    let (backend, status, taken) = receiver(&mut fixture).await;
+    let control = fixture.replica().await;
+    let created = control
+        .create_webhook(backend.url("/hook?token=x").to_string())
+        .await;
+    let webhook = created.webhook.unwrap();
+    control.start_sessions(0..8).await;
+    until("the first 8 are delivered", async || {
+        taken.lock().len() == 8
+    })
+    .await;
+    status.store(500, Ordering::SeqCst);
+    control.start_sessions(8..40).await;
+    until("failures are noted", async || {
+        control.webhook(&webhook.id).await.last_error == "HTTP 500"
+    })
+    .await;
+    status.store(0, Ordering::SeqCst);
+    backend.hangs(1).await;
+    control.start_sessions(40..60).await;
+    status.store(200, Ordering::SeqCst);
+    until("everything is delivered", async || {
+        control.webhook(&webhook.id).await.pending == 0 && taken.lock().len() >= 60
+    })
+    .await;
+    let taken = taken.lock().clone();
+    assert!(taken.iter().all(|asked| is_signed(&created.secret, asked)));
+    let first = taken.first().unwrap();
+    assert_eq!(first.header("content-type"), "application/cloudevents+json");
+    assert_eq!(first.json()["id"], first.header(ID));
+    assert_eq!(first.json()["type"], "dev.headwater.session.started");
+    for (stream, numbers) in numbers(&taken) {
+        assert_eq!(numbers.len(), 15, "{stream}");
+        assert!(numbers.is_sorted(), "{stream}: {numbers:?}");
+    }
+    let webhook = control.webhook(&webhook.id).await;
+    assert_eq!((webhook.last_error.as_str(), webhook.dead), ("", 0));
+    assert!(webhook.last_success_time.is_some());
+}
+
+async fn nothing_is_lost_when_the_process_that_delivers_dies(mut fixture: Fixture) {
+    let (backend, status, taken) = receiver(&mut fixture).await;
+    let first = fixture.replica().await;
+    let created = first.create_webhook(backend.url("/hook").to_string()).await;
+    let id = created.webhook.unwrap().id;
+    // It holds the webhook, and dies with requests under way and with changes that it never looked at.
+    status.store(0, Ordering::SeqCst);
+    first.start_sessions(0..10).await;
+    backend.hangs(1).await;
+    first.start_sessions(10..30).await;
+    drop(first);
+    let second = fixture.replica().await;
+    second.start_sessions(30..40).await;
+    status.store(200, Ordering::SeqCst);
+    until("another takes over and delivers all", async || {
+        second.webhook(&id).await.pending == 0
+            && numbers(&taken.lock()).values().map(Vec::len).sum::<usize>() == 40
+    })
+    .await;
+    for (stream, numbers) in numbers(&taken.lock()) {
+        assert!(numbers.is_sorted(), "{stream}: {numbers:?}");
+    }
+}
+
+async fn a_stream_whose_events_fail_holds_no_other_up_and_is_given_up(mut fixture: Fixture) {
+    fixture.pacing.give_up = Duration::from_millis(300);
+    let refuses = Arc::new(AtomicUsize::new(1));
+    let says = refuses.clone();
+    let backend = Backend::start(fixture.directory.path(), move |asked| {
+        let poison = asked.json()["data"]["stream"] == "stream-0";
+        let refused = poison && says.load(Ordering::SeqCst) == 1;
+        Reply::Answer(if refused { 400 } else { 200 }, String::new())
+    })
+    .await;
+    fixture.config.egress = backend.egress.clone();
+    let control = fixture.replica().await;
+    let created = control
+        .create_webhook(backend.url("/hook").to_string())
+        .await;
+    let id = created.webhook.unwrap().id;
+    control.start_sessions(0..12).await;
+    until("what fails is given up", async || {
+        let webhook = control.webhook(&id).await;
+        webhook.dead == 3 && webhook.pending == 0
+    })
+    .await;
+    dead_letters_come_in_pages(&control, &id).await;
+
+    refuses.store(0, Ordering::SeqCst);
+    let replay = ReplayWebhookRequest {
+        webhook_id: id.clone(),
+        since: None,
+    };
+    let replayed = control
+        .events
+        .replay_webhook(of_tenant("default", replay))
+        .await;
+    assert_eq!(replayed.unwrap().into_inner().events, 3);
+    until("dead letters are delivered", async || {
+        let webhook = control.webhook(&id).await;
+        webhook.dead == 0 && webhook.pending == 0
+    })
+    .await;
+    replay_delivers_again(&control, &backend, &id).await;
+    assert!(
+        control
+            .metrics
+            .encode()
+            .contains("webhook_deliveries_total{outcome=\"dead\"} 3")
+    );
+}
+
+async fn dead_letters_come_in_pages(control: &Replica, id: &str) {
+    let dead = ListDeadLettersRequest {
+        webhook_id: id.to_owned(),
+        page_size: 2,
+        ..ListDeadLettersRequest::default()
+    };
+    let page = control
+        .events
+        .list_dead_letters(of_tenant("default", dead.clone()))
+        .await;
+    let page = page.unwrap().into_inner();
+    assert_eq!(page.dead_letters.len(), 2);
+    assert_eq!(page.dead_letters[0].last_error, "HTTP 400");
+    assert!(page.dead_letters[0].event.is_some() && page.dead_letters[0].attempts > 0);
+    let rest = ListDeadLettersRequest {
+        page_token: page.next_page_token,
+        ..dead
+    };
+    let rest = control
+        .events
+        .list_dead_letters(of_tenant("default", rest))
+        .await;
+    let rest = rest.unwrap().into_inner();
+    assert_eq!(
+        (rest.dead_letters.len(), rest.next_page_token.as_str()),
+        (1, "")
+    );
+}
+
+async fn replay_delivers_again(control: &Replica, backend: &Backend, id: &str) {
+    let before = backend.asked().len();
+    let since = Some(prost_types::Timestamp::default());
+    let replay = ReplayWebhookRequest {
+        webhook_id: id.to_owned(),
+        since,
+    };
+    let replayed = control
+        .events
+        .replay_webhook(of_tenant("default", replay))
+        .await;
+    assert_eq!(replayed.unwrap().into_inner().events, 12);
+    until("all is delivered again", async || {
+        backend.asked().len() >= before + 12
+    })
+    .await;
+}
+
+async fn a_receiver_that_is_gone_is_left_alone_until_a_replay(mut fixture: Fixture) {
+    let (backend, status, taken) = receiver(&mut fixture).await;
+    let control = fixture.replica().await;
+    let created = control
+        .create_webhook(backend.url("/hook").to_string())
+        .await;
+    let id = created.webhook.unwrap().id;
+    status.store(410, Ordering::SeqCst);
+    control.start_sessions(0..1).await;
+    until("it is disabled", async || {
+        control.webhook(&id).await.disable_time.is_some()
+    })
+    .await;
+    let asked = backend.asked().len();
+    control.start_sessions(1..5).await;
+    status.store(200, Ordering::SeqCst);
+    let replay = ReplayWebhookRequest {
+        webhook_id: id.clone(),
+        since: None,
+    };
+    control
+        .events
+        .replay_webhook(of_tenant("default", replay))
+        .await
+        .unwrap();
+    until("what came meanwhile is delivered", async || {
+        numbers(&taken.lock()).values().map(Vec::len).sum::<usize>() == 5
+    })
+    .await;
+    assert_eq!(asked, 1);
+}
+
+async fn a_webhook_is_there_for_its_own_tenant_alone(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let created = control
+        .create_webhook("https://example.com/hook".to_owned())
+        .await;
+    assert!(Secret::parse(&created.secret).is_some());
+    let id = created.webhook.unwrap().id;
+    let not_found = (Code::NotFound, "WEBHOOK_NOT_FOUND".to_owned());
+    let events = &control.events;
+    let get = GetWebhookRequest { id: id.clone() };
+    assert_eq!(
+        reason(events.get_webhook(of_tenant("other", get)).await),
+        not_found
+    );
+    let delete = DeleteWebhookRequest { id: id.clone() };
+    let deleted = events
+        .delete_webhook(of_tenant("other", delete.clone()))
+        .await;
+    assert_eq!(reason(deleted), not_found);
+    let dead = ListDeadLettersRequest {
+        webhook_id: id.clone(),
+        ..ListDeadLettersRequest::default()
+    };
+    assert_eq!(
+        reason(events.list_dead_letters(of_tenant("other", dead)).await),
+        not_found
+    );
+    let replay = ReplayWebhookRequest {
+        webhook_id: id.clone(),
+        since: None,
+    };
+    assert_eq!(
+        reason(events.replay_webhook(of_tenant("other", replay)).await),
+        not_found
+    );
+    let list = |tenant| events.list_webhooks(of_tenant(tenant, ListWebhooksRequest::default()));
+    assert!(
+        list("other")
+            .await
+            .unwrap()
+            .into_inner()
+            .webhooks
+            .is_empty()
+    );
+    assert_eq!(
+        list("default").await.unwrap().into_inner().webhooks.len(),
+        1
+    );
+    events
+        .delete_webhook(of_tenant("default", delete))
+        .await
+        .unwrap();
+    let get = GetWebhookRequest { id };
+    assert_eq!(
+        reason(events.get_webhook(of_tenant("default", get)).await),
+        not_found
+    );
+}
+
+async fn a_url_that_is_not_called_is_refused(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let events = &control.events;
+    let invalid = (Code::InvalidArgument, "FIELD_INVALID".to_owned());
+    for url in [
+        "",
+        "http://example.com/",
+        "https://user@example.com/",
+        "https://",
+    ] {
+        let request = CreateWebhookRequest {
+            url: url.to_owned(),
+            ..CreateWebhookRequest::default()
+        };
+        let refused = events.create_webhook(of_tenant("default", request)).await;
+        assert_eq!(reason(refused), invalid, "{url}");
+    }
+}
