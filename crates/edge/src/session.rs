@@ -2,16 +2,17 @@
 
 mod bitrate;
 mod farewell;
+mod frames;
 mod intake;
 
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 use bytes::BytesMut;
-use media::{FrameKind, TrackId, flv, timestamp::Unwrapper};
+use media::timestamp::Unwrapper;
 use rtmp::{
-    AdobeChallenge, MediaKind, MediaMessage, ProtocolError, Rejection, ServerConfig, ServerEvent,
-    ServerSession, limits::Limits,
+    AdobeChallenge, ProtocolError, Rejection, ServerConfig, ServerEvent, ServerSession,
+    limits::Limits,
 };
 use runtime::tls::ClientCertificate;
 use tokio::{
@@ -21,14 +22,13 @@ use tokio::{
 use tracing::{debug, info};
 
 use self::bitrate::Bitrate;
+use self::intake::Intake;
 pub(crate) use self::intake::MediaFault;
-use self::intake::{Intake, Refused};
 use crate::{
     Context,
     admission::Refusal,
     challenge::{self, Challenging},
     live::{End, LiveSession},
-    metrics::Reason,
     publish::{self, Publishing},
 };
 
@@ -327,102 +327,6 @@ where
             }
         }
         None
-    }
-
-    fn handle_media(&mut self, message: MediaMessage) -> Option<End> {
-        let State::Publishing {
-            publishing, live, ..
-        } = &self.state
-        else {
-            return None;
-        };
-        let kind = match message.kind {
-            MediaKind::Audio => FrameKind::Audio,
-            MediaKind::Script => FrameKind::Script,
-            MediaKind::Video => FrameKind::Video,
-        };
-        let bytes = message.body.len();
-        let taken = flv::parse(kind, 0, message.body)
-            .map_err(|error| Refused::Dropped(error.reason()))
-            .and_then(|frame| {
-                let changed = self.intake.take(&frame, Instant::now())?;
-                Ok((frame, changed))
-            });
-        let (mut frame, changed) = match taken {
-            Ok(taken) => taken,
-            Err(refused) => {
-                live.media(bytes, |_stats| {});
-                return self.refuse(refused);
-            }
-        };
-        self.timestamps.stamp(&mut frame, message.timestamp);
-        let discontinuities = self.timestamps.discontinuities();
-        self.context
-            .metrics
-            .timestamp_discontinuities
-            .inc_by(discontinuities - self.discontinuities);
-        self.discontinuities = discontinuities;
-        live.media(bytes, |stats| {
-            if !changed.is_empty() {
-                self.intake.note(stats);
-            }
-        });
-        publishing.feed.push(frame);
-        for id in changed {
-            self.log_track(id);
-        }
-        None
-    }
-
-    /// A frame that does not go on. The end of the session, where that is no accident.
-    fn refuse(&mut self, refused: Refused) -> Option<End> {
-        let reason = match refused {
-            Refused::Dropped(reason) => reason,
-            Refused::Fault(fault) => fault.reason(),
-        };
-        let dropped = &self.context.metrics.frames_dropped;
-        dropped.get_or_create(&Reason { reason }).inc();
-        let told = match refused {
-            Refused::Dropped(reason) => {
-                if self.intake.drops_first(reason) {
-                    let (session_id, client_address) = (self.session_id(), self.client.address);
-                    info!(%session_id, %client_address, reason, "dropped a frame; more of its kind are counted alone");
-                }
-                return None;
-            }
-            Refused::Fault(fault) => fault,
-        };
-        let (session_id, client_address) = (self.session_id(), self.client.address);
-        info!(%session_id, %client_address, reason, told = told.description(), "closing the connection");
-        Some(End::Media(told))
-    }
-
-    fn session_id(&self) -> &str {
-        match &self.state {
-            State::Publishing { live, .. } => live.session.as_str(),
-            State::Await | State::Challenging(_) | State::Deciding(_) | State::Refused => "",
-        }
-    }
-
-    /// A track began, changed or ended.
-    fn log_track(&self, (kind, track): TrackId) {
-        let (session_id, client_address) = (self.session_id(), self.client.address);
-        let Some(known) = self.intake.tracks().get((kind, track)) else {
-            info!(%session_id, %client_address, ?kind, track, "a track ended");
-            return;
-        };
-        let codec = known.codec;
-        match (&known.configuration, known.malformed) {
-            (Some(configuration), _) => {
-                info!(%session_id, %client_address, ?kind, track, %codec, %configuration, "a track's configuration");
-            }
-            (None, Some(error)) => {
-                info!(%session_id, %client_address, ?kind, track, %codec, %error, "a sequence header that cannot be read goes on as it is");
-            }
-            (None, None) => {
-                info!(%session_id, %client_address, ?kind, track, %codec, "a track without a configuration");
-            }
-        }
     }
 
     /// Either way the connection ends; the encoder comes back with an answer, if it has one.

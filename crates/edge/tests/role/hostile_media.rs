@@ -232,6 +232,44 @@ async fn hostile_47_timestamps_that_jump_are_rebased() {
 }
 
 #[tokio::test]
+async fn what_an_encoder_describes_wrongly_goes_on_as_it_came_and_is_counted() {
+    let mut scene = Scene::new().await;
+    let idr_as_inter: &[u8] = &[0x27, 1, 0, 0, 0, 0, 0, 0, 2, 0x65, 0x88];
+    let inter_as_idr: &[u8] = &[0x17, 1, 0, 0, 0, 0, 0, 0, 2, 0x41, 0x9a];
+    let late: &[u8] = &[0x27, 1, 0x7f, 0xff, 0xff, 0, 0, 0, 2, 0x41, 0x9a];
+    let sent = [AVC_HEADER, KEYFRAME, idr_as_inter, inter_as_idr, late, late];
+    scene.send(&sent.map(video)).await;
+    scene.has(&sent).await;
+    let corrected = |scene: &Scene, reason: &str| {
+        let sample = format!("headwater_frames_corrected_total{{reason=\"{reason}\"}}");
+        scene.harness.metric(&sample)
+    };
+    assert_eq!(corrected(&scene, "keyframe"), 2);
+    assert_eq!(corrected(&scene, "composition_time"), 2);
+    scene.good_publisher_lost_nothing().await;
+}
+
+#[tokio::test]
+async fn aac_with_adts_headers_becomes_aac_as_flv_has_it() {
+    // AAC-LC, 44.1 kHz, stereo; the first without a checksum, the second with one.
+    let plain: &[u8] = &[0xaf, 1, 0xff, 0xf1, 0x50, 0x80, 1, 0x3f, 0xfc, 0x21, 1];
+    let checked: &[u8] = &[
+        0xaf, 1, 0xff, 0xf0, 0x50, 0x80, 1, 0x7f, 0xfc, 9, 9, 0x21, 2,
+    ];
+    let raw: [&[u8]; 2] = [&[0xaf, 1, 0x21, 1], &[0xaf, 1, 0x21, 2]];
+    // Without a sequence header one is made; where the encoder sends its own, that is the one.
+    for header in [None, Some(AAC_HEADER)] {
+        let mut scene = Scene::new().await;
+        let sent = header.into_iter().chain([plain, checked]);
+        scene.send(&sent.map(audio).collect::<Vec<_>>()).await;
+        scene.has(&[AAC_HEADER, raw[0], raw[1]]).await;
+        let sample = "headwater_frames_corrected_total{reason=\"adts\"}";
+        assert_eq!(scene.harness.metric(sample), 2);
+        scene.good_publisher_lost_nothing().await;
+    }
+}
+
+#[tokio::test]
 async fn hostile_49_multitrack_beyond_its_limits_is_dropped() {
     let mut scene = Scene::new().await;
     // A size behind the end, nested, chained, too many in one message, and too many in all.

@@ -191,7 +191,7 @@ async fn hostile_46_frames_whose_nal_units_do_not_fit_are_dropped() {
         intake.take(&coded(&[0, 0, 0, 1, 0x65]), Instant::now()),
         Ok(vec![])
     );
-    assert!(intake.drops_first("nalus") && !intake.drops_first("nalus"));
+    assert!(intake.is_first("nalus") && !intake.is_first("nalus"));
     // Start codes are no accident, in a frame or in the header.
     let annex_b = coded(&[0, 0, 0, 1, 0x67, 0x42, 0, 0, 0, 1, 0x65, 9]);
     assert_eq!(
