@@ -1,6 +1,11 @@
 //! Bytes as a client sends them, and a server that takes them.
 
-#![allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "shared by several test binaries"
+)]
 
 mod script;
 
