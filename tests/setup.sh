@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg (Debian
+# Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg, nftables (Debian
 # packages), promtool, rtmpdump and a Python environment with grpcio under the target directory, and a Kubernetes control plane.
 # Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
 # skipped proves nothing.
@@ -18,6 +18,7 @@ main() {
   install_python
   install_kubernetes
   install_encoders
+  check_namespaces
   report
 }
 
@@ -35,7 +36,7 @@ check_build_tools() {
 
 # Also finds the server programs that Debian keeps out of PATH.
 has() {
-  command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null
+  PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null
 }
 
 python_with_venv() {
@@ -47,7 +48,10 @@ install_debian_packages() {
   { has redis-server && has redis-cli; } || packages+=(redis-server)
   { has postgres && has initdb && has psql && has pg_dump; } || packages+=(postgresql)
   { has ffmpeg && has ffprobe; } || packages+=(ffmpeg)
-  has setpriv || packages+=(util-linux)
+  { has setpriv && has nsenter; } || packages+=(util-linux)
+  # A network for a publisher that gets lost.
+  has ip || packages+=(iproute2)
+  has nft || packages+=(nftables)
   compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
   # What old devices publish with; the tests load it.
   compgen -G "/usr/lib/*/librtmp.so.1" >/dev/null || packages+=(librtmp1)
@@ -133,6 +137,15 @@ install_kubernetes() {
 install_encoders() {
   bash tests/encoders/setup.sh "$target" ||
     missing+=("real encoders (tests/encoders/setup.sh says above what it lacks)")
+}
+
+# A publisher in a network of its own is cut off there; nothing of this system's network is touched.
+check_namespaces() {
+  local as_root=(--map-root-user)
+  ((EUID != 0)) || as_root=()
+  PATH="$PATH:/usr/sbin:/sbin" unshare --net "${as_root[@]}" sh -c \
+    'ip link add near type veth peer far && nft add table inet wire' 2>/dev/null ||
+    missing+=("network namespaces with veth and nftables: be root, or allow user namespaces (and modprobe veth nf_tables)")
 }
 
 report() {

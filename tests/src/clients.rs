@@ -8,7 +8,6 @@ mod obs;
 
 use std::{
     fmt, fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
@@ -214,11 +213,7 @@ fn work_directory(client: Client, address: &Address, logs: &Path) -> PathBuf {
 
 /// A program of Debian's, for which `work` is `/mnt`.
 pub fn in_root(work: &Path, program: &str) -> Command {
-    let mut command = process::command("unshare");
-    command.arg("--mount");
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        command.arg("--map-root-user");
-    }
+    let mut command = process::in_namespace("--mount");
     command.args(["--", "sh"]);
     command.arg(script("root.sh"));
     // `root` is a directory behind a symbolic link, which a bind mount would not follow.

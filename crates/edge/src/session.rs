@@ -207,7 +207,13 @@ where
                 Wake::Decided(decision) => self.handle_decision(decision),
                 Wake::Ended(end) => return Ok(end),
                 Wake::Ping => self.rtmp.ping(std_now()),
-                Wake::Read(Ok(0) | Err(_)) => return Ok(End::Disconnected),
+                Wake::Read(Ok(0)) => return Ok(End::Disconnected),
+                Wake::Read(Err(error)) => {
+                    // A reset, a timeout, or what TLS does not put up with.
+                    let client_address = self.client.address;
+                    debug!(%client_address, %error, "the connection broke");
+                    return Ok(End::Disconnected);
+                }
                 Wake::Read(Ok(bytes)) => {
                     self.fresh = true;
                     let bytes = u64::try_from(bytes).unwrap_or_default();

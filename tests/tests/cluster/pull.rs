@@ -268,6 +268,7 @@ async fn with_a_certificate_players_are_served_over_tls_alone_and_a_new_one_is_t
     origin.set("ORIGIN__RTMP__CERTIFICATE", "pull.pem".to_owned());
     origin.set("ORIGIN__RTMP__PRIVATE_KEY", "pull.key".to_owned());
     origin.start().await;
+    origin.serves(ANSWER).await;
     let deployment = &cluster.deployment;
     let at = deployment.rtmp[0];
     let key = deployment.api.create_key(APP, "secret").await;

@@ -26,7 +26,7 @@ const KEYFRAMES_MIN: usize = 2;
 /// Two seconds' worth of every encoder's frames.
 const FRAMES_MIN: usize = 60;
 
-// With librtmp the regression test of TLS 1.3 session tickets too: one ticket, and it fails.
+// With librtmp the regression test of TLS 1.3 session tickets too: one ticket, and it fails (tests/cluster/tickets.rs).
 of_every_encoder! { publishes_with_tls, publishes_without_tls }
 
 /// By the server's name: the certificate is checked by all that can.

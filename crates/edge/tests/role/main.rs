@@ -16,10 +16,13 @@ mod failover;
 mod fake_control;
 mod fake_origin;
 mod harness;
+mod hostile_bytes;
 mod hostile_media;
 mod hostile_rtmp;
 mod hostile_tls;
 mod liveness;
 mod neighbour;
 mod publish;
+#[path = "../../../rtmp/tests/support/script.rs"]
+mod script;
 mod tls;
