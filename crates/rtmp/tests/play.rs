@@ -190,7 +190,12 @@ fn ffmpeg_plays() {
     server.session.finish();
     assert_eq!(
         server.said(),
-        ["1 onStatus NetStream.Play.UnpublishNotify", "event 1"]
+        [
+            // Not the last of the media: GStreamer may lose what comes right before the event.
+            "1 data |RtmpSampleAccess",
+            "1 onStatus NetStream.Play.UnpublishNotify",
+            "event 1",
+        ]
     );
     assert!(server.session.is_closing());
 }
