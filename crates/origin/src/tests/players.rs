@@ -92,6 +92,8 @@ impl RtmpPlayer {
             }
         }
         assert_eq!(self.next().await, None, "the origin closes");
+        let last = media.pop().unwrap();
+        assert_eq!(last.kind, MediaKind::Script, "|RtmpSampleAccess comes last");
         media
     }
 
