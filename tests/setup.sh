@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg, nftables (Debian
-# packages), promtool, rtmpdump and a Python environment with grpcio under the target directory, and a Kubernetes control plane.
+# packages), promtool and a Python environment with grpcio under the target directory, a Kubernetes control plane, and the
+# encoders and players of tests/encoders.
 # Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
 # skipped proves nothing.
 #
@@ -14,7 +15,6 @@ main() {
   check_build_tools
   install_debian_packages
   install_promtool
-  install_rtmpdump
   install_python
   install_kubernetes
   install_encoders
@@ -82,25 +82,6 @@ install_promtool() {
   rm -rf "$directory"/prometheus_*.deb "$directory/unpacked"
 }
 
-# An old player, and its library, which so many devices have. Unpacked, as promtool.
-install_rtmpdump() {
-  local directory="$target/rtmpdump"
-  if has rtmpdump || [[ -x $directory/rtmpdump ]]; then
-    return 0
-  fi
-  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    missing+=("rtmpdump (no apt-get here; install it your system's way)")
-    return 0
-  fi
-  echo "tests: unpacking rtmpdump"
-  mkdir -p "$directory"
-  if ! (cd "$directory" && apt-get download -q rtmpdump librtmp1 && dpkg-deb -x librtmp1_*.deb unpacked &&
-    dpkg-deb -x rtmpdump_*.deb unpacked && mv unpacked/usr/bin/rtmpdump unpacked/usr/lib/*/librtmp.so.* .); then
-    missing+=("rtmpdump (apt-get could not download the Debian packages rtmpdump and librtmp1: see above)")
-  fi
-  rm -rf "$directory"/*.deb "$directory/unpacked"
-}
-
 # grpcio is the client that most product backends use; its limits (4 MiB a message) are part of the contract.
 # kubernetes-validate has the schemas of Kubernetes' own objects.
 install_python() {
@@ -133,7 +114,7 @@ install_kubernetes() {
     missing+=("a Kubernetes control plane (tests/kube/setup.sh says above what it lacks)")
 }
 
-# OBS, GStreamer, FFmpeg 5 to 9: downloaded and unpacked in a minute, once.
+# OBS, GStreamer, FFmpeg 5 to 9, librtmp: downloaded and unpacked in a minute, once.
 install_encoders() {
   bash tests/encoders/setup.sh "$target" ||
     missing+=("real encoders (tests/encoders/setup.sh says above what it lacks)")

@@ -97,7 +97,7 @@ impl Client {
         seconds: u32,
         logs: &Path,
     ) -> Publisher {
-        let work = work_directory(self, address, logs);
+        let work = work_directory(&self.to_string(), &address.ca_file, logs);
         let display = (self == Self::Obs).then(|| obs::display(&work));
         let mut command = match self {
             Self::Ffmpeg5 => commands::ffmpeg5(options, address, seconds, &work),
@@ -199,14 +199,14 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Its home, logs and trusted certificates. Several of a kind in one test have one each.
-fn work_directory(client: Client, address: &Address, logs: &Path) -> PathBuf {
+pub(crate) fn work_directory(program: &str, ca_file: &Path, logs: &Path) -> PathBuf {
     let work = (0..)
-        .map(|number| logs.join(format!("{client}-{number}")))
+        .map(|number| logs.join(format!("{program}-{number}")))
         .find(|path| !path.exists())
         .unwrap();
     fs::create_dir_all(work.join("certs")).unwrap();
     for name in ["ca.pem", "ca-certificates.crt"] {
-        fs::copy(&address.ca_file, work.join("certs").join(name)).unwrap();
+        fs::copy(ca_file, work.join("certs").join(name)).unwrap();
     }
     work
 }

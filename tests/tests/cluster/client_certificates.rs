@@ -23,19 +23,19 @@ use tests::{
 };
 
 const STARTED: Duration = Duration::from_secs(20);
-const NAME: &str = "camera-7.example";
+pub(crate) const NAME: &str = "camera-7.example";
 const REVOKED: u64 = 66;
 /// Of the revocation lists, in Unix seconds: the first day of 2026.
 const NEXT_UPDATE: f64 = 1_767_225_600.0;
 
 /// Issues certificates of encoders, as files.
-struct Encoders {
-    directory: PathBuf,
+pub(crate) struct Encoders {
+    pub(crate) directory: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Encoders {
-    fn new(directory: &Path, name: &str) -> Self {
+    pub(crate) fn new(directory: &Path, name: &str) -> Self {
         let directory = directory.join(name);
         fs::create_dir(&directory).unwrap();
         let mut params = CertificateParams::default();
@@ -75,7 +75,7 @@ impl Encoders {
     }
 
     /// What FFmpeg is told of it.
-    fn issue(&self, name: &str, serial: u64, end: i32) -> Vec<String> {
+    pub(crate) fn issue(&self, name: &str, serial: u64, end: i32) -> Vec<String> {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from(serial));
@@ -111,7 +111,7 @@ fn publish(deployment: &Deployment, name: &str, key: &IssuedKey, shown: &[String
     Process::spawn(name, &mut command, &deployment.logs)
 }
 
-async fn bound_key(deployment: &Deployment) -> IssuedKey {
+pub(crate) async fn bound_key(deployment: &Deployment) -> IssuedKey {
     let request = CreateStreamKeyRequest {
         app: APP.to_owned(),
         stream: "bound".to_owned(),

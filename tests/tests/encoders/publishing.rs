@@ -10,6 +10,7 @@ use tests::{
     deployment::{APP, Deployment},
     ffmpeg,
     flv::{Kind, Tag},
+    http::{get, metric},
     recorder::Recorder,
     standalone::Standalone,
     subscriber::Received,
@@ -38,6 +39,14 @@ async fn publishes_with_tls(client: Client) {
     let address = Address::secure(deployment, &key.secret);
     let received = publishes(deployment, client, &key, &address).await;
     plays(deployment, &received);
+    if client == Client::Librtmp {
+        let (_, metrics) = get(&format!("{}/metrics", deployment.admin[0]))
+            .await
+            .unwrap();
+        let labels = ["version=\"1.3\"", "server_name=\"missing\""];
+        let handshakes = metric(&metrics, "headwater_tls_handshakes_total", &labels);
+        assert!(handshakes >= 1.0, "TLS 1.3, and no server name:\n{metrics}");
+    }
 }
 
 /// Through a recorder: every byte of media that was sent is there, and the query is not in the way.
