@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg (Debian
-# packages), promtool, rtmpdump and a Python environment with grpcio under the target directory, and a Kubernetes control plane.
+# Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg, nftables (Debian
+# packages), promtool and a Python environment with grpcio under the target directory, a Kubernetes control plane, and the
+# encoders and players of tests/encoders.
 # Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
 # skipped proves nothing.
 #
@@ -14,11 +15,11 @@ main() {
   check_build_tools
   install_debian_packages
   install_promtool
-  install_rtmpdump
   install_python
   build_client_examples
   install_kubernetes
   install_encoders
+  check_namespaces
   report
 }
 
@@ -36,7 +37,7 @@ check_build_tools() {
 
 # Also finds the server programs that Debian keeps out of PATH.
 has() {
-  command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null
+  PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null
 }
 
 python_with_venv() {
@@ -48,7 +49,10 @@ install_debian_packages() {
   { has redis-server && has redis-cli; } || packages+=(redis-server)
   { has postgres && has initdb && has psql && has pg_dump; } || packages+=(postgresql)
   { has ffmpeg && has ffprobe; } || packages+=(ffmpeg)
-  has setpriv || packages+=(util-linux)
+  { has setpriv && has nsenter; } || packages+=(util-linux)
+  # A network for a publisher that gets lost.
+  has ip || packages+=(iproute2)
+  has nft || packages+=(nftables)
   compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)
   # What old devices publish with; the tests load it.
   compgen -G "/usr/lib/*/librtmp.so.1" >/dev/null || packages+=(librtmp1)
@@ -77,25 +81,6 @@ install_promtool() {
     missing+=("promtool (apt-get could not download the Debian package prometheus: see above)")
   fi
   rm -rf "$directory"/prometheus_*.deb "$directory/unpacked"
-}
-
-# An old player, and its library, which so many devices have. Unpacked, as promtool.
-install_rtmpdump() {
-  local directory="$target/rtmpdump"
-  if has rtmpdump || [[ -x $directory/rtmpdump ]]; then
-    return 0
-  fi
-  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    missing+=("rtmpdump (no apt-get here; install it your system's way)")
-    return 0
-  fi
-  echo "tests: unpacking rtmpdump"
-  mkdir -p "$directory"
-  if ! (cd "$directory" && apt-get download -q rtmpdump librtmp1 && dpkg-deb -x librtmp1_*.deb unpacked &&
-    dpkg-deb -x rtmpdump_*.deb unpacked && mv unpacked/usr/bin/rtmpdump unpacked/usr/lib/*/librtmp.so.* .); then
-    missing+=("rtmpdump (apt-get could not download the Debian packages rtmpdump and librtmp1: see above)")
-  fi
-  rm -rf "$directory"/*.deb "$directory/unpacked"
 }
 
 # grpcio is the client that most product backends use; its limits (4 MiB a message) are part of the contract.
@@ -150,10 +135,19 @@ install_kubernetes() {
     missing+=("a Kubernetes control plane (tests/kube/setup.sh says above what it lacks)")
 }
 
-# OBS, GStreamer, FFmpeg 5 to 9: downloaded and unpacked in a minute, once.
+# OBS, GStreamer, FFmpeg 5 to 9, librtmp: downloaded and unpacked in a minute, once.
 install_encoders() {
   bash tests/encoders/setup.sh "$target" ||
     missing+=("real encoders (tests/encoders/setup.sh says above what it lacks)")
+}
+
+# A publisher in a network of its own is cut off there; nothing of this system's network is touched.
+check_namespaces() {
+  local as_root=(--map-root-user)
+  ((EUID != 0)) || as_root=()
+  PATH="$PATH:/usr/sbin:/sbin" unshare --net "${as_root[@]}" sh -c \
+    'ip link add near type veth peer far && nft add table inet wire' 2>/dev/null ||
+    missing+=("network namespaces with veth and nftables: be root, or allow user namespaces (and modprobe veth nf_tables)")
 }
 
 report() {

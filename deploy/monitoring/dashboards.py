@@ -100,9 +100,11 @@ DASHBOARDS = {
                 "{{ingest_cluster}} serving": 'count by (ingest_cluster) (headwater_drain_state{$S,role="edge"} == 0)',
                 "{{ingest_cluster}} draining": 'count by (ingest_cluster) (headwater_drain_state{$S,role="edge"} > 0)',
             }),
-            ("Certificates: time left", "s", {
+            ("Certificates and revocation lists: time left", "s", {
                 "{{ingest_cluster}} {{role}} {{certificate}}":
                     "min by (ingest_cluster, role, certificate) (headwater_certificate_not_after_timestamp_seconds{$S}) - time()",
+                "{{ingest_cluster}} list {{list}}":
+                    "min by (ingest_cluster, list) (headwater_revocation_list_next_update_timestamp_seconds{$S}) - time()",
             }),
             ("Live configuration", "short", {
                 "{{ingest_cluster}} {{role}} {{outcome}}":

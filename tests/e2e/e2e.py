@@ -18,6 +18,7 @@ import scenarios
 from audit import Audit
 from cluster import REPOSITORY, Cluster, Failure, image, redis_image
 from flows import Flows
+from front_door import front_door
 from media import Access, Witnesses
 from production import production
 from report import Report
@@ -198,6 +199,7 @@ def everything_of(run, parts):
         if not parts or any(part in what for part in parts):
             run.witnessed(what, scenario, undisturbed)
     last = (
+        ("front door: players, probe, client certificates", front_door),
         ("delete and create: the same keys", scenarios.recreate),
         ("audit: what the operator asked for", audited),
         ("uninstall leaves nothing", scenarios.uninstall),

@@ -90,11 +90,11 @@ unpack() {
   done <"tests/fuzz/corpus/$1.txt"
 }
 
-# As few inputs as reach everything that was reached.
+# As few inputs as reach everything that was reached; how often they reach it is left to the fuzzer.
 keep() {
   local work="$target/work/$1"
   rm -rf "$work/kept" && mkdir "$work/kept"
-  "$work/bin/$1" -set_cover_merge=1 -max_len=768 "$work/kept" "$work/corpus" >"$work/merge.log" 2>&1
+  "$work/bin/$1" -set_cover_merge=1 -use_counters=0 -max_len=768 "$work/kept" "$work/corpus" >"$work/merge.log" 2>&1
   for file in "$work"/kept/*; do
     base64 -w0 "$file" && echo
   done | LC_ALL=C sort >"tests/fuzz/corpus/$1.txt"

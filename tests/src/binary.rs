@@ -8,8 +8,6 @@ use std::{
     time::SystemTime,
 };
 
-use crate::process;
-
 /// The target directory (`target`, or where `CARGO_TARGET_DIR` points).
 pub fn target_directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -88,15 +86,4 @@ pub fn fake_time() -> PathBuf {
         .map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"))
         .find(|library| library.exists());
     library.expect("libfaketime is missing: run `make test`, or install the package libfaketime")
-}
-
-/// rtmpdump, the player: the system's, or the one that `tests/setup.sh` unpacks, which finds its library beside itself.
-pub fn rtmpdump() -> Command {
-    let unpacked = target_directory().join("rtmpdump");
-    if !unpacked.join("rtmpdump").exists() {
-        return process::command("rtmpdump");
-    }
-    let mut command = process::command(unpacked.join("rtmpdump"));
-    command.env("LD_LIBRARY_PATH", unpacked);
-    command
 }

@@ -8,7 +8,6 @@ mod obs;
 
 use std::{
     fmt, fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
@@ -98,7 +97,7 @@ impl Client {
         seconds: u32,
         logs: &Path,
     ) -> Publisher {
-        let work = work_directory(self, address, logs);
+        let work = work_directory(&self.to_string(), &address.ca_file, logs);
         let display = (self == Self::Obs).then(|| obs::display(&work));
         let mut command = match self {
             Self::Ffmpeg5 => commands::ffmpeg5(options, address, seconds, &work),
@@ -200,25 +199,21 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Its home, logs and trusted certificates. Several of a kind in one test have one each.
-fn work_directory(client: Client, address: &Address, logs: &Path) -> PathBuf {
+pub(crate) fn work_directory(program: &str, ca_file: &Path, logs: &Path) -> PathBuf {
     let work = (0..)
-        .map(|number| logs.join(format!("{client}-{number}")))
+        .map(|number| logs.join(format!("{program}-{number}")))
         .find(|path| !path.exists())
         .unwrap();
     fs::create_dir_all(work.join("certs")).unwrap();
     for name in ["ca.pem", "ca-certificates.crt"] {
-        fs::copy(&address.ca_file, work.join("certs").join(name)).unwrap();
+        fs::copy(ca_file, work.join("certs").join(name)).unwrap();
     }
     work
 }
 
 /// A program of Debian's, for which `work` is `/mnt`.
 pub fn in_root(work: &Path, program: &str) -> Command {
-    let mut command = process::command("unshare");
-    command.arg("--mount");
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        command.arg("--map-root-user");
-    }
+    let mut command = process::in_namespace("--mount");
     command.args(["--", "sh"]);
     command.arg(script("root.sh"));
     // `root` is a directory behind a symbolic link, which a bind mount would not follow.

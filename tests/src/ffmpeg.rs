@@ -58,8 +58,10 @@ pub fn pull(name: &str, url: &str, file: &Path, logs: &Path) -> Process {
         "-i",
         url,
     ]);
+    // Written packet by packet: FFmpeg else keeps 256 KiB for itself, half a minute of the harness's media.
     command
-        .args(["-map", "0", "-c", "copy", "-f", "flv"])
+        .args(["-map", "0", "-c", "copy"])
+        .args(["-flush_packets", "1", "-f", "flv"])
         .arg(file);
     Process::spawn(name, &mut command, logs)
 }

@@ -8,6 +8,7 @@
 //! - [`kube`]: a real Kubernetes control plane, and what becomes of pods without nodes. [`charts`]: what Helm installs on it.
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`clients`]: real encoders, at pinned versions. [`recorder`]: what they send, byte by byte; [`chunks`] reads it.
+//! - [`players`]: real players over RTMP, at pinned versions.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
 //! - [`scenario`]: what more than one test does.
 //! - [`witness`]: a session that must not notice what happens beside it.
@@ -43,6 +44,7 @@ pub mod http;
 pub mod kube;
 pub mod metrics;
 pub mod mounted;
+pub mod players;
 pub mod postgres;
 pub mod process;
 pub mod recorder;

@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, OpenOptions},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -29,6 +30,17 @@ pub fn command(program: impl AsRef<Path>) -> Command {
     // setpriv replaces itself by the program: the child's id is the program's own.
     command.args(["--pdeathsig", "KILL", "--"]);
     command.arg(program.as_ref());
+    command
+}
+
+/// A command that goes on in a namespace of its own, `--mount` or `--net`: its options and its program are to follow.
+pub fn in_namespace(kind: &str) -> Command {
+    let mut command = command("unshare");
+    command.arg(kind);
+    // Users may have namespaces where they are root.
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        command.arg("--map-root-user");
+    }
     command
 }
 

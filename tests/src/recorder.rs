@@ -1,14 +1,16 @@
-//! A plain RTMP port in front of a server that speaks TLS: an encoder connects here, and what it sends is kept as it
-//! came.
+//! A port in front of a server that speaks TLS: an encoder connects here, without TLS or with another server's, and what
+//! it sends is kept as it came.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     deployment::Deployment,
@@ -18,6 +20,7 @@ use crate::{
 /// A running recorder.
 pub struct Recorder {
     pub address: SocketAddr,
+    scheme: &'static str,
     recordings: Recordings,
     _task: JoinSet<()>,
 }
@@ -26,15 +29,35 @@ pub struct Recorder {
 type Recordings = Arc<Mutex<Vec<Vec<u8>>>>;
 
 impl Recorder {
-    /// In front of a deployment's RTMPS port.
+    /// In front of a deployment's RTMPS port, without TLS.
     pub async fn start(deployment: &Deployment) -> Self {
+        Self::start_as("rtmp", deployment, None).await
+    }
+
+    /// The same with TLS of another kind than the deployment's.
+    pub async fn with_tls(deployment: &Deployment, config: ServerConfig) -> Self {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::start_as("rtmps", deployment, Some(acceptor)).await
+    }
+
+    async fn start_as(
+        scheme: &'static str,
+        deployment: &Deployment,
+        acceptor: Option<TlsAcceptor>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let recordings = Recordings::default();
         let mut task = JoinSet::new();
         let address = listener.local_addr().unwrap();
-        task.spawn(serve(listener, deployment.clone(), recordings.clone()));
+        task.spawn(serve(
+            listener,
+            acceptor,
+            deployment.clone(),
+            recordings.clone(),
+        ));
         Self {
             address,
+            scheme,
             recordings,
             _task: task,
         }
@@ -42,7 +65,7 @@ impl Recorder {
 
     /// What an encoder is told.
     pub fn server(&self, app: &str) -> String {
-        format!("rtmp://localhost:{}/{app}", self.address.port())
+        format!("{}://localhost:{}/{app}", self.scheme, self.address.port())
     }
 
     /// What each connection has sent so far.
@@ -51,7 +74,12 @@ impl Recorder {
     }
 }
 
-async fn serve(listener: TcpListener, deployment: Deployment, recordings: Recordings) {
+async fn serve(
+    listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    deployment: Deployment,
+    recordings: Recordings,
+) {
     let mut connections = JoinSet::new();
     while let Ok((encoder, _)) = listener.accept().await {
         encoder.set_nodelay(true).unwrap();
@@ -62,18 +90,33 @@ async fn serve(listener: TcpListener, deployment: Deployment, recordings: Record
         };
         let config = tls::trusting(&deployment.ca_file, &[]);
         let server = tls::connect(deployment.rtmps, config).await.unwrap();
-        connections.spawn(relay(encoder, server, index, recordings.clone()));
+        let (acceptor, recordings) = (acceptor.clone(), recordings.clone());
+        connections.spawn(async move {
+            let encoder = accept(encoder, acceptor).await?;
+            relay(encoder, server, index, recordings).await;
+            io::Result::Ok(())
+        });
     }
+}
+
+async fn accept(
+    encoder: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+) -> io::Result<Box<dyn Connection>> {
+    Ok(match acceptor {
+        Some(acceptor) => Box::new(acceptor.accept(encoder).await?),
+        None => Box::new(encoder),
+    })
 }
 
 /// Until both sides are silent, or one of them is gone.
 async fn relay(
-    encoder: TcpStream,
+    encoder: Box<dyn Connection>,
     server: Box<dyn Connection>,
     index: usize,
     recordings: Recordings,
 ) {
-    let (mut from_encoder, mut to_encoder) = encoder.into_split();
+    let (mut from_encoder, mut to_encoder) = tokio::io::split(encoder);
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let forth = async {
         let mut buffer = vec![0; 64 << 10];

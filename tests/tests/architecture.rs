@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("control", &["proto", "registry", "runtime"]),
     ("edge", &["media", "proto", "registry", "rtmp", "runtime"]),
     // Feeds what parses to a fuzzer.
-    ("fuzz", &["media", "rtmp"]),
+    ("fuzz", &["media", "proto", "rtmp"]),
     (
         "headwater",
         &[

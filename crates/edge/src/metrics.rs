@@ -32,6 +32,7 @@ pub(crate) struct EdgeMetrics {
     pub(crate) relay_reopens: Family<ReopenLabels, Counter>,
     pub(crate) not_replayable: Counter,
     pub(crate) timestamp_discontinuities: Counter,
+    pub(crate) frames_corrected: Family<Reason, Counter>,
     pub(crate) frames_dropped: Family<Reason, Counter>,
     pub(crate) claims: Family<Outcome, Counter>,
     pub(crate) renewals: Family<Outcome, Counter>,
@@ -227,6 +228,11 @@ impl EdgeMetrics {
                 self.session_seconds.clone(),
             );
             registry.register(
+                "frames_corrected",
+                "Frames that went on with what was wrong about them set right",
+                self.frames_corrected.clone(),
+            );
+            registry.register(
                 "frames_dropped",
                 "Frames that no decoder could use",
                 self.frames_dropped.clone(),
@@ -276,6 +282,7 @@ impl EdgeMetrics {
             relay_reopens: Family::default(),
             not_replayable: Counter::default(),
             timestamp_discontinuities: Counter::default(),
+            frames_corrected: Family::default(),
             frames_dropped: Family::default(),
             claims: Family::default(),
             renewals: Family::default(),

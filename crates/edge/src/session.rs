@@ -2,14 +2,14 @@
 
 mod bitrate;
 mod farewell;
+mod frames;
 mod intake;
-mod media;
 
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use ::media::timestamp::Unwrapper;
 use aws_lc_rs::rand;
 use bytes::BytesMut;
+use media::timestamp::Unwrapper;
 use rtmp::{
     AdobeChallenge, ProtocolError, Rejection, ServerConfig, ServerEvent, ServerSession,
     limits::Limits,
@@ -208,7 +208,13 @@ where
                 Wake::Decided(decision) => self.handle_decision(decision),
                 Wake::Ended(end) => return Ok(end),
                 Wake::Ping => self.rtmp.ping(std_now()),
-                Wake::Read(Ok(0) | Err(_)) => return Ok(End::Disconnected),
+                Wake::Read(Ok(0)) => return Ok(End::Disconnected),
+                Wake::Read(Err(error)) => {
+                    // A reset, a timeout, or what TLS does not put up with.
+                    let client_address = self.client.address;
+                    debug!(%client_address, %error, "the connection broke");
+                    return Ok(End::Disconnected);
+                }
                 Wake::Read(Ok(bytes)) => {
                     self.fresh = true;
                     let bytes = u64::try_from(bytes).unwrap_or_default();
@@ -328,13 +334,6 @@ where
             }
         }
         None
-    }
-
-    fn session_id(&self) -> &str {
-        match &self.state {
-            State::Publishing { live, .. } => live.session.as_str(),
-            State::Await | State::Challenging(_) | State::Deciding(_) | State::Refused => "",
-        }
     }
 
     /// Either way the connection ends; the encoder comes back with an answer, if it has one.

@@ -8,16 +8,19 @@
 //! | AV1CodecConfigurationRecord, sequence header OBU | AV1 in ISOBMFF §2.3, AV1 §5.5 | [`av1`] |
 //! | VPCodecConfigurationRecord, keyframes | VP codec in ISOBMFF, RFC 6386 §9.1, VP9 §6.2 | [`vpx`] |
 //! | AudioSpecificConfig | ISO/IEC 14496-3 §1.6.2 | [`aac`] |
+//! | ADTS header | ISO/IEC 13818-7 §6.2 | [`adts`] |
 //! | OpusHead | RFC 7845 §5.1 | [`opus`] |
 //! | STREAMINFO | RFC 9639 §8.2 | [`flac`] |
 //! | AC-3 and E-AC-3 syncframe | ETSI TS 102 366 §4.4, §E.1.2 | [`ac3`] |
 //! | MPEG audio frame header | ISO/IEC 11172-3 §2.4.1.3 | [`mp3`] |
+//! | which pictures a decoder can start at | of each codec | [`random_access`] |
 //! | MultichannelConfig, colorInfo | Enhanced RTMP v2 | [`channels`], [`colour`] |
 //!
 //! Bytes go out as they came in, whatever is read here: an error says that nothing is known, no more.
 
 pub mod aac;
 pub mod ac3;
+pub mod adts;
 pub mod av1;
 pub mod avc;
 mod bits;
@@ -28,6 +31,7 @@ pub mod hevc;
 pub mod mp3;
 pub mod nalu;
 pub mod opus;
+pub mod random_access;
 pub mod vpx;
 pub mod vvc;
 

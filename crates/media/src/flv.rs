@@ -7,7 +7,8 @@
 //! | FLV 10.1 §E.4.4 script data | [`metadata`], [`player_body`] |
 //! | FLV 10.1 §E.2, §E.3 file header, tags | [`file_header`], [`tag_header`], [`previous_tag_size`] |
 //!
-//! Bodies are indexed, never rewritten: codec payloads are not looked into.
+//! Bodies are indexed, not rewritten, and codec payloads are not looked into. One thing is set right where it comes in, because
+//! a body with it is no FLV: an ADTS header before raw AAC ([`without_adts`]).
 
 mod enhanced;
 mod legacy;
@@ -15,7 +16,7 @@ mod reader;
 
 use bytes::Bytes;
 
-use crate::{BODY_BYTES_MAX, FourCc, Frame, FrameKind, Part};
+use crate::{BODY_BYTES_MAX, FourCc, Frame, FrameKind, Part, PartType, codec::adts};
 use reader::Reader;
 
 /// Most ModEx prefixes of one message; a longer chain is an attack.
@@ -168,6 +169,37 @@ pub fn player_body(frame: &Frame) -> Bytes {
         }
         FrameKind::Audio | FrameKind::Video => frame.body.clone(),
     }
+}
+
+/// AAC as FLV has it, of an encoder that leaves an ADTS header before each raw frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bare {
+    /// Without the header; the raw frame is as it came.
+    pub frame: Frame,
+    /// The sequence header that the ADTS header stands for, where it says enough: such an encoder may send none.
+    pub sequence_header: Option<Frame>,
+}
+
+/// Takes the ADTS header out of a legacy AAC body. `None` for all others: nothing is to be done.
+pub fn without_adts(frame: &Frame) -> Option<Bare> {
+    const SEQUENCE_HEADER: u8 = 0;
+    // Devices that do this know nothing of Enhanced RTMP.
+    let [part] = frame.parts.as_slice() else {
+        return None;
+    };
+    let (&[first, packet_type], payload) = frame.body.split_first_chunk::<2>()?;
+    let legacy = frame.kind == FrameKind::Audio && first >> 4 == legacy::SOUND_FORMAT_AAC;
+    if !legacy || part.part_type != PartType::Coded {
+        return None;
+    }
+    let adts = adts::parse(payload)?;
+    let raw = payload.get(adts.header_bytes..)?;
+    let of = |bytes: &[&[u8]]| parse(frame.kind, frame.timestamp_ms, bytes.concat().into()).ok();
+    let sequence_header = |configuration: [u8; 2]| of(&[&[first, SEQUENCE_HEADER], &configuration]);
+    Some(Bare {
+        frame: of(&[&[first, packet_type], raw])?,
+        sequence_header: adts.configuration.and_then(sequence_header),
+    })
 }
 
 /// Nine bytes of FLV header and the first (empty) previous tag size.

@@ -15,4 +15,4 @@ pub mod tracks;
 
 pub use frame::{BODY_BYTES_MAX, FourCc, Frame, FrameKind, Part, PartType};
 pub use random_access::RandomAccess;
-pub use tracks::{Track, TrackId, Tracks};
+pub use tracks::{Correction, Track, TrackId, Tracks};

@@ -233,6 +233,8 @@ impl Log {
             return Err(SequenceError { sequence, expected });
         }
         session.next_sequence = expected.saturating_add(1);
+        // The edge has counted them.
+        let _corrections = self.headers.tracks().correct(&mut frame);
         let offset_ms = session.timeline_offset_ms;
         let shared = |last: &Entry| Arc::ptr_eq(&last.headers, &self.headers);
         let entry = Entry {

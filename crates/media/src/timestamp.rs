@@ -5,6 +5,9 @@ use crate::{Frame, FrameKind};
 /// A step further than this, either way, is not time passing: ten minutes, in milliseconds.
 pub const STEP_MS_MAX: u32 = 10 * 60 * 1000;
 
+/// Presentation this far from decoding, either way, is the most that is believed, in milliseconds.
+pub const COMPOSITION_OFFSET_MS_MAX: i32 = 10_000;
+
 /// Unwraps the timestamps of one session, all kinds and tracks together.
 ///
 /// A step is the signed 32-bit difference to the last timestamp. A step beyond [`STEP_MS_MAX`] is a discontinuity: the

@@ -8,8 +8,12 @@ use bytes::Bytes;
 
 use crate::{
     FourCc, Frame, FrameKind, Part, PartType,
-    codec::{self, CodecConfiguration, CodecError, channels, colour},
+    codec::{
+        self, CodecConfiguration, CodecError, channels, colour,
+        random_access::{self, AccessUnit},
+    },
     log::HEADER_BYTES_MAX,
+    timestamp::COMPOSITION_OFFSET_MS_MAX,
 };
 
 /// Most tracks of audio, and most of video.
@@ -35,6 +39,25 @@ pub struct Track {
     pub malformed: Option<CodecError>,
     /// What header or coded media told.
     declared: Option<CodecConfiguration>,
+}
+
+/// What was set right in a frame's index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Correction {
+    /// A composition time beyond [`COMPOSITION_OFFSET_MS_MAX`].
+    CompositionTime,
+    /// A keyframe that is none, or one that is not flagged.
+    Keyframe,
+}
+
+impl Correction {
+    /// A stable word for metrics and logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::CompositionTime => "composition_time",
+            Self::Keyframe => "keyframe",
+        }
+    }
 }
 
 /// All tracks of a session that have begun and not ended.
@@ -68,6 +91,40 @@ impl Tracks {
 
     fn count(&self, kind: FrameKind) -> usize {
         self.tracks.keys().filter(|(of, _)| *of == kind).count()
+    }
+
+    /// Sets right what a frame's index says against all sense or against its access units. The body stays as it came: whoever
+    /// plays it reads it as the encoder wrote it.
+    pub fn correct(&self, frame: &mut Frame) -> Vec<Correction> {
+        let mut corrections = Vec::new();
+        for part in &mut frame.parts {
+            if part.part_type != PartType::Coded || frame.kind != FrameKind::Video {
+                continue;
+            }
+            let believed = part
+                .composition_offset_ms
+                .clamp(-COMPOSITION_OFFSET_MS_MAX, COMPOSITION_OFFSET_MS_MAX);
+            if believed != part.composition_offset_ms {
+                part.composition_offset_ms = believed;
+                corrections.push(Correction::CompositionTime);
+            }
+            let track = self.get((frame.kind, part.track));
+            let configuration = track
+                .filter(|track| track.codec == part.codec)
+                .and_then(|track| track.configuration.as_ref());
+            let nalu_length_bytes = configuration.and_then(|known| known.nalu_length_bytes);
+            let payload = part.payload(&frame.body);
+            let keyframe = match random_access::look(part.codec, payload, nalu_length_bytes) {
+                AccessUnit::Dependent => false,
+                AccessUnit::RandomAccess => true,
+                AccessUnit::Undecided => part.keyframe,
+            };
+            if keyframe != part.keyframe {
+                part.keyframe = keyframe;
+                corrections.push(Correction::Keyframe);
+            }
+        }
+        corrections
     }
 
     /// Whether [`update`](Self::update) would change anything: cheap where it would not.

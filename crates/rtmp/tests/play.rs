@@ -190,7 +190,12 @@ fn ffmpeg_plays() {
     server.session.finish();
     assert_eq!(
         server.said(),
-        ["1 onStatus NetStream.Play.UnpublishNotify", "event 1"]
+        [
+            // Not the last of the media: GStreamer may lose what comes right before the event.
+            "1 data |RtmpSampleAccess",
+            "1 onStatus NetStream.Play.UnpublishNotify",
+            "event 1",
+        ]
     );
     assert!(server.session.is_closing());
 }
@@ -410,19 +415,21 @@ fn every_body_arrives_as_it_is_whatever_its_size_and_time() {
         media(MediaKind::Video, u32::MAX, 70_000),
         media(MediaKind::Audio, 532, 1),
     ];
-    let mut expected = vec![ClientEvent::PlayStarted];
-    let access = [
-        Value::text("|RtmpSampleAccess"),
-        Value::Boolean(true),
-        Value::Boolean(true),
-    ];
-    expected.push(ClientEvent::Media(MediaMessage {
-        kind: MediaKind::Script,
-        timestamp: 0,
-        body: encode(&access).into(),
-    }));
+    let access = |timestamp| {
+        let values = [
+            Value::text("|RtmpSampleAccess"),
+            Value::Boolean(true),
+            Value::Boolean(true),
+        ];
+        ClientEvent::Media(MediaMessage {
+            kind: MediaKind::Script,
+            timestamp,
+            body: encode(&values).into(),
+        })
+    };
+    let mut expected = vec![ClientEvent::PlayStarted, access(0)];
     expected.extend(sent.iter().cloned().map(ClientEvent::Media));
-    expected.push(ClientEvent::PlayEnded);
+    expected.extend([access(532), ClientEvent::PlayEnded]);
     assert!(play(&sent) == expected);
 }
 

@@ -106,7 +106,8 @@ impl ReloadingCertificate {
         let paths = std::iter::once(&files.ca).chain(&files.crls);
         let paths = paths.cloned().collect();
         let clients = Reloading::watch("CAs of API clients", paths, move |contents| {
-            asked.verifier(contents, &provider())
+            let trust = asked.trust(contents, &provider())?;
+            Ok::<_, TlsError>(trust.map(|trust| trust.verifier))
         })?;
         Ok(Self {
             clients: Some(clients),

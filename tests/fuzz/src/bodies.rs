@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use media::{
     FourCc, Frame, FrameKind,
-    codec::{self, CodecConfiguration, DIMENSION_MAX, Dimensions},
+    codec::{
+        self, CodecConfiguration, DIMENSION_MAX, Dimensions,
+        nalu::{self, NALUS_PER_FRAME_MAX},
+        random_access,
+    },
     flv,
 };
 
@@ -21,6 +25,14 @@ pub(crate) fn flv(data: &[u8]) {
     let frame = flv::parse(kind, 0, body.clone());
     if let Ok(frame) = &frame {
         parts_lie_within_the_body(frame);
+    }
+    if let Some(bare) = frame.as_ref().ok().and_then(flv::without_adts) {
+        assert!(bare.frame.body.len() < body.len() && body.ends_with(&bare.frame.body[2..]));
+        parts_lie_within_the_body(&bare.frame);
+        assert!(
+            bare.sequence_header
+                .is_none_or(|header| header.sequence_header())
+        );
     }
     let passed = flv::parse_or_opaque(kind, 0, body.clone());
     assert_eq!(passed.body, body, "bodies are never changed");
@@ -55,16 +67,27 @@ const CODECS: [&[u8; 4]; 12] = [
     b"ec-3", b".mp3",
 ];
 
-/// The first byte says which codec's configuration the rest is.
+/// The first byte says which codec's configuration or coded media the rest is, and how long lengths in it are.
 pub(crate) fn codec(data: &[u8]) {
     let mut script = Script::new(data);
-    let codec = FourCc(*CODECS[usize::from(script.u8()) % CODECS.len()]);
+    let choice = usize::from(script.u8());
+    let codec = FourCc(*CODECS[choice % CODECS.len()]);
+    let length_bytes = u8::try_from(choice / CODECS.len() % 6)
+        .unwrap()
+        .checked_sub(1);
     let bytes = script.rest();
     if let Ok(configuration) = codec::parse(codec, bytes) {
         is_plausible(&configuration);
     }
     if let Some(configuration) = codec::probe(codec, bytes) {
         is_plausible(&configuration);
+    }
+    random_access::look(codec, bytes, length_bytes);
+    if let Some(length_bytes) = length_bytes.filter(|length| *length > 0)
+        && let Ok(count) = nalu::check(bytes, length_bytes)
+    {
+        assert!((1..=NALUS_PER_FRAME_MAX).contains(&count));
+        assert_eq!(nalu::units(bytes, length_bytes).count(), count);
     }
 }
 

@@ -12,7 +12,9 @@
 //! | `session` | a server session under any order of calls: events in order, deadlines in the future, little said |
 //! | `client` | a client session under any server |
 //! | `flv` | parts lie within their body |
-//! | `codec` | what a decoder configuration says is plausible, or it is refused |
+//! | `codec` | what a decoder configuration says is plausible, or it is refused; pictures are looked at within their frame |
+//! | `tracks` | a session's tracks are bounded; what is set right is set right once, and no body changes |
+//! | `messages` | frames, tracks and grants over gRPC: bounded, and told again in the same words |
 //! | `player` | a play session under any player; it asks once |
 //! | `proxy` | a PROXY header is bounded, and nothing behind it is read |
 
@@ -29,11 +31,13 @@ mod bodies;
 mod chunks;
 mod client;
 mod handshakes;
+mod messages;
 mod paths;
 mod players;
 mod proxies;
 mod script;
 mod sessions;
+mod tracks;
 
 /// A function that panics where a promise is broken, under the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
@@ -47,8 +51,10 @@ pub const TARGETS: &[Target] = &[
     ("codec", bodies::codec),
     ("flv", bodies::flv),
     ("handshake", handshakes::handshake),
+    ("messages", messages::messages),
     ("player", players::player),
     ("proxy", proxies::proxy),
     ("publish_path", paths::publish_path),
     ("session", sessions::session),
+    ("tracks", tracks::tracks),
 ];

@@ -11,7 +11,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use media::{FrameKind, PartType, codec, flv};
+use media::{FrameKind, PartType, Tracks, codec, flv};
 use rtmp::{EndCause, MediaKind, MediaMessage, ServerConfig, ServerEvent, ServerSession};
 
 struct Recording {
@@ -64,7 +64,7 @@ fn every_encoder_is_understood_in_any_pieces() {
 #[test]
 fn every_frame_of_every_encoder_is_known_down_to_its_codec() {
     for Recording { name, sent, .. } in recordings() {
-        let mut codecs = BTreeMap::new();
+        let (mut codecs, mut tracks) = (BTreeMap::new(), Tracks::default());
         for message in read(&sent, sent.len()).1 {
             let kind = match message.kind {
                 MediaKind::Audio => FrameKind::Audio,
@@ -72,7 +72,11 @@ fn every_frame_of_every_encoder_is_known_down_to_its_codec() {
                 MediaKind::Video => FrameKind::Video,
             };
             let timestamp_ms = message.timestamp.into();
-            let frame = flv::parse(kind, timestamp_ms, message.body).unwrap();
+            let mut frame = flv::parse(kind, timestamp_ms, message.body).unwrap();
+            // Their flags and their pictures agree.
+            assert_eq!(tracks.correct(&mut frame), [], "{name}: {frame:?}");
+            assert_eq!(flv::without_adts(&frame), None, "{name}: {frame:?}");
+            tracks.update(&frame);
             assert!(
                 kind == FrameKind::Script || !frame.parts.is_empty(),
                 "{name}: {frame:?}"

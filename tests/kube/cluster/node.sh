@@ -90,9 +90,9 @@ resolvConf: $own/resolv.conf
 volumePluginDir: $own/plugins
 failSwapOn: false
 enforceNodeAllocatable: [pods]
-evictionHard: {memory.available: 100Mi, nodefs.available: "1%", nodefs.inodesFree: "1%", imagefs.available: "1%"}
-imageGCHighThresholdPercent: 99
-imageGCLowThresholdPercent: 98
+evictionHard: {memory.available: 100Mi, nodefs.available: 200Mi, nodefs.inodesFree: "1%", imagefs.available: 200Mi}
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
 nodeStatusUpdateFrequency: 4s
 CONFIG
   start "$node" kubelet "$bin/kubelet" --config="$own/kubelet.yaml" --kubeconfig="$work/$node.kubeconfig" \

@@ -1,4 +1,4 @@
-//! Encoders that show certificates, and those that never heard of TLS 1.3's tickets: FFmpeg and librtmp as they are.
+//! FFmpeg that shows a certificate, as it is.
 
 use std::{
     fs,
@@ -15,25 +15,27 @@ use tests::{
     api::IssuedKey,
     cluster::{Cluster, Layout},
     deployment::{APP, Deployment},
-    fixture, http,
+    fixture,
+    http::metric,
     process::{self, Process},
-    standalone::Standalone,
     turn,
     wait::wait_for,
 };
 
 const STARTED: Duration = Duration::from_secs(20);
-const NAME: &str = "camera-7.example";
+pub(crate) const NAME: &str = "camera-7.example";
 const REVOKED: u64 = 66;
+/// Of the revocation lists, in Unix seconds: the first day of 2026.
+const NEXT_UPDATE: f64 = 1_767_225_600.0;
 
 /// Issues certificates of encoders, as files.
-struct Encoders {
-    directory: PathBuf,
+pub(crate) struct Encoders {
+    pub(crate) directory: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Encoders {
-    fn new(directory: &Path, name: &str) -> Self {
+    pub(crate) fn new(directory: &Path, name: &str) -> Self {
         let directory = directory.join(name);
         fs::create_dir(&directory).unwrap();
         let mut params = CertificateParams::default();
@@ -57,7 +59,7 @@ impl Encoders {
     fn write_revocations(&self) {
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2025, 1, 1),
-            next_update: date_time_ymd(2100, 1, 1),
+            next_update: date_time_ymd(2026, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: vec![RevokedCertParams {
@@ -73,7 +75,7 @@ impl Encoders {
     }
 
     /// What FFmpeg is told of it.
-    fn issue(&self, name: &str, serial: u64, end: i32) -> Vec<String> {
+    pub(crate) fn issue(&self, name: &str, serial: u64, end: i32) -> Vec<String> {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from(serial));
@@ -109,7 +111,7 @@ fn publish(deployment: &Deployment, name: &str, key: &IssuedKey, shown: &[String
     Process::spawn(name, &mut command, &deployment.logs)
 }
 
-async fn bound_key(deployment: &Deployment) -> IssuedKey {
+pub(crate) async fn bound_key(deployment: &Deployment) -> IssuedKey {
     let request = CreateStreamKeyRequest {
         app: APP.to_owned(),
         stream: "bound".to_owned(),
@@ -173,6 +175,14 @@ async fn ffmpeg_publishes_with_the_certificate_that_its_key_is_bound_to() {
         edge.log_line(&[&reason], STARTED).await;
     }
 
+    // The list is past its next update: what it revokes was refused all the same.
+    let metrics = cluster.edge.metrics().await.unwrap();
+    let name = "headwater_revocation_list_next_update_timestamp_seconds";
+    let next_update = metric(&metrics, name, &["list=\"ca.crl\""]);
+    assert!((next_update - NEXT_UPDATE).abs() < 1.0, "{next_update}");
+    edge.log_line(&["past its next update", "ca.crl"], STARTED)
+        .await;
+
     // Who has no certificate publishes with a key that needs none.
     let free = deployment.api.create_key(APP, "free").await;
     let _free = publish(deployment, "free", &free, &[]);
@@ -180,44 +190,4 @@ async fn ffmpeg_publishes_with_the_certificate_that_its_key_is_bound_to() {
         deployment.api.session_of("free").await
     })
     .await;
-}
-
-/// librtmp over TLS 1.3 reads a session ticket as the end of the connection, and sends no server name.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn librtmp_publishes_over_tls() {
-    let _turn = turn().await;
-    let standalone = Standalone::start().await;
-    let deployment = &standalone.deployment;
-    let key = deployment.api.create_key(APP, "old-device").await;
-    let mut command = process::command("python3");
-    command
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/python/librtmp_publish.py"
-        ))
-        .arg(format!("{}/{}", deployment.rtmps_url(APP), key.secret))
-        .arg(fixture("source.flv"));
-    let mut librtmp = Process::spawn("librtmp", &mut command, &deployment.logs);
-    wait_for("the session", STARTED, async || {
-        if let Some(status) = librtmp.ended() {
-            panic!("librtmp ended ({status}):\n{}", librtmp.log());
-        }
-        deployment.api.session_of("old-device").await
-    })
-    .await;
-    let status = librtmp.exit(STARTED * 2).await;
-    assert!(status.success(), "{}", librtmp.log());
-    let edge = &standalone.process;
-    edge.log_line(&["reason=\"client_close\""], STARTED).await;
-    let (_, metrics) = http::get(&format!("{}/metrics", deployment.admin[0]))
-        .await
-        .unwrap();
-    let modern = metrics.lines().find(|line| {
-        line.starts_with("headwater_tls_handshakes_total{version=\"1.3\"")
-            && line.contains("server_name=\"missing\"")
-    });
-    assert!(
-        modern.is_some(),
-        "it speaks TLS 1.3 and sends no name:\n{metrics}"
-    );
 }

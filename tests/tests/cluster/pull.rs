@@ -1,17 +1,16 @@
-//! Players over RTMP: FFmpeg, rtmpdump and one of our own, at the standalone process and at the separate roles.
+//! Players over RTMP: FFmpeg and one of our own, at the standalone process and at the separate roles. Others are in the
+//! suite of the encoders.
 
 use std::{fs, path::Path, time::Duration};
 
 use tests::{
-    binary,
     cluster::{Cluster, Layout},
-    deployment::{APP, Deployment},
+    deployment::APP,
     encoder::{AUDIO, Encoder, VIDEO},
     ffmpeg::{self, Pace},
     fixture, flv,
     flv::{Kind, Tag},
-    http::{FlvReader, metric},
-    process::Process,
+    http::FlvReader,
     standalone::Standalone,
     synthetic, tls, turn,
     wait::{wait_for, wait_until},
@@ -22,50 +21,6 @@ use tests::{
 const PUBLISHED: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(30);
 const SOURCE: &str = "source.flv";
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ffmpeg_and_rtmpdump_get_every_packet() {
-    let _turn = turn().await;
-    let standalone = Standalone::start().await;
-    let deployment = &standalone.deployment;
-    let key = deployment.api.create_key(APP, "pulled").await;
-    let url = deployment.pull_urls(&key).remove(0);
-    let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str| directory.path().join(format!("{name}.flv"));
-    let mut players = vec![
-        ffmpeg::pull("player", &url, &file("player"), &deployment.logs),
-        dump(&url, &file("rtmpdump"), &deployment.logs),
-    ];
-    wait_for("both to wait for the stream", ANSWER, async || {
-        let metrics = metrics(deployment).await?;
-        (metric(&metrics, "headwater_origin_subscribers_waiting", &[]) >= 2.0).then_some(())
-    })
-    .await;
-    let mut publisher = deployment.ffmpeg(&key, &fixture(SOURCE), 1, Pace::RealTime);
-    wait_for("both to play", ANSWER, async || {
-        let players = ["output=\"rtmp\""];
-        let metrics = metrics(deployment).await?;
-        (metric(&metrics, "headwater_origin_subscribers_active", &players) >= 2.0).then_some(())
-    })
-    .await;
-    assert!(publisher.exit(PUBLISHED).await.success());
-    for player in &mut players {
-        let status = player.exit(ANSWER).await;
-        // rtmpdump takes a stream without a duration for one that was cut short.
-        let ended = status.success() || (player.name() == "rtmpdump" && status.code() == Some(2));
-        assert!(ended, "{}: {status}\n{}", player.name(), player.log());
-    }
-    let published = ffmpeg::as_published(&fixture(SOURCE), directory.path());
-    for name in ["player", "rtmpdump"] {
-        let played = flv::read_file(&file(name));
-        flv::assert_same_packets(&flv::packets(&played), &flv::packets(&published));
-        assert_eq!(
-            flv::sequence_headers(&played),
-            flv::sequence_headers(&published),
-            "{name}"
-        );
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_late_starts_at_a_keyframe_near_zero() {
@@ -111,44 +66,13 @@ async fn who_comes_late_starts_at_a_keyframe_near_zero() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refusals_reach_the_person_at_the_player() {
+async fn nobody_publishes_where_streams_are_played() {
     let _turn = turn().await;
-    let standalone = Standalone::start_with("debug").await;
-    let deployment = &standalone.deployment;
-    let at = deployment.rtmp[0];
-    let token = deployment.playback.token.clone();
-    let guess = "0123456789abcdef";
-    let directory = tempfile::tempdir().unwrap();
-    for (name, query, said) in [
-        ("missing", String::new(), "A valid token is required"),
-        (
-            "wrong",
-            format!("?token={guess}"),
-            "A valid token is required",
-        ),
-        (
-            "absent",
-            format!("?token={token}"),
-            "No such stream is live.",
-        ),
-    ] {
-        let url = format!("rtmp://{at}/{APP}/nobody{query}");
-        let file = directory.path().join("refused.flv");
-        let mut player = ffmpeg::pull(name, &url, &file, &deployment.logs);
-        assert!(!player.exit(ANSWER).await.success(), "{name}");
-        assert!(player.log().contains(said), "{name}:\n{}", player.log());
-        let mut player = dump(&url, &file, &deployment.logs);
-        assert!(!player.exit(ANSWER).await.success(), "{name}");
-    }
-    // Nobody publishes here.
+    let standalone = Standalone::start().await;
+    let at = standalone.deployment.rtmp[0];
     let mut encoder = Encoder::new(tls::connect_plain(at).await.unwrap());
     let status = encoder.publish(APP, "key").await.unwrap();
     assert_eq!(status.code, "NetStream.Publish.BadName");
-    let log = standalone.process.log();
-    assert!(log.contains("a player was refused"), "{log}");
-    for secret in [token.as_str(), guess] {
-        assert!(!log.contains(secret), "a token is in the log");
-    }
 }
 
 /// Bodies that neither FFmpeg 5 nor rtmpdump knows: HEVC, Opus, and a second track of each.
@@ -268,6 +192,7 @@ async fn with_a_certificate_players_are_served_over_tls_alone_and_a_new_one_is_t
     origin.set("ORIGIN__RTMP__CERTIFICATE", "pull.pem".to_owned());
     origin.set("ORIGIN__RTMP__PRIVATE_KEY", "pull.key".to_owned());
     origin.start().await;
+    origin.serves(ANSWER).await;
     let deployment = &cluster.deployment;
     let at = deployment.rtmp[0];
     let key = deployment.api.create_key(APP, "secret").await;
@@ -310,20 +235,6 @@ async fn with_a_certificate_players_are_served_over_tls_alone_and_a_new_one_is_t
     player.signal("INT");
     player.exit(ANSWER).await;
     witness.finish().await;
-}
-
-/// Starts rtmpdump.
-fn dump(url: &str, file: &Path, logs: &Path) -> Process {
-    let mut command = binary::rtmpdump();
-    command.args(["--live", "--rtmp", url, "--flv"]).arg(file);
-    Process::spawn("rtmpdump", &mut command, logs)
-}
-
-async fn metrics(deployment: &Deployment) -> Option<String> {
-    let (_, text) = tests::http::get(&format!("{}/metrics", deployment.admin[0]))
-        .await
-        .ok()?;
-    Some(text)
 }
 
 fn size(file: &Path) -> u64 {

@@ -1,5 +1,5 @@
-//! Encoders that users own, at the versions that `tests/encoders` pins, against the real `headwater`: what each of them
-//! sends arrives, how each of them ends is understood, and what its user sees when it is refused.
+//! Encoders and players that users own, at the versions that `tests/encoders` pins, against the real `headwater`: what each
+//! of them sends arrives, how each of them ends is understood, and what its user sees when it is refused.
 
 #![allow(
     clippy::expect_used,
@@ -45,5 +45,6 @@ mod certificates;
 mod codecs;
 mod endings;
 mod passwords;
+mod players;
 mod publishing;
 mod timestamps;

@@ -10,6 +10,7 @@ use tests::{
     deployment::{APP, Deployment},
     ffmpeg,
     flv::{Kind, Tag},
+    http::{get, metric},
     recorder::Recorder,
     standalone::Standalone,
     subscriber::Received,
@@ -26,7 +27,7 @@ const KEYFRAMES_MIN: usize = 2;
 /// Two seconds' worth of every encoder's frames.
 const FRAMES_MIN: usize = 60;
 
-// With librtmp the regression test of TLS 1.3 session tickets too: one ticket, and it fails.
+// With librtmp the regression test of TLS 1.3 session tickets too: one ticket, and it fails (tests/cluster/tickets.rs).
 of_every_encoder! { publishes_with_tls, publishes_without_tls }
 
 /// By the server's name: the certificate is checked by all that can.
@@ -38,6 +39,14 @@ async fn publishes_with_tls(client: Client) {
     let address = Address::secure(deployment, &key.secret);
     let received = publishes(deployment, client, &key, &address).await;
     plays(deployment, &received);
+    if client == Client::Librtmp {
+        let (_, metrics) = get(&format!("{}/metrics", deployment.admin[0]))
+            .await
+            .unwrap();
+        let labels = ["version=\"1.3\"", "server_name=\"missing\""];
+        let handshakes = metric(&metrics, "headwater_tls_handshakes_total", &labels);
+        assert!(handshakes >= 1.0, "TLS 1.3, and no server name:\n{metrics}");
+    }
 }
 
 /// Through a recorder: every byte of media that was sent is there, and the query is not in the way.

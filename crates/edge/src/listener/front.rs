@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use runtime::tls::client_certificate_reason;
+use runtime::tls::{NameMatch, client_certificate_reason};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -126,7 +126,7 @@ fn takes_plain(announced: &Announced, context: &Context) -> bool {
         }
 }
 
-/// What was agreed on, for whoever wants to know which old clients are left.
+/// What was agreed on, for whoever wants to know which old clients are left, and which names have no certificate.
 fn count(stream: &TlsStream<TcpStream>, context: &Context) {
     let connection = &stream.get_ref().1;
     let version = match connection.protocol_version() {
@@ -135,12 +135,20 @@ fn count(stream: &TlsStream<TcpStream>, context: &Context) {
         _ => "unknown",
     };
     let cipher = connection.negotiated_cipher_suite();
+    let server_name = connection.server_name();
+    let name_match = context.tls.name_match(server_name);
+    if name_match == NameMatch::Unknown {
+        debug!(
+            server_name,
+            "no certificate has the server name: the default was served"
+        );
+    }
     let handshake = Handshake {
         version,
         cipher: cipher
             .and_then(|cipher| cipher.suite().as_str())
             .unwrap_or("unknown"),
-        server_name: context.tls.name_match(connection.server_name()).as_str(),
+        server_name: name_match.as_str(),
         client_certificate: if connection.peer_certificates().is_some() {
             "verified"
         } else {

@@ -34,8 +34,8 @@ pub(super) struct Intake {
     metadata: Counted,
     /// Since when coded media of a track waits for its sequence header.
     waiting: BTreeMap<TrackId, Instant>,
-    /// Why frames were dropped so far.
-    dropped: BTreeSet<&'static str>,
+    /// Why frames were dropped or set right so far.
+    noted: BTreeSet<&'static str>,
 }
 
 /// Why a frame does not go on.
@@ -127,9 +127,30 @@ impl Intake {
         Ok(changed)
     }
 
-    /// Whether this is the first frame that was dropped for this reason: the log tells of one, metrics count the rest.
-    pub(super) fn drops_first(&mut self, reason: &'static str) -> bool {
-        self.dropped.insert(reason)
+    /// Whether this is the first frame that was dropped or set right for this reason: the log tells of one, metrics count the
+    /// rest.
+    pub(super) fn is_first(&mut self, reason: &'static str) -> bool {
+        self.noted.insert(reason)
+    }
+
+    /// Whether any coded part of a frame lacks the sequence header that it needs.
+    pub(super) fn awaits_header(&self, frame: &Frame) -> bool {
+        let coded = |part: &&Part| part.part_type == PartType::Coded;
+        let mut parts = frame.parts.iter().filter(coded);
+        parts.any(|part| !self.is_decodable(frame.kind, part))
+    }
+
+    fn is_decodable(&self, kind: FrameKind, part: &Part) -> bool {
+        match self.track(kind, part) {
+            Some(track) => track.decodable(),
+            None => !codec::needs_header(part.codec),
+        }
+    }
+
+    /// The track that a part is of.
+    fn track(&self, kind: FrameKind, part: &Part) -> Option<&Track> {
+        let track = self.tracks.get((kind, part.track));
+        track.filter(|track| track.codec == part.codec)
     }
 
     fn take_script(&mut self, frame: &Frame, now: Instant) -> Result<Vec<TrackId>, Refused> {
@@ -151,15 +172,7 @@ impl Intake {
 
     fn check_coded(&mut self, frame: &Frame, part: &Part, now: Instant) -> Result<(), Refused> {
         let id = (frame.kind, part.track);
-        let track = self
-            .tracks
-            .get(id)
-            .filter(|track| track.codec == part.codec);
-        let decodable = match track {
-            Some(track) => track.decodable(),
-            None => !codec::needs_header(part.codec),
-        };
-        if !decodable {
+        if !self.is_decodable(frame.kind, part) {
             let since = *self.waiting.entry(id).or_insert(now);
             return Err(if now.duration_since(since) > HEADER_WAIT {
                 Refused::Fault(MediaFault::NoSequenceHeader)
@@ -171,6 +184,7 @@ impl Intake {
             self.waiting.remove(&id);
         }
         // What a header that could not be read has announced is not known.
+        let track = self.track(frame.kind, part);
         let configuration = track.and_then(|track| track.configuration.as_ref());
         if let Some(length_bytes) = configuration.and_then(|known| known.nalu_length_bytes) {
             nalu::check(part.payload(&frame.body), length_bytes).map_err(|error| match error {

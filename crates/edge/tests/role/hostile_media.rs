@@ -1,13 +1,15 @@
 //! Media that no encoder sends in good faith, and a good publisher beside it that loses nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rtmp::{MediaKind, MediaMessage};
+use tokio::time::timeout;
 
 use crate::{
     encoder::{Encoder, Said, media},
     fake_origin::SessionLog,
-    harness::{Harness, assert_same, in_time, until},
+    harness::{Harness, assert_same, in_time, logged, until},
+    neighbour::Neighbour,
 };
 
 /// x264: 426×240 at 25 frames a second.
@@ -150,6 +152,38 @@ async fn hostile_43_media_is_dropped_until_its_sequence_header() {
     scene.good_publisher_lost_nothing().await;
 }
 
+/// Ten seconds that no configuration shortens, by the clock on the wall.
+#[tokio::test]
+async fn hostile_43_who_sends_no_sequence_header_in_ten_seconds_is_told_so() {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let mut scene = Scene::new().await;
+    let neighbour = Neighbour::start(&scene.harness, "beside-43").await;
+    let started = Instant::now();
+    let mut sent = 0;
+    let said = loop {
+        scene.send(&[video(KEYFRAME)]).await;
+        sent += 1;
+        let period = Duration::from_millis(100);
+        if let Ok(said) = timeout(period, scene.other.said()).await {
+            break said;
+        }
+        assert!(started.elapsed() < 5 * LIMIT, "nobody says anything");
+    };
+    let after = started.elapsed();
+    println!("told after {after:.2?} (limit {LIMIT:?})");
+    let told = "Media came for 10 seconds without the sequence header that its codec needs";
+    assert_eq!(said, Said::Rejected(told.to_owned()));
+    assert!(after >= LIMIT, "{after:?}");
+    let ended = "headwater_sessions_ended_total{reason=\"media_error\"}";
+    until("the end", || scene.harness.metric(ended) == 1).await;
+    assert!(logged().contains("reason=\"media_error\""));
+    assert!(scene.log().frames.is_empty(), "not one was of any use");
+    let dropped = scene.dropped("no_sequence_header");
+    assert!((sent - 2..=sent).contains(&dropped), "{dropped} of {sent}");
+    neighbour.lost_nothing(&scene.harness).await;
+    scene.good_publisher_lost_nothing().await;
+}
+
 #[tokio::test]
 async fn hostile_44_a_header_that_cannot_be_read_goes_on_as_it_is() {
     let mut scene = Scene::new().await;
@@ -229,6 +263,105 @@ async fn hostile_47_timestamps_that_jump_are_rebased() {
     let latest = frames.iter().map(|frame| frame.timestamp_ms.abs()).max();
     assert!(latest.unwrap() < 10_000, "{latest:?}");
     scene.good_publisher_lost_nothing().await;
+}
+
+/// Audio in chunks of the size that these encoders announce, all behind the 24 bits of a timestamp: whether the chunks
+/// that go on with a message repeat the extended field (FFmpeg, GStreamer) or not (OBS before 30.1).
+fn beyond_24_bits(timestamp: u32, body: &[u8], repeats: bool) -> Vec<u8> {
+    const CSID: u8 = 20;
+    let [_, length @ ..] = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let extended = timestamp.to_be_bytes();
+    let mut bytes = vec![CSID, 0xff, 0xff, 0xff];
+    bytes.extend(length);
+    bytes.extend([8, 1, 0, 0, 0]);
+    bytes.extend(extended);
+    for (index, chunk) in body.chunks(4096).enumerate() {
+        if index > 0 {
+            bytes.push(0xc0 | CSID);
+            if repeats {
+                bytes.extend(extended);
+            }
+        }
+        bytes.extend(chunk);
+    }
+    bytes
+}
+
+/// MP3, which needs no header: where a chunk begins are bytes that look like the extended field.
+fn like_a_timestamp(timestamp: u32, repeats: bool) -> Vec<u8> {
+    let mut body = vec![0x2f; 10_000];
+    let mut looks = timestamp.to_be_bytes();
+    if !repeats {
+        // The very same would be taken for the field: nothing tells them apart, and it is one in 2^32.
+        looks[3] ^= 1;
+    }
+    for start in [4096, 8192] {
+        body[start..start + 4].copy_from_slice(&looks);
+    }
+    body[100..104].copy_from_slice(&timestamp.to_be_bytes());
+    body
+}
+
+#[tokio::test]
+async fn hostile_48_extended_timestamps_repeated_or_not_leave_the_payload_alone() {
+    let mut scene = Scene::new().await;
+    let (mut bodies, mut timestamps) = (Vec::new(), Vec::new());
+    for number in 0..20 {
+        // From the first value that needs it, over the one that is a carry in every byte.
+        let timestamp = 0xff_ffff + number * 20;
+        let repeats = number % 2 == 0;
+        let body = like_a_timestamp(timestamp, repeats);
+        let bytes = beyond_24_bits(timestamp, &body, repeats);
+        scene.other.send_raw(&bytes).await;
+        bodies.push(body);
+        timestamps.push(i64::from(timestamp));
+    }
+    let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+    scene.has(&bodies).await;
+    let frames = scene.log().frames;
+    for (frame, timestamp) in frames.iter().zip(&timestamps) {
+        let since_first = frame.timestamp_ms - frames[0].timestamp_ms;
+        assert_eq!(since_first, timestamp - timestamps[0]);
+    }
+    scene.good_publisher_lost_nothing().await;
+}
+
+#[tokio::test]
+async fn what_an_encoder_describes_wrongly_goes_on_as_it_came_and_is_counted() {
+    let mut scene = Scene::new().await;
+    let idr_as_inter: &[u8] = &[0x27, 1, 0, 0, 0, 0, 0, 0, 2, 0x65, 0x88];
+    let inter_as_idr: &[u8] = &[0x17, 1, 0, 0, 0, 0, 0, 0, 2, 0x41, 0x9a];
+    let late: &[u8] = &[0x27, 1, 0x7f, 0xff, 0xff, 0, 0, 0, 2, 0x41, 0x9a];
+    let sent = [AVC_HEADER, KEYFRAME, idr_as_inter, inter_as_idr, late, late];
+    scene.send(&sent.map(video)).await;
+    scene.has(&sent).await;
+    let corrected = |scene: &Scene, reason: &str| {
+        let sample = format!("headwater_frames_corrected_total{{reason=\"{reason}\"}}");
+        scene.harness.metric(&sample)
+    };
+    assert_eq!(corrected(&scene, "keyframe"), 2);
+    assert_eq!(corrected(&scene, "composition_time"), 2);
+    scene.good_publisher_lost_nothing().await;
+}
+
+#[tokio::test]
+async fn aac_with_adts_headers_becomes_aac_as_flv_has_it() {
+    // AAC-LC, 44.1 kHz, stereo; the first without a checksum, the second with one.
+    let plain: &[u8] = &[0xaf, 1, 0xff, 0xf1, 0x50, 0x80, 1, 0x3f, 0xfc, 0x21, 1];
+    let checked: &[u8] = &[
+        0xaf, 1, 0xff, 0xf0, 0x50, 0x80, 1, 0x7f, 0xfc, 9, 9, 0x21, 2,
+    ];
+    let raw: [&[u8]; 2] = [&[0xaf, 1, 0x21, 1], &[0xaf, 1, 0x21, 2]];
+    // Without a sequence header one is made; where the encoder sends its own, that is the one.
+    for header in [None, Some(AAC_HEADER)] {
+        let mut scene = Scene::new().await;
+        let sent = header.into_iter().chain([plain, checked]);
+        scene.send(&sent.map(audio).collect::<Vec<_>>()).await;
+        scene.has(&[AAC_HEADER, raw[0], raw[1]]).await;
+        let sample = "headwater_frames_corrected_total{reason=\"adts\"}";
+        assert_eq!(scene.harness.metric(sample), 2);
+        scene.good_publisher_lost_nothing().await;
+    }
 }
 
 #[tokio::test]

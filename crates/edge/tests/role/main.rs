@@ -16,6 +16,7 @@ mod failover;
 mod fake_control;
 mod fake_origin;
 mod harness;
+mod hostile_bytes;
 mod hostile_media;
 mod hostile_rtmp;
 mod hostile_tls;
@@ -24,4 +25,6 @@ mod liveness;
 mod neighbour;
 mod publish;
 mod reports;
+#[path = "../../../rtmp/tests/support/script.rs"]
+mod script;
 mod tls;

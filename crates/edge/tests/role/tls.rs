@@ -19,7 +19,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use crate::{
     encoder::{Encoder, Said, connect_tls, trusting_everyone},
-    harness::{Harness, in_time, until},
+    harness::{Harness, in_time, logged, until},
     neighbour::Neighbour,
 };
 
@@ -234,4 +234,23 @@ async fn control_hears_of_a_client_certificate_that_was_verified() {
     encoder.finish().await;
     neighbour.lost_nothing(&harness).await;
     harness.no_lease().await;
+}
+
+#[tokio::test]
+async fn a_name_that_no_certificate_has_gets_the_default_and_is_told_of() {
+    let harness = Harness::start(1).await;
+    let name = "elsewhere.example";
+    let socket = TcpStream::connect(harness.address).await.unwrap();
+    let stream = connect_tls(socket, name, trusting_everyone().into()).await;
+    assert!(stream.unwrap().get_ref().1.peer_certificates().is_some());
+    let unknown = "headwater_tls_handshakes_total{version=\"1.3\",cipher=\"TLS13_AES_256_GCM_SHA384\",\
+                   server_name=\"unknown\",client_certificate=\"none\"}";
+    until("the count", || harness.metric(unknown) == 1).await;
+    let log = logged();
+    let told = log.lines().find(|line| line.contains(name)).unwrap();
+    assert!(
+        told.contains("no certificate has the server name"),
+        "{told}"
+    );
+    assert!(told.contains("DEBUG"), "{told}");
 }

@@ -45,7 +45,6 @@ pub(crate) struct Connection {
     writer: WriteHalf<Box<dyn Socket>>,
     session: ClientSession,
     input: BytesMut,
-    started: bool,
     stalls: Stalls,
 }
 
@@ -148,9 +147,8 @@ impl Connection {
             chunk_bytes_out: CHUNK_BYTES,
         };
         let mut connection = Self::over(target.connect().await?, config)?;
-        while !connection.started {
-            connection.flush().await?;
-            connection.read().await?;
+        for awaited in [Awaits::Handshake, Awaits::Connect, Awaits::Stream] {
+            connection.pass(awaited).await?;
         }
         Ok(connection)
     }
@@ -165,7 +163,6 @@ impl Connection {
             writer,
             session: ClientSession::new(config, &random, std::time::Instant::now()),
             input: BytesMut::with_capacity(INPUT_BYTES),
-            started: false,
             stalls: Stalls::default(),
         })
     }
@@ -174,7 +171,10 @@ impl Connection {
     pub(crate) async fn pass(&mut self, awaited: Awaits) -> Result<(), Fault> {
         while self.session.awaits() == awaited {
             self.flush().await?;
-            self.read().await?;
+            // What it waited for may have come meanwhile.
+            if self.session.awaits() == awaited {
+                self.read().await?;
+            }
         }
         Ok(())
     }
@@ -232,8 +232,12 @@ impl Connection {
         self.stalls
     }
 
+    /// As long as the client waits for the same: what it says then belongs to the next step of its way.
     async fn write_all(&mut self) -> Result<(), Fault> {
-        while let Some(mut bytes) = self.session.poll_transmit() {
+        let awaited = self.session.awaits();
+        while self.session.awaits() == awaited
+            && let Some(mut bytes) = self.session.poll_transmit()
+        {
             self.write(&mut bytes).await?;
         }
         Ok(())
@@ -269,12 +273,14 @@ impl Connection {
             .handle_input(&mut self.input, std::time::Instant::now())?;
         while let Some(event) = self.session.poll_event() {
             match event {
-                ClientEvent::PublishStarted => self.started = true,
                 ClientEvent::Rejected { code, description } => {
                     return Err(Fault::Rejected { code, description });
                 }
-                // It publishes.
-                ClientEvent::Media(_) | ClientEvent::PlayEnded | ClientEvent::PlayStarted => {}
+                // It publishes, and then awaits nothing.
+                ClientEvent::Media(_)
+                | ClientEvent::PlayEnded
+                | ClientEvent::PlayStarted
+                | ClientEvent::PublishStarted => {}
             }
         }
         Ok(())

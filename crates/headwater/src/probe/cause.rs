@@ -100,6 +100,8 @@ pub(super) fn tls(error: &io::Error, plain: bool) -> Outcome {
                 | AlertDescription::CertificateUnknown
                 | AlertDescription::CertificateExpired
                 | AlertDescription::CertificateRevoked
+                // Of another authority with the same name.
+                | AlertDescription::DecryptError
                 | AlertDescription::AccessDenied,
             )) => "The server wants a client certificate that it trusts: --cert and --cert-key.",
             Some(rustls::Error::AlertReceived(
@@ -180,6 +182,10 @@ pub(super) fn certificate(error: &rustls::Error, certificate: &Certificate<'_>) 
                 "It was issued by {issuer}: trust its authority by --ca-file, or have the server send the intermediate \
                  certificates too."
             ),
+        ),
+        rustls::Error::InvalidCertificate(CertificateError::BadSignature) => (
+            "the certificate's issuer is not the one that is trusted here".to_owned(),
+            format!("Both are called {issuer}, with another key each: an old --ca-file, or a server that was not renewed."),
         ),
         rustls::Error::InvalidCertificate(CertificateError::Revoked) => (
             "the certificate was revoked".to_owned(),

@@ -39,6 +39,10 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         EncoderTls::load(config.tls).context("the certificates for encoders cannot be used")?;
     let shown = tls.clone();
     process.own_metrics.certificates(move || shown.ends());
+    let shown = tls.clone();
+    process
+        .own_metrics
+        .revocation_lists(move || shown.next_updates());
     let dependencies = Dependencies {
         registry,
         metrics: process.metrics.clone(),

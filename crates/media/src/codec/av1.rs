@@ -1,9 +1,14 @@
 //! AV1: the record, and the sequence header OBU, wherever it stands.
 
-use super::{CodecConfiguration, CodecError, Colour, Dimensions, FrameRate, bits::BitReader};
+use super::{
+    CodecConfiguration, CodecError, Colour, Dimensions, FrameRate, bits::BitReader,
+    random_access::AccessUnit,
+};
 
 const OBU_SEQUENCE_HEADER: u32 = 1;
-/// Most OBUs that are looked through for a sequence header.
+const OBU_FRAME_HEADER: u32 = 3;
+const OBU_FRAME: u32 = 6;
+/// Most OBUs that are looked through for a sequence header, or for a frame.
 const OBUS_MAX: usize = 32;
 /// `descriptor_tag` of the AV1 video descriptor, which MPEG2TSSequenceStart carries.
 const VIDEO_DESCRIPTOR: u8 = 0x80;
@@ -125,8 +130,47 @@ const BT_709: Colour = Colour {
     matrix: 1,
 };
 
+/// Reads as far as the first frame of a temporal unit (AV1 §5.9.2). A keyframe is one to start at where the sequence header
+/// comes with it, as it must.
+pub(super) fn access(obus: &[u8]) -> AccessUnit {
+    const KEY_FRAME: u32 = 0;
+    const INTER_FRAME: u32 = 1;
+    let mut sequence_came = false;
+    let first_frame =
+        first_obu(obus, |obu_type, payload| {
+            let mut reader = BitReader::new(payload);
+            match obu_type {
+                OBU_SEQUENCE_HEADER => sequence_came = true,
+                OBU_FRAME | OBU_FRAME_HEADER => {
+                    let shown_before = reader.flag();
+                    return Some(shown_before.and_then(|shown_before| {
+                        Ok((shown_before, reader.bits(2)?, reader.flag()?))
+                    }));
+                }
+                _ => {}
+            }
+            None
+        });
+    match first_frame {
+        Ok(Some(Ok((false, KEY_FRAME, true)))) if sequence_came => AccessUnit::RandomAccess,
+        Ok(Some(Ok((false, INTER_FRAME, _)))) => AccessUnit::Dependent,
+        Ok(_) | Err(_) => AccessUnit::Undecided,
+    }
+}
+
 /// The first sequence header among OBUs.
 fn sequence_header(obus: &[u8]) -> Result<Option<Sequence>, CodecError> {
+    let found = first_obu(obus, |obu_type, payload| {
+        (obu_type == OBU_SEQUENCE_HEADER).then(|| read_sequence(&mut BitReader::new(payload)))
+    })?;
+    found.transpose()
+}
+
+/// What the first OBU yields, by its type and payload, that yields anything.
+fn first_obu<T>(
+    obus: &[u8],
+    mut look: impl FnMut(u32, &[u8]) -> Option<T>,
+) -> Result<Option<T>, CodecError> {
     let mut reader = BitReader::new(obus);
     for _ in 0..OBUS_MAX {
         if reader.remaining() == 0 {
@@ -148,9 +192,8 @@ fn sequence_header(obus: &[u8]) -> Result<Option<Sequence>, CodecError> {
         } else {
             reader.rest().len()
         };
-        let payload = reader.take(length)?;
-        if obu_type == OBU_SEQUENCE_HEADER {
-            return read_sequence(&mut BitReader::new(payload)).map(Some);
+        if let Some(found) = look(obu_type, reader.take(length)?) {
+            return Ok(Some(found));
         }
     }
     Ok(None)

@@ -59,6 +59,18 @@ pub fn check(payload: &[u8], length_bytes: u8) -> Result<usize, NaluError> {
     Ok(count)
 }
 
+/// A coded frame's NAL units, as far as their lengths fit.
+pub fn units(payload: &[u8], length_bytes: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = payload;
+    std::iter::from_fn(move || {
+        let (length, behind) = split_length(rest, length_bytes)?;
+        let (unit, behind) = behind.split_at_checked(length)?;
+        // A length of no bytes would never come to an end.
+        rest = (behind.len() < rest.len()).then_some(behind)?;
+        Some(unit)
+    })
+}
+
 fn split_length(bytes: &[u8], length_bytes: u8) -> Option<(usize, &[u8])> {
     let (length, rest) = bytes.split_at_checked(length_bytes.into())?;
     let length = length

@@ -1,6 +1,8 @@
 //! VP8 and VP9: the record, which has no size, and keyframes, which have.
 
-use super::{CodecConfiguration, CodecError, Colour, Dimensions, bits::BitReader};
+use super::{
+    CodecConfiguration, CodecError, Colour, Dimensions, bits::BitReader, random_access::AccessUnit,
+};
 use crate::FourCc;
 
 /// Reads a VPCodecConfigurationRecord, with or without the version and flags that MP4 puts before it.
@@ -50,6 +52,28 @@ pub fn parse(codec: FourCc, record: &[u8]) -> Result<CodecConfiguration, CodecEr
     })
 }
 
+const VP8_START_CODE: [u8; 3] = [0x9d, 0x01, 0x2a];
+const VP9_SYNC_CODE: u32 = 0x49_83_42;
+
+/// RFC 6386 §9.1.
+pub(super) fn vp8_access(frame: &[u8]) -> AccessUnit {
+    match frame.first() {
+        Some(tag) if tag & 1 == 1 => AccessUnit::Dependent,
+        _ if frame.get(3..6) == Some(&VP8_START_CODE) => AccessUnit::RandomAccess,
+        _ => AccessUnit::Undecided,
+    }
+}
+
+/// VP9 §6.2. Of a superframe, its first frame.
+pub(super) fn vp9_access(frame: &[u8]) -> AccessUnit {
+    let mut reader = BitReader::new(frame);
+    match vp9_frame(&mut reader) {
+        Ok(Vp9Frame { key: false, .. }) => AccessUnit::Dependent,
+        Ok(_) if reader.bits(24) == Ok(VP9_SYNC_CODE) => AccessUnit::RandomAccess,
+        Ok(_) | Err(_) => AccessUnit::Undecided,
+    }
+}
+
 /// Reads the header of a VP8 keyframe (RFC 6386 §9.1).
 pub fn vp8_keyframe(frame: &[u8]) -> Result<CodecConfiguration, CodecError> {
     let (header, _) = frame
@@ -78,22 +102,10 @@ pub fn vp8_keyframe(frame: &[u8]) -> Result<CodecConfiguration, CodecError> {
 
 /// Reads the uncompressed header of a VP9 keyframe (VP9 §6.2).
 pub fn vp9_keyframe(frame: &[u8]) -> Result<CodecConfiguration, CodecError> {
-    const SYNC_CODE: u32 = 0x49_83_42;
     const COLOUR_SPACE_RGB: u32 = 7;
     let mut reader = BitReader::new(frame);
-    if reader.bits(2)? != 2 {
-        return Err(CodecError::Invalid {
-            field: "frame_marker",
-        });
-    }
-    let [low, high] = [reader.flag()?, reader.flag()?].map(u8::from);
-    let profile = high << 1 | low;
-    if profile == 3 {
-        reader.flag()?;
-    }
-    let (shown_before, inter) = (reader.flag()?, reader.flag()?);
-    reader.skip(2)?;
-    if shown_before || inter || reader.bits(24)? != SYNC_CODE {
+    let Vp9Frame { profile, key } = vp9_frame(&mut reader)?;
+    if !key || reader.bits(24)? != VP9_SYNC_CODE {
         return Err(CodecError::Invalid {
             field: "frame_sync_code",
         });
@@ -116,5 +128,38 @@ pub fn vp9_keyframe(frame: &[u8]) -> Result<CodecConfiguration, CodecError> {
         bit_depth: Some(bit_depth),
         dimensions: Some(Dimensions::new(width, height)?),
         ..CodecConfiguration::default()
+    })
+}
+
+/// How a VP9 frame begins.
+struct Vp9Frame {
+    profile: u8,
+    key: bool,
+}
+
+fn vp9_frame(reader: &mut BitReader<'_>) -> Result<Vp9Frame, CodecError> {
+    if reader.bits(2)? != 2 {
+        return Err(CodecError::Invalid {
+            field: "frame_marker",
+        });
+    }
+    let [low, high] = [reader.flag()?, reader.flag()?].map(u8::from);
+    let profile = high << 1 | low;
+    if profile == 3 {
+        reader.flag()?;
+    }
+    let shown_before = reader.flag()?;
+    if shown_before {
+        // Nothing of its own follows.
+        return Ok(Vp9Frame {
+            profile,
+            key: false,
+        });
+    }
+    let inter = reader.flag()?;
+    reader.skip(2)?;
+    Ok(Vp9Frame {
+        profile,
+        key: !inter,
     })
 }

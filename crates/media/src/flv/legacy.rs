@@ -73,7 +73,7 @@ pub(super) fn audio(first: u8, mut reader: Reader<'_>) -> Result<Vec<Part>, FlvE
         4..=6 => FourCc(*b"nmos"),
         7 => FourCc(*b"alaw"),
         8 => FourCc(*b"ulaw"),
-        10 => {
+        SOUND_FORMAT_AAC => {
             let part_type = match reader.u8()? {
                 0 => PartType::SequenceHeader,
                 1 => PartType::Coded,
@@ -114,6 +114,7 @@ fn part(
 }
 
 pub(super) const FRAME_TYPE_COMMAND: u8 = 5;
+pub(super) const SOUND_FORMAT_AAC: u8 = 10;
 
 /// Frame type 1 is a keyframe, 4 one that a server made.
 pub(super) fn keyframe(frame_type: u8) -> bool {

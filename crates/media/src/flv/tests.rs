@@ -363,6 +363,48 @@ fn metadata_is_recognised_and_stripped_for_players() {
 }
 
 #[test]
+fn an_adts_header_before_raw_aac_is_taken_out() {
+    // AAC-LC, 44.1 kHz, stereo; nine bytes in all.
+    let sent = parsed(
+        FrameKind::Audio,
+        b"\xaf\x01\xff\xf1\x50\x80\x01\x3f\xfc\x21\x22",
+    );
+    let bare = without_adts(&sent).unwrap();
+    assert_eq!(bare.frame, parsed(FrameKind::Audio, b"\xaf\x01\x21\x22"));
+    assert_eq!(without_adts(&bare.frame), None);
+    let header = bare.sequence_header.unwrap();
+    assert_eq!(header, parsed(FrameKind::Audio, b"\xaf\x00\x12\x10"));
+    assert!(header.sequence_header());
+    // More or less than one frame, a sequence header, Enhanced RTMP, another codec, silence, video: left alone.
+    for (kind, body) in [
+        (
+            FrameKind::Audio,
+            &b"\xaf\x01\xff\xf1\x50\x80\x01\x3f\xfc\x21"[..],
+        ),
+        (
+            FrameKind::Audio,
+            b"\xaf\x00\xff\xf1\x50\x80\x01\x3f\xfc\x21\x22",
+        ),
+        (
+            FrameKind::Audio,
+            b"\x91mp4a\xff\xf1\x50\x80\x01\x3f\xfc\x21\x22",
+        ),
+        (
+            FrameKind::Audio,
+            b"\x2f\x01\xff\xf1\x50\x80\x01\x3f\xfc\x21\x22",
+        ),
+        (FrameKind::Audio, b"\xaf\x01"),
+        (FrameKind::Audio, b""),
+        (
+            FrameKind::Video,
+            b"\x27\x01\xff\xf1\x50\x80\x01\x3f\xfc\x21\x22",
+        ),
+    ] {
+        assert_eq!(without_adts(&parsed(kind, body)), None, "{body:02x?}");
+    }
+}
+
+#[test]
 fn a_tag_is_framed_as_the_specification_says() {
     assert_eq!(
         tag_header(FrameKind::Video, 0x0102_0304, 0x0a0b0c),

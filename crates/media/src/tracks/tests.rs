@@ -138,6 +138,79 @@ fn codecs_without_a_telling_header_are_known_by_their_first_frames() {
 }
 
 #[test]
+fn a_keyframe_is_what_its_access_unit_says() {
+    let mut tracks = Tracks::default();
+    let idr = |flags: u8| frame(VIDEO, &[&[flags, 1, 0, 0, 0, 0, 0, 0, 2, 0x65, 0x88]]);
+    let predicted = |flags: u8| frame(VIDEO, &[&[flags, 1, 0, 0, 0, 0, 0, 0, 2, 0x41, 0x9a]]);
+    let corrected = |tracks: &Tracks, sent: &Frame| {
+        let mut frame = sent.clone();
+        let corrections = tracks.correct(&mut frame);
+        assert_eq!(frame.body, sent.body, "bodies are never changed");
+        (frame.keyframe(), corrections)
+    };
+    // Before the header nothing is known of how long lengths are.
+    assert_eq!(corrected(&tracks, &idr(0x27)), (false, vec![]));
+    take(&mut tracks, &frame(VIDEO, &[&[0x17, 0, 0, 0, 0], AVC]));
+    assert_eq!(corrected(&tracks, &idr(0x17)), (true, vec![]));
+    assert_eq!(corrected(&tracks, &predicted(0x27)), (false, vec![]));
+    let keyframe = || vec![Correction::Keyframe];
+    assert_eq!(corrected(&tracks, &idr(0x27)), (true, keyframe()));
+    assert_eq!(corrected(&tracks, &predicted(0x17)), (false, keyframe()));
+    // Several tracks: one is right, one is wrong, and of one the header is missing.
+    let mut many = frame(
+        VIDEO,
+        &[
+            b"\xa6\x13avc1",
+            &[0, 0, 0, 6, 0, 0, 0, 2, 0x41, 0x9a],
+            &[1, 0, 0, 6, 0, 0, 0, 2, 0x65, 0x88],
+            &[2, 0, 0, 6, 0, 0, 0, 2, 0x65, 0x88],
+        ],
+    );
+    take(&mut tracks, &frame(VIDEO, &[b"\x96\0avc1\x01", AVC]));
+    assert_eq!(tracks.correct(&mut many), keyframe());
+    let keyframes: Vec<_> = many.parts.iter().map(|part| part.keyframe).collect();
+    assert_eq!(keyframes, [false, true, false]);
+    // Another codec on the id.
+    let other = frame(VIDEO, &[b"\x93hvc1", &[0, 0, 0, 2, 0x02, 1]]);
+    assert_eq!(corrected(&tracks, &other), (true, vec![]));
+    assert_eq!(
+        corrected(
+            &tracks,
+            &frame(VIDEO, &[b"\xa1vp08", &[0x10, 0, 0, 0x9d, 1, 0x2a]])
+        ),
+        (true, keyframe())
+    );
+}
+
+#[test]
+fn composition_times_are_believed_up_to_ten_seconds() {
+    for (sent, believed) in [
+        (0, 0),
+        (-80, -80),
+        (10_000, 10_000),
+        (10_001, 10_000),
+        (0x7f_ffff, 10_000),
+        (-10_000, -10_000),
+        (-10_001, -10_000),
+        (-0x80_0000, -10_000),
+    ] {
+        let [_, time @ ..] = i32::to_be_bytes(sent);
+        for prefix in [&[0x27, 1][..], b"\xa1avc1", b"\xa1hvc1", b"\xa1vvc1"] {
+            let mut frame = frame(VIDEO, &[prefix, &time, &[0, 0, 0, 1, 0x41]]);
+            assert_eq!(frame.parts[0].composition_offset_ms, sent);
+            let body = frame.body.clone();
+            let corrections = Tracks::default().correct(&mut frame);
+            assert_eq!(frame.parts[0].composition_offset_ms, believed);
+            assert_eq!(
+                corrections == [Correction::CompositionTime],
+                sent != believed
+            );
+            assert_eq!(frame.body, body);
+        }
+    }
+}
+
+#[test]
 fn a_malformed_or_empty_header_tells_nothing_and_is_no_harm() {
     let mut tracks = Tracks::default();
     take(&mut tracks, &frame(VIDEO, &[&[0x17, 0, 0, 0, 0]]));

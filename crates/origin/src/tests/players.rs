@@ -92,6 +92,8 @@ impl RtmpPlayer {
             }
         }
         assert_eq!(self.next().await, None, "the origin closes");
+        let last = media.pop().unwrap();
+        assert_eq!(last.kind, MediaKind::Script, "|RtmpSampleAccess comes last");
         media
     }
 
@@ -195,7 +197,7 @@ async fn a_late_player_gets_headers_and_the_current_gop_near_zero() {
 #[tokio::test]
 async fn refusals_are_readable_and_do_not_tell_a_wrong_token_from_none() {
     let origin = start(config()).await;
-    let token = "A valid token is required: rtmp://host/application/stream?token=…";
+    let token = "A valid token is required: rtmp://host/application/stream?token=TOKEN";
     let failed = "NetStream.Play.Failed";
     let not_found = "NetStream.Play.StreamNotFound";
     for (app, name, code, description) in [

@@ -178,3 +178,33 @@ async fn a_track_that_changes_or_ends_is_told_anew_to_who_comes_later() {
     let changed = headers().len() as u64 + gop(0).len() as u64;
     assert_eq!(sequences, [0, 1, 4, 5, changed]);
 }
+
+#[tokio::test]
+async fn a_subscriber_is_told_what_the_pictures_say() {
+    let origin = start(config()).await;
+    let coded = |flags: u8, time: &[u8], unit: &[u8]| {
+        let length = u32::try_from(unit.len()).unwrap().to_be_bytes();
+        body(FrameKind::Video, 0, &[&[flags, 1], time, &length, unit])
+    };
+    let mut frames = vec![headers()[1].clone()];
+    // An IDR picture that is not flagged, a predicted one that is, and one far beyond its time.
+    frames.push(coded(0x27, &[0, 0, 40], &[0x65, 0x88]));
+    frames.push(coded(0x17, &[0, 0, 40], &[0x41, 0x9a]));
+    frames.push(coded(0x27, &[0x80, 0, 0], &[0x41, 0x9a]));
+    let mut publisher = origin.publish("main", "s1", 1, 1).await.unwrap();
+    publisher.publish(&frames).await;
+    let mut player = origin.subscribe("main", |_| {}).await;
+    publisher.close("finished").await;
+    first_header(&mut player).await;
+    let got = player.frames(3).await;
+    let told: Vec<_> = got
+        .iter()
+        .map(|(sequence, frame)| {
+            let part = frame.parts[0];
+            (*sequence, part.keyframe, part.composition_offset_ms)
+        })
+        .collect();
+    assert_eq!(told, [(1, true, 40), (2, false, 40), (3, false, -10_000)]);
+    let bodies = got.iter().map(|(_, frame)| &frame.body);
+    assert!(bodies.eq(frames[1..].iter().map(|frame| &frame.body)));
+}

@@ -457,11 +457,8 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
         &["DEL", &home],
         &["ZRANGE", "hw:{e}:all", "0", "-1"],
     ];
-    for (user, denied) in [
-        ("edge", &edge[..]),
-        ("control", &control),
-        ("origin", &origin),
-    ] {
+    let denied = [&edge[..], &control, &origin];
+    for (user, denied) in ["edge", "control", "origin"].into_iter().zip(denied) {
         let mut connection = server.connect(user).await.unwrap();
         run(&mut connection, &["PING"]).await.unwrap();
         for command in nobody.iter().chain(denied) {

@@ -81,7 +81,11 @@ enum Phase {
     /// The driver decides.
     Requested { message_stream_id: u32 },
     /// Media goes out.
-    Playing { message_stream_id: u32 },
+    Playing {
+        message_stream_id: u32,
+        /// Of the latest message.
+        timestamp: u32,
+    },
 }
 
 struct Step {
@@ -180,7 +184,10 @@ impl PlaySession {
         let Phase::Requested { message_stream_id } = self.phase else {
             return;
         };
-        self.phase = Phase::Playing { message_stream_id };
+        self.phase = Phase::Playing {
+            message_stream_id,
+            timestamp: 0,
+        };
         // It goes on acknowledging for as long as it plays.
         self.link.set_messages_left(None);
         self.link.send_stream_begin(message_stream_id);
@@ -188,12 +195,7 @@ impl PlaySession {
         self.link.send_status(message_stream_id, reset);
         let start = status("status", "NetStream.Play.Start", "Playing.");
         self.link.send_status(message_stream_id, start);
-        let access = encode(&[
-            Value::text("|RtmpSampleAccess"),
-            Value::Boolean(true),
-            Value::Boolean(true),
-        ]);
-        self.send(MediaKind::Script, 0, &access.into());
+        self.send_sample_access(0);
     }
 
     /// Refuses the requested play with a status that the player shows; the driver then flushes and closes.
@@ -212,12 +214,18 @@ impl PlaySession {
     /// Queues a media message; only between [`accept_play`](Self::accept_play) and [`finish`](Self::finish), otherwise
     /// it is dropped. Metadata come without `@setDataFrame`.
     pub fn send(&mut self, kind: MediaKind, timestamp: u32, body: &Bytes) {
-        let Phase::Playing { message_stream_id } = self.phase else {
-            return;
-        };
         if self.is_closing() {
             return;
         }
+        let Phase::Playing {
+            message_stream_id,
+            timestamp: latest,
+        } = &mut self.phase
+        else {
+            return;
+        };
+        *latest = timestamp;
+        let message_stream_id = *message_stream_id;
         let (type_id, chunk_stream_id) = match kind {
             MediaKind::Audio => (message_type::AUDIO, AUDIO_CHUNK_STREAM),
             MediaKind::Script => (message_type::DATA_AMF0, SCRIPT_CHUNK_STREAM),
@@ -234,17 +242,35 @@ impl PlaySession {
 
     /// The stream is over: FFmpeg and librtmp end at the status, GStreamer at the event. The driver then flushes and
     /// closes.
+    ///
+    /// GStreamer's rtmp2src holds one message between its two threads, and may throw it away at the event. So that this
+    /// is none of the media, one that every player knows from the beginning and that changes nothing comes in between.
     pub fn finish(&mut self) {
         if self.is_closing() {
             return;
         }
         let description = "The stream has ended.";
-        if let Phase::Playing { message_stream_id } = self.phase {
+        if let Phase::Playing {
+            message_stream_id,
+            timestamp,
+        } = self.phase
+        {
+            self.send_sample_access(timestamp);
             let status = status("status", "NetStream.Play.UnpublishNotify", description);
             self.link.send_status(message_stream_id, status);
             self.link.send_stream_eof(message_stream_id);
         }
         self.close(description);
+    }
+
+    /// The player may have the samples of audio and of video.
+    fn send_sample_access(&mut self, timestamp: u32) {
+        let access = encode(&[
+            Value::text("|RtmpSampleAccess"),
+            Value::Boolean(true),
+            Value::Boolean(true),
+        ]);
+        self.send(MediaKind::Script, timestamp, &access.into());
     }
 
     fn handle_message(&mut self, message: &Message, now: Instant) -> Result<(), ProtocolError> {

@@ -23,9 +23,10 @@ struct Shared {
     version: &'static str,
     shutdown: Shutdown,
     certificates: Mutex<Vec<Ends>>,
+    revocation_lists: Mutex<Vec<Ends>>,
 }
 
-/// Names of certificates, each with its end.
+/// Names of certificates or revocation lists, each with its end.
 type Ends = Box<dyn Fn() -> Vec<(String, i64)> + Send + Sync>;
 
 /// The collector of the registry.
@@ -40,6 +41,7 @@ impl ProcessMetrics {
                 version,
                 shutdown: shutdown.clone(),
                 certificates: Mutex::default(),
+                revocation_lists: Mutex::default(),
             }),
         };
         let collector = Box::new(Collecting(this.clone()));
@@ -60,6 +62,11 @@ impl ProcessMetrics {
     /// Shows certificates that come and go from now on, each by its name with its end.
     pub fn certificates(&self, ends: impl Fn() -> Vec<(String, i64)> + Send + Sync + 'static) {
         self.shared.certificates.lock().push(Box::new(ends));
+    }
+
+    /// Shows revocation lists that come and go from now on, each by its name with its `nextUpdate`.
+    pub fn revocation_lists(&self, ends: impl Fn() -> Vec<(String, i64)> + Send + Sync + 'static) {
+        self.shared.revocation_lists.lock().push(Box::new(ends));
     }
 }
 
@@ -87,23 +94,44 @@ impl Collector for Collecting {
             MetricType::Gauge,
         )?;
         ConstGauge::new(state_number(shared.shutdown.state())).encode(drain_state)?;
-        let certificates = shared.certificates.lock();
-        if certificates.is_empty() {
-            return Ok(());
+        let certificates = by_name(&shared.certificates.lock());
+        if !certificates.is_empty() {
+            let not_after = encoder.encode_descriptor(
+                "certificate_not_after_timestamp",
+                "End of the certificate in service",
+                Some(&Unit::Seconds),
+                MetricType::Gauge,
+            )?;
+            gauges(not_after, "certificate", &certificates)?;
         }
-        let mut not_after = encoder.encode_descriptor(
-            "certificate_not_after_timestamp",
-            "End of the certificate in service",
-            Some(&Unit::Seconds),
-            MetricType::Gauge,
-        )?;
-        // By name: two sources must not make one series twice.
-        let ends: BTreeMap<_, _> = certificates.iter().flat_map(|ends| ends()).collect();
-        for (certificate, end) in &ends {
-            gauge(&mut not_after, &[("certificate", certificate)], *end)?;
+        let lists = by_name(&shared.revocation_lists.lock());
+        if !lists.is_empty() {
+            let next_update = encoder.encode_descriptor(
+                "revocation_list_next_update_timestamp",
+                "When the next version of the revocation list in service is due",
+                Some(&Unit::Seconds),
+                MetricType::Gauge,
+            )?;
+            gauges(next_update, "list", &lists)?;
         }
         Ok(())
     }
+}
+
+/// Two sources must not make one series twice.
+fn by_name(sources: &[Ends]) -> BTreeMap<String, i64> {
+    sources.iter().flat_map(|ends| ends()).collect()
+}
+
+fn gauges(
+    mut encoder: MetricEncoder<'_>,
+    label: &'static str,
+    values: &BTreeMap<String, i64>,
+) -> fmt::Result {
+    for (name, value) in values {
+        gauge(&mut encoder, &[(label, name)], *value)?;
+    }
+    Ok(())
 }
 
 fn gauge(
@@ -142,6 +170,9 @@ mod tests {
         process.certificates(|| vec![("internal".to_owned(), 18)]);
         has(r#"headwater_certificate_not_after_timestamp_seconds{certificate="internal"} 18"#);
         has(r#"headwater_certificate_not_after_timestamp_seconds{certificate="public"} 17"#);
+        assert!(!metrics.encode().contains("revocation_list"));
+        process.revocation_lists(|| vec![("ca.crl".to_owned(), 19)]);
+        has(r#"headwater_revocation_list_next_update_timestamp_seconds{list="ca.crl"} 19"#);
         shutdown.give_notice();
         has("headwater_drain_state 1");
         shutdown.drain();

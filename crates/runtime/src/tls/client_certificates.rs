@@ -1,6 +1,6 @@
 //! Certificates of encoders: who issues them, which were revoked, and what a verified one says.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::{
@@ -9,7 +9,7 @@ use rustls::{
     pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, GeneralName, X509Certificate};
 
 use super::{
     TlsError,
@@ -34,7 +34,7 @@ pub enum ClientCertificates {
 pub struct ClientCertificateFiles {
     /// The CAs, as PEM.
     pub ca: PathBuf,
-    /// Revocation lists, PEM or DER. A CA without one revokes nothing.
+    /// Revocation lists, PEM or DER. A CA without one revokes nothing; one that is past its next update still counts.
     pub crls: Vec<PathBuf>,
 }
 
@@ -47,6 +47,13 @@ pub struct ClientCertificate {
     pub sans: Vec<String>,
     /// SHA-256 of the certificate.
     pub sha256: [u8; 32],
+}
+
+/// What client certificates are checked against, as the files were read.
+pub(super) struct Trust {
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    /// Of each file of revocation lists: its name, and the earliest `nextUpdate` in it, in seconds since the Unix epoch.
+    pub(super) next_updates: BTreeMap<String, i64>,
 }
 
 /// Of one certificate; what is behind them is left out.
@@ -63,30 +70,50 @@ impl ClientCertificates {
     }
 
     /// `contents`: of the CA file, then of the revocation lists.
-    pub(super) fn verifier(
+    pub(super) fn trust(
         &self,
         contents: &[Content],
         provider: &Arc<CryptoProvider>,
-    ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    ) -> Result<Option<Trust>, TlsError> {
         let Some((ca, crls)) = contents.split_first() else {
             return Ok(None);
         };
-        let mut lists = Vec::new();
+        let (mut lists, mut next_updates) = (Vec::new(), BTreeMap::new());
         for content in crls {
-            lists.extend(revocation_lists(content)?);
+            let of_file = revocation_lists(content)?;
+            if let Some(next_update) = of_file.iter().filter_map(next_update).min() {
+                let earliest = next_updates.entry(name(content)).or_insert(next_update);
+                *earliest = next_update.min(*earliest);
+            }
+            lists.extend(of_file);
         }
         let builder =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider.clone())
                 .with_crls(lists)
-                // Not every CA of a bundle has a list.
+                // Not every CA of a bundle has a list. One that is past its next update goes on to count: what it
+                // revokes stays revoked, and an authority that is late with it locks nobody out.
                 .allow_unknown_revocation_status();
         let builder = match self {
             Self::Optional(_) => builder.allow_unauthenticated(),
             Self::Off | Self::Required(_) => builder,
         };
         let verifier = builder.build().map_err(|reason| error(ca, reason))?;
-        Ok(Some(verifier))
+        Ok(Some(Trust {
+            verifier,
+            next_updates,
+        }))
     }
+}
+
+/// What metrics and logs call a file of revocation lists.
+fn name(content: &Content) -> String {
+    let name = content.path().file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+fn next_update(list: &CertificateRevocationListDer<'_>) -> Option<i64> {
+    let (_, list) = CertificateRevocationList::from_der(list).ok()?;
+    Some(list.next_update()?.timestamp())
 }
 
 fn revocation_lists(

@@ -6,16 +6,17 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use rustls::{ServerConfig, crypto::CryptoProvider, server::danger::ClientCertVerifier};
+use rustls::{ServerConfig, crypto::CryptoProvider};
 use tracing::{info, warn};
 
 use super::{
     CertificateFiles, ClientCertificates, TlsError,
     certificate_set::{CertificateSet, NameMatch, Named},
+    client_certificates::Trust,
     identity_files::Identity,
     provider, refuse_resumption,
 };
@@ -61,6 +62,7 @@ pub struct EncoderTls {
 struct Version {
     config: Arc<ServerConfig>,
     certificates: Arc<CertificateSet>,
+    next_updates: Vec<(String, i64)>,
     /// Pairs and lists whose files cannot be used as they are now.
     unusable: usize,
 }
@@ -118,6 +120,11 @@ impl EncoderTls {
         self.current.load().certificates.ends.clone()
     }
 
+    /// Of every file of revocation lists in service: its name, and `nextUpdate` in seconds since the Unix epoch.
+    pub fn next_updates(&self) -> Vec<(String, i64)> {
+        self.current.load().next_updates.clone()
+    }
+
     /// Pairs and lists whose files cannot be used as they are now; what they last held stays in service.
     pub fn unusable(&self) -> usize {
         self.current.load().unusable
@@ -164,7 +171,9 @@ struct Pair {
 struct Clients {
     mode: ClientCertificates,
     files: Option<Files>,
-    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    trust: Option<Trust>,
+    /// Lists that are past their next update; each is told once.
+    outdated: BTreeSet<String>,
     unusable: bool,
 }
 
@@ -199,6 +208,7 @@ impl Watcher {
         let mut changed = self.default.look(DEFAULT);
         changed |= self.look_at_directory();
         changed |= self.clients.look(&self.provider);
+        self.clients.report_outdated(SystemTime::now());
         if changed || unusable != self.unusable() {
             match self.version() {
                 Ok(version) => {
@@ -268,8 +278,9 @@ impl Watcher {
         };
         let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(versions)?;
-        let builder = match &self.clients.verifier {
-            Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+        let trust = self.clients.trust.as_ref();
+        let builder = match trust {
+            Some(trust) => builder.with_client_cert_verifier(trust.verifier.clone()),
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(certificates.clone());
@@ -277,6 +288,9 @@ impl Watcher {
         Ok(Version {
             config: Arc::new(config),
             certificates,
+            next_updates: trust
+                .map(|trust| trust.next_updates.clone().into_iter().collect())
+                .unwrap_or_default(),
             unusable: self.unusable(),
         })
     }
@@ -354,18 +368,19 @@ impl Pair {
 
 impl Clients {
     fn load(mode: ClientCertificates, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
-        let (mut files, mut verifier) = (None, None);
+        let (mut files, mut trust) = (None, None);
         if let Some(wanted) = mode.files() {
             let mut paths = vec![wanted.ca.clone()];
             paths.extend(wanted.crls.iter().cloned());
             let (read, contents) = Files::read(paths)?;
-            verifier = mode.verifier(&contents, provider)?;
+            trust = mode.trust(&contents, provider)?;
             files = Some(read);
         }
         Ok(Self {
             mode,
             files,
-            verifier,
+            trust,
+            outdated: BTreeSet::new(),
             unusable: false,
         })
     }
@@ -374,21 +389,38 @@ impl Clients {
         let Some(files) = &mut self.files else {
             return false;
         };
-        let verifier = match files.look() {
+        let trust = match files.look() {
             Ok(None) => return false,
-            Ok(Some(contents)) => self.mode.verifier(&contents, provider),
+            Ok(Some(contents)) => self.mode.trust(&contents, provider),
             Err(error) => Err(error.into()),
         };
-        self.unusable = verifier.is_err();
-        match verifier {
-            Ok(verifier) => {
-                self.verifier = verifier;
+        self.unusable = trust.is_err();
+        match trust {
+            Ok(trust) => {
+                self.trust = trust;
                 info!("the CAs and revocation lists of client certificates were reloaded");
                 true
             }
             Err(error) => {
                 warn!(%error, "the CAs and revocation lists of client certificates stay as they were");
                 false
+            }
+        }
+    }
+
+    fn report_outdated(&mut self, now: SystemTime) {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).ok();
+        let now = now.and_then(|now| i64::try_from(now.as_secs()).ok());
+        let lists = self.trust.iter().flat_map(|trust| &trust.next_updates);
+        for (list, next_update) in lists {
+            if now.is_none_or(|now| now <= *next_update) {
+                self.outdated.remove(list);
+            } else if self.outdated.insert(list.clone()) {
+                warn!(
+                    list,
+                    next_update,
+                    "a revocation list is past its next update: what it revokes stays revoked, what was revoked since is not known"
+                );
             }
         }
     }

@@ -154,7 +154,8 @@ impl Connection {
         if self.players.credentials.check(parameter("token")).is_err() {
             return Ok(Err((
                 PlayRefusal::Failed,
-                "A valid token is required: rtmp://host/application/stream?token=…",
+                // In ASCII: GStreamer shows nothing else.
+                "A valid token is required: rtmp://host/application/stream?token=TOKEN",
             )));
         }
         let wait = Duration::from_secs(parameter("wait").parse().unwrap_or_default());

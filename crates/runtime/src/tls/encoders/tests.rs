@@ -53,7 +53,7 @@ impl Authority {
         std::fs::write(&files.certificate, certificate).unwrap();
     }
 
-    fn revoke(&self, serials: &[u64]) -> String {
+    fn revoke(&self, serials: &[u64], next_update: i32) -> String {
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2025, 1, 1),
@@ -62,7 +62,7 @@ impl Authority {
         });
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2025, 1, 1),
-            next_update: date_time_ymd(2035, 1, 1),
+            next_update: date_time_ymd(next_update, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
@@ -274,7 +274,12 @@ impl Demanding {
     }
 
     fn revoke(&self, serials: &[u64]) {
-        std::fs::write(self.root.path().join("crl.pem"), self.ours.revoke(serials)).unwrap();
+        self.revoke_until(serials, 2100);
+    }
+
+    fn revoke_until(&self, serials: &[u64], next_update: i32) {
+        let list = self.ours.revoke(serials, next_update);
+        std::fs::write(self.root.path().join("crl.pem"), list).unwrap();
     }
 
     fn tls(&self, mode: impl FnOnce(ClientCertificateFiles) -> ClientCertificates) -> EncoderTls {
@@ -351,4 +356,50 @@ async fn a_revocation_list_is_followed_and_a_broken_one_is_not() {
     std::fs::write(fixture.root.path().join("crl.pem"), "nonsense").unwrap();
     until("noticed", async || required.unusable() == 1).await;
     greet(&required, &client, "localhost").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_revocation_list_past_its_next_update_goes_on_to_count() {
+    let fixture = Demanding::new();
+    let required = fixture.tls(ClientCertificates::Required);
+    let list = |next_update| vec![("crl.pem".to_owned(), next_update)];
+    assert_eq!(required.next_updates(), list(4_102_444_800));
+    fixture.revoke_until(&[66], 2026);
+    let (good, revoked) = (
+        fixture.client(&fixture.ours, &encoder(7, 2100)),
+        fixture.client(&fixture.ours, &encoder(66, 2100)),
+    );
+    until("the list", async || {
+        required.next_updates() == list(1_767_225_600)
+    })
+    .await;
+    greet(&required, &good, "localhost").await.unwrap();
+    let error = greet(&required, &revoked, "localhost").await.unwrap_err();
+    let error = error.get_ref().unwrap().downcast_ref().unwrap();
+    let reason = client_certificate_reason(error);
+    assert_eq!(reason, Some("client_certificate_revoked"));
+}
+
+#[test]
+fn that_a_revocation_list_is_outdated_is_told_once_for_each_version() {
+    let trust = |next_update| {
+        let fixture = Demanding::new();
+        fixture.revoke_until(&[], next_update);
+        let files = ClientCertificateFiles {
+            ca: fixture.root.path().join("ca.pem"),
+            crls: vec![fixture.root.path().join("crl.pem")],
+        };
+        Clients::load(ClientCertificates::Required(files), &provider()).unwrap()
+    };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_601);
+    let (mut old, mut new) = (trust(2026), trust(2100));
+    old.report_outdated(now - Duration::from_secs(1));
+    assert!(old.outdated.is_empty(), "up to the very second");
+    old.report_outdated(now);
+    new.report_outdated(now);
+    assert_eq!(old.outdated, BTreeSet::from(["crl.pem".to_owned()]));
+    assert!(new.outdated.is_empty());
+    old.trust = new.trust;
+    old.report_outdated(now);
+    assert!(old.outdated.is_empty(), "it was renewed");
 }

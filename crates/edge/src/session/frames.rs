@@ -1,56 +1,61 @@
-//! A message of media: hop 3, what the session's own rules and its grant say of it, and on into the feed.
+//! Hop 2's media: what a publisher sends becomes frames, and what is not right of it is set right, dropped or the end.
 
-use media::{FrameKind, TrackId, flv};
+use media::{Frame, FrameKind, TrackId, flv};
 use rtmp::{MediaKind, MediaMessage};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::{Session, State, intake::Refused};
 use crate::{end::End, limits::LimitFault, metrics::Reason};
 
-impl<S> Session<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+/// The word for an ADTS header that was taken out, beside those of [`media::Correction`].
+const ADTS: &str = "adts";
+
+impl<S> Session<S> {
+    /// The end of the session, where its media are no accident.
     pub(super) fn handle_media(&mut self, message: MediaMessage) -> Option<End> {
-        let State::Publishing {
-            publishing, live, ..
-        } = &self.state
-        else {
-            return None;
-        };
         let kind = match message.kind {
             MediaKind::Audio => FrameKind::Audio,
             MediaKind::Script => FrameKind::Script,
             MediaKind::Video => FrameKind::Video,
         };
         let bytes = message.body.len();
-        let taken = flv::parse(kind, 0, message.body)
-            .map_err(|error| Refused::Dropped(error.reason()))
-            .and_then(|frame| {
-                let changed = self.intake.take(&frame, Instant::now())?;
-                Ok((frame, changed))
-            });
-        let (mut frame, changed) = match taken {
-            Ok(taken) => taken,
-            Err(refused) => {
-                let counted = live.dropped(bytes);
-                return match counted {
-                    Ok(()) => self.refuse(refused),
-                    Err(fault) => Some(self.over_limit(fault)),
-                };
-            }
+        let frame = match flv::parse(kind, 0, message.body) {
+            Ok(frame) => frame,
+            Err(error) => return self.refuse(Refused::Dropped(error.reason()), bytes),
         };
-        self.timestamps.stamp(&mut frame, message.timestamp);
+        let Some(bare) = flv::without_adts(&frame) else {
+            return self.take(frame, message.timestamp);
+        };
+        self.note_correction(ADTS);
+        let header = bare.sequence_header;
+        let missing = header.filter(|_| self.intake.awaits_header(&bare.frame));
+        missing
+            .and_then(|header| self.take(header, message.timestamp))
+            .or_else(|| self.take(bare.frame, message.timestamp))
+    }
+
+    fn take(&mut self, mut frame: Frame, timestamp: u32) -> Option<End> {
+        for correction in self.intake.tracks().correct(&mut frame) {
+            self.note_correction(correction.reason());
+        }
+        let changed = match self.intake.take(&frame, Instant::now()) {
+            Ok(changed) => changed,
+            Err(refused) => return self.refuse(refused, frame.body.len()),
+        };
+        self.timestamps.stamp(&mut frame, timestamp);
         let discontinuities = self.timestamps.discontinuities();
         self.context
             .metrics
             .timestamp_discontinuities
             .inc_by(discontinuities - self.discontinuities);
         self.discontinuities = discontinuities;
+        let State::Publishing {
+            publishing, live, ..
+        } = &self.state
+        else {
+            return None;
+        };
         let (tracks, changes) = (self.intake.tracks(), !changed.is_empty());
         if let Err(fault) = live.media(&frame, (tracks, changes), |stats| self.intake.note(stats)) {
             return Some(self.over_limit(fault));
@@ -62,8 +67,23 @@ where
         None
     }
 
+    /// A frame goes on, but not as the encoder described it.
+    fn note_correction(&mut self, reason: &'static str) {
+        let corrected = &self.context.metrics.frames_corrected;
+        corrected.get_or_create(&Reason { reason }).inc();
+        if self.intake.is_first(reason) {
+            let (session_id, client_address) = (self.session_id(), self.client.address);
+            info!(%session_id, %client_address, reason, "set a frame right; more of its kind are counted alone");
+        }
+    }
+
     /// A frame that does not go on. The end of the session, where that is no accident.
-    fn refuse(&mut self, refused: Refused) -> Option<End> {
+    fn refuse(&mut self, refused: Refused, bytes: usize) -> Option<End> {
+        if let State::Publishing { live, .. } = &self.state
+            && let Err(fault) = live.dropped(bytes)
+        {
+            return Some(self.over_limit(fault));
+        }
         let reason = match refused {
             Refused::Dropped(reason) => reason,
             Refused::Fault(fault) => fault.reason(),
@@ -72,7 +92,7 @@ where
         dropped.get_or_create(&Reason { reason }).inc();
         let told = match refused {
             Refused::Dropped(reason) => {
-                if self.intake.drops_first(reason) {
+                if self.intake.is_first(reason) {
                     let (session_id, client_address) = (self.session_id(), self.client.address);
                     info!(%session_id, %client_address, reason, "dropped a frame; more of its kind are counted alone");
                 }
@@ -89,6 +109,13 @@ where
         let (session_id, client_address) = (self.session_id(), self.client.address);
         info!(%session_id, %client_address, reason = fault.reason(), told = %fault, "closing the connection");
         End::Limit(fault)
+    }
+
+    fn session_id(&self) -> &str {
+        match &self.state {
+            State::Publishing { live, .. } => live.session.as_str(),
+            State::Await | State::Challenging(_) | State::Deciding(_) | State::Refused => "",
+        }
     }
 
     /// A track began, changed or ended.
