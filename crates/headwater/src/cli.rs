@@ -12,7 +12,7 @@ pub(crate) use self::events::{
 };
 pub(crate) use self::keys::{
     ContainerName, CreateArguments, Field, IngestRoleName, KeyState, KeysCommand, ListArguments,
-    QuotasCommand, SettingsArguments, Takeover, UpdateArguments,
+    QuotasCommand, RevokeSignedArguments, SettingsArguments, Takeover, UpdateArguments,
 };
 use crate::{
     bench::BenchArguments, probe::ProbeArguments, roles::operator::OperatorArguments,

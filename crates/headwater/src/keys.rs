@@ -7,8 +7,8 @@ use std::path::Path;
 
 use proto::v1::{
     CreateStreamKeyRequest, DeleteStreamKeyRequest, GetStreamKeyRequest, ListStreamKeysRequest,
-    RevokeStreamKeyRequest, RotateStreamKeyRequest, StreamKey, StreamKeyState,
-    UpdateStreamKeyRequest, stream_key_service_client::StreamKeyServiceClient,
+    RevokeSignedKeyRequest, RevokeStreamKeyRequest, RotateStreamKeyRequest, StreamKey,
+    StreamKeyState, UpdateStreamKeyRequest, stream_key_service_client::StreamKeyServiceClient,
 };
 
 use self::{
@@ -18,8 +18,8 @@ use self::{
 use crate::{
     api::{self, ApiChannel, Server, explain},
     cli::{
-        CreateArguments, KeyState, KeysCommand, ListArguments, ServerArguments, UpdateArguments,
-        UsageError,
+        CreateArguments, KeyState, KeysCommand, ListArguments, RevokeSignedArguments,
+        ServerArguments, UpdateArguments, UsageError,
     },
     files, output,
 };
@@ -78,6 +78,7 @@ pub(crate) async fn run_at(
             let request = RevokeStreamKeyRequest { id, reason };
             revoke(&mut client, request, json).await
         }
+        KeysCommand::RevokeSigned(arguments) => revoke_signed(&mut client, arguments, json).await,
         KeysCommand::Delete { id, reason, etag } => {
             let request = DeleteStreamKeyRequest {
                 id: id.clone(),
@@ -279,6 +280,37 @@ async fn revoke(
         output::line(format_args!(
             "Stream key {} of {}/{} is revoked; its live sessions end.",
             stream_key.id, stream_key.app, stream_key.stream
+        ));
+    }
+    Ok(())
+}
+
+async fn revoke_signed(
+    client: &mut Client,
+    arguments: RevokeSignedArguments,
+    json: bool,
+) -> anyhow::Result<()> {
+    let RevokeSignedArguments {
+        app,
+        jti,
+        expires,
+        reason,
+        tenant,
+    } = arguments;
+    let request = RevokeSignedKeyRequest {
+        app: app.clone(),
+        jti: jti.clone(),
+        expire_time: expires.map(|time| std::time::SystemTime::from(time).into()),
+        reason,
+        tenant,
+    };
+    let revoked = client.revoke_signed_key(request).await;
+    revoked.map_err(|status| explain(&status))?;
+    if json {
+        output::json(&serde_json::json!({ "app": app, "jti": jti }));
+    } else {
+        output::line(format_args!(
+            "Signed key {jti} of {app} is revoked; its live sessions end."
         ));
     }
     Ok(())

@@ -43,6 +43,8 @@ pub(crate) enum KeysCommand {
         #[arg(long, default_value = "")]
         reason: String,
     },
+    /// Refuse a key that the platform signed itself, by its claim `jti`, and end its live sessions
+    RevokeSigned(RevokeSignedArguments),
     /// Revoke a stream key, end its live sessions and forget it
     Delete {
         /// As `keys list` shows it
@@ -113,6 +115,25 @@ pub(crate) struct UpdateArguments {
     /// Only if the key is still what `keys get` showed with this etag
     #[arg(long, default_value = "")]
     pub(crate) etag: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RevokeSignedArguments {
+    /// Application, as in the RTMPS URL's path
+    #[arg(long)]
+    pub(crate) app: String,
+    /// The key's own name; of a key without one, what its id in `sessions list` ends in
+    #[arg(long)]
+    pub(crate) jti: String,
+    /// When the key itself expires, such as `2026-07-01T18:00:00Z`: it is remembered until then [default: in 24 h]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires: Option<jiff::Timestamp>,
+    /// For the log and the publisher
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+    /// Whose the key is [default: the token's tenant, or the application's]
+    #[arg(long, default_value = "")]
+    pub(crate) tenant: String,
 }
 
 /// What a request is called.
