@@ -4,9 +4,10 @@ use std::{net::SocketAddr, path::Path};
 
 use hyper_util::rt::TokioIo;
 use proto::v1::{
-    CreateStreamKeyRequest, ListSessionsRequest, MediaLimits, PublishPolicy,
-    RevokeStreamKeyRequest, Session, StreamKey, TakeoverPolicy, TerminateSessionRequest,
-    UpdateStreamKeyRequest, playback_service_client::PlaybackServiceClient,
+    CreateStreamKeyRequest, CreateWebhookRequest, EventType, ListSessionsRequest, MediaLimits,
+    PublishPolicy, RevokeStreamKeyRequest, Session, StreamKey, TakeoverPolicy,
+    TerminateSessionRequest, UpdateStreamKeyRequest, WatchEventsRequest, event::Subject,
+    event_service_client::EventServiceClient, playback_service_client::PlaybackServiceClient,
     session_service_client::SessionServiceClient,
     stream_key_service_client::StreamKeyServiceClient,
 };
@@ -38,6 +39,7 @@ impl Interceptor for Bearer {
 /// Control, as its clients see it.
 #[derive(Clone)]
 pub struct Api {
+    events: EventServiceClient<BearerChannel>,
     keys: StreamKeyServiceClient<BearerChannel>,
     sessions: SessionServiceClient<BearerChannel>,
 }
@@ -64,6 +66,7 @@ impl Api {
     pub fn new(url: &str, ca_file: &Path, token: &str) -> Self {
         let channel = channel(url, ca_file, token);
         Self {
+            events: EventServiceClient::new(channel.clone()),
             keys: StreamKeyServiceClient::new(channel.clone()),
             sessions: SessionServiceClient::new(channel),
         }
@@ -132,6 +135,40 @@ impl Api {
         };
         self.keys.clone().revoke_stream_key(request).await?;
         Ok(())
+    }
+
+    /// Has every event posted there; what the deliveries are signed with.
+    pub async fn create_webhook(&self, url: &str) -> String {
+        let request = CreateWebhookRequest {
+            url: url.to_owned(),
+            ..CreateWebhookRequest::default()
+        };
+        let created = self.events.clone().create_webhook(request).await.unwrap();
+        created.into_inner().secret
+    }
+
+    /// Waits until an event of a session of this stream is in the log.
+    pub async fn logs(&self, event_type: EventType, stream: &str) -> Result<(), Status> {
+        let request = WatchEventsRequest {
+            since: Some(prost_types::Timestamp::default()),
+            types: vec![event_type.into()],
+            ..WatchEventsRequest::default()
+        };
+        let mut answers = self
+            .events
+            .clone()
+            .watch_events(request)
+            .await?
+            .into_inner();
+        while let Some(answer) = answers.message().await? {
+            let mut subjects = answer.events.into_iter().filter_map(|event| event.subject);
+            if subjects
+                .any(|subject| matches!(subject, Subject::Session(of) if of.stream == stream))
+            {
+                return Ok(());
+            }
+        }
+        Err(Status::unavailable("the watch ended"))
     }
 
     /// The live sessions, up to 1000 of them.

@@ -50,6 +50,8 @@ pub struct Layout {
     pub log_filter: String,
     /// Fields of every process's configuration, as environment variables name them.
     pub common: Vec<(&'static str, String)>,
+    /// Fields of each control's configuration, as environment variables name them.
+    pub control: Vec<(&'static str, String)>,
     /// Fields of the edge's configuration, as environment variables name them.
     pub edge: Vec<(&'static str, String)>,
     /// Whether the edge knows every control, or the last one alone.
@@ -86,6 +88,7 @@ impl Default for Layout {
             origins: 2,
             log_filter: "info".to_owned(),
             common: Vec::new(),
+            control: Vec::new(),
             edge: Vec::new(),
             edge_knows_all_controls: false,
             more_edges: 0,
@@ -152,7 +155,8 @@ impl Cluster {
 
         let mut controls = Vec::new();
         for index in 0..layout.controls {
-            controls.push(setup.control(index, postgres.as_ref()).await);
+            let extra = layout.control.clone();
+            controls.push(setup.control(index, postgres.as_ref(), extra).await);
         }
         let mut origins = Vec::new();
         for index in 0..layout.origins {
@@ -275,7 +279,12 @@ struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    async fn control(&self, index: usize, postgres: Option<&Postgres>) -> Node {
+    async fn control(
+        &self,
+        index: usize,
+        postgres: Option<&Postgres>,
+        extra: Vec<(&'static str, String)>,
+    ) -> Node {
         let mut settings = self.common.clone();
         settings.push(("CONTROL__PUBLIC__LISTEN", "127.0.0.1:0".to_owned()));
         settings.push(("CONTROL__INTERNAL__LISTEN", "127.0.0.1:0".to_owned()));
@@ -284,6 +293,7 @@ impl Setup<'_> {
             None => "{sqlite: control.db}".to_owned(),
         };
         settings.push(("CONTROL__DATABASE", database));
+        settings.extend(extra);
         let mut node = self
             .node("control", format!("control-{index}"), settings)
             .await;

@@ -15,6 +15,7 @@
 //! - [`metrics`]: what docs/metrics.md promises.
 //! - [`mounted`]: files that change as those of a pod do.
 //! - [`authority`]: certificates of the internal ports. [`collector`]: an OpenTelemetry collector that keeps what it is sent.
+//! - [`backend`]: a platform's own, for webhooks. [`signing`]: the keys that a platform signs.
 //! - [`api`]: the public gRPC API. [`secrets`]: looks for a secret in what the processes leave behind.
 
 #![allow(
@@ -29,6 +30,7 @@
 pub mod amf;
 pub mod api;
 pub mod authority;
+pub mod backend;
 pub mod bench;
 pub mod binary;
 pub mod charts;
@@ -51,6 +53,7 @@ pub mod recorder;
 pub mod redis;
 pub mod scenario;
 pub mod secrets;
+pub mod signing;
 pub mod standalone;
 pub mod subscriber;
 pub mod synthetic;

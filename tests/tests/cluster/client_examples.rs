@@ -8,10 +8,11 @@ use std::{
 
 use tests::{
     binary,
+    cluster::{Cluster, Layout},
+    deployment::APP,
     ffmpeg::{self, Pace},
     fixture, process,
     process::Process,
-    standalone::Standalone,
     turn,
     wait::wait_for,
 };
@@ -54,20 +55,24 @@ async fn the_node_example_issues_a_key_and_follows_it() {
 
 async fn issues_a_key_and_follows_it(language: &'static str, mut command: Command) {
     let _turn = turn().await;
-    let standalone = Standalone::start().await;
-    let text = |name: &str| standalone.ready[name].as_str().unwrap().to_owned();
-    let address = text("grpc_url").replace("https://", "");
+    // The standalone process has no TLS on loopback.
+    let cluster = Cluster::start(Layout {
+        origins: 1,
+        ..Layout::default()
+    })
+    .await;
+    let address = cluster.controls[0].text("public");
     command
         .arg(address.replace("127.0.0.1", "localhost"))
-        .arg(&standalone.deployment.ca_file)
-        .arg(standalone.data_directory().join("api-token"))
-        .args(["live", language]);
-    let logs = standalone.directory.path();
+        .arg(&cluster.deployment.ca_file)
+        .arg(cluster.base().join("api-token"))
+        .args([APP, language]);
+    let logs = cluster.directory.path();
     let mut client = Process::spawn(language, &mut command, logs);
 
     let created = line(&mut client, "created").await;
     let [_, id, secret] = words(&created);
-    let url = format!("{}/{secret}", text("rtmps_url"));
+    let url = format!("{}/{secret}", cluster.deployment.rtmps_url(APP));
     let mut encoder = ffmpeg::publish(&fixture("source.flv"), 1, Pace::RealTime, &url, logs);
     line(&mut client, "started").await;
     let status = encoder.exit(PUBLISHED).await;

@@ -7,10 +7,19 @@ use std::{
 
 use serde_json::Value;
 use tests::{
-    api::IssuedKey, binary, standalone::Standalone, turn, wait::wait_until, witness::Witness,
+    api::IssuedKey,
+    binary,
+    deployment::APP,
+    process::{self, Process},
+    standalone::Standalone,
+    turn,
+    wait::{wait_for, wait_until},
+    witness::Witness,
 };
 
 const ENDS: Duration = Duration::from_secs(10);
+/// What is followed tells of it.
+const PRINTED: Duration = Duration::from_secs(30);
 
 #[test]
 fn help_names_every_command() {
@@ -25,6 +34,9 @@ fn help_names_every_command() {
         "keys",
         "sessions",
         "tokens",
+        "events",
+        "webhooks",
+        "quotas",
         "bench",
     ] {
         assert!(text.contains(command), "{command} is not in:\n{text}");
@@ -152,6 +164,87 @@ async fn an_operator_gives_a_backend_a_token_of_its_own() {
     assert_eq!(all[0]["id"], id, "{all}");
     let (_, got, _) = run(&["tokens", "get", id], &operator);
     assert_eq!(got["scopes"], serde_json::json!(["keys:read"]));
+}
+
+/// With a token of its own a backend creates a key; the operator follows the events, and the session that comes of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_follows_events_and_sessions() {
+    let _turn = turn().await;
+    let standalone = Standalone::start().await;
+    let data = standalone.data_directory();
+    let (directory, file) = (data.to_string_lossy(), data.join("backend-token"));
+    let file = file.to_string_lossy();
+    let url = standalone.ready["grpc_url"].as_str().unwrap();
+    let operator = ["--data-dir", &*directory, "-o", "json"];
+    let backend = ["--server", url, "--token-file", &*file, "-o", "json"];
+    let run = |arguments: &[&str], server: &[&str]| {
+        let output = headwater(&[arguments, server].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {told}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let follow = |name: &str, arguments: &[&str]| {
+        let mut command = process::command(binary::headwater());
+        command.args(arguments).args(operator);
+        Process::spawn(name, &mut command, standalone.directory.path())
+    };
+
+    let create = ["tokens", "create", "--scope", "keys:write", "--secret-file"];
+    let token = run(&[&create[..], &[&file]].concat(), &operator);
+    let hook = "https://backend.example/events";
+    let created = run(&["webhooks", "create", "--url", hook], &operator);
+    let listed = run(&["webhooks", "list"], &operator);
+    assert!(created["secret"].as_str().unwrap().starts_with("whsec_"));
+    assert_eq!(
+        (&listed[0]["id"], &listed[0]["url"]),
+        (&created["id"], &hook.into())
+    );
+    assert!(listed[0]["secret"].is_null(), "{listed}");
+
+    let events = follow("events", &["events", "tail", "--since", "1h"]);
+    let sessions = follow("sessions", &["sessions", "watch", "--stream", "followed"]);
+    let complete = printed(&sessions, |line| line["complete"] == true).await;
+    assert_eq!(complete, serde_json::json!({"complete": true}));
+    let created = run(&["keys", "create", "--stream", "followed"], &backend);
+    let event = printed(&events, |event| of(event, "key.created", "followed")).await;
+    assert_eq!(event["data"]["stream_key_id"], created["id"]);
+    let actor = event["data"]["actor"].as_str().unwrap();
+    assert!(actor.contains(token["id"].as_str().unwrap()), "{event}");
+
+    let text = |name: &str| created[name].as_str().unwrap().to_owned();
+    let key = IssuedKey {
+        id: text("id"),
+        secret: text("secret"),
+        app: text("app"),
+        stream: text("stream"),
+    };
+    let encoder = standalone.deployment.publish(&key).await;
+    let started = printed(&events, |event| of(event, "session.started", "followed")).await;
+    let id = &started["data"]["session_id"];
+    printed(&sessions, |line| line["session"]["id"] == *id).await;
+    encoder.finish(&key.secret).await.unwrap();
+    let ended = printed(&events, |event| of(event, "session.ended", "followed")).await;
+    assert_eq!(ended["data"]["session_id"], *id);
+    assert_eq!(ended["data"]["reason"], "client_close");
+    printed(&sessions, |line| line["ended_session_id"] == *id).await;
+}
+
+fn of(event: &Value, event_type: &str, stream: &str) -> bool {
+    event["type"] == format!("dev.headwater.{event_type}")
+        && event["subject"] == format!("{APP}/{stream}")
+}
+
+/// The first line of a command that is so, once it was printed.
+async fn printed(process: &Process, is_it: impl Fn(&Value) -> bool) -> Value {
+    wait_for("a line", PRINTED, async || {
+        let printed = process.printed();
+        // The last one may not be whole.
+        let lines = printed.lines();
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .find(&is_it)
+    })
+    .await
 }
 
 fn headwater(arguments: &[&str]) -> Output {

@@ -11,6 +11,7 @@
     reason = "in a test a panic is the report"
 )]
 
+mod admission;
 mod bad_input;
 mod bad_peers;
 mod certificates;
@@ -19,6 +20,7 @@ mod client_examples;
 mod command_line;
 mod controls;
 mod discovery;
+mod events;
 mod failover;
 mod half_open;
 mod hostile_records;
