@@ -82,7 +82,7 @@ async fn signed_keys(cluster: &Cluster, signer: &Signer) -> Vec<String> {
     let mut as_token = publish(cluster, "behind", SIGNED, &name);
     assert_eq!(live(cluster, "behind").await, "jti:default:events:j2");
 
-    revoke(cluster, "j1").await;
+    revoke(cluster, "j1");
     let status = as_key.exit(PUBLISHED).await;
     assert!(!status.success(), "{}", as_key.log());
     wait_for("its session to be over", LIVE, async || {
@@ -169,7 +169,7 @@ async fn is_told(ffmpeg: &mut Process, text: &str) {
 }
 
 /// As an operator does.
-async fn revoke(cluster: &Cluster, jti: &str) {
+fn revoke(cluster: &Cluster, jti: &str) {
     let base = cluster.base();
     let output = Command::new(binary::headwater())
         .args(["keys", "revoke-signed", "--app", SIGNED, "--jti", jti])

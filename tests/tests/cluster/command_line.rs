@@ -67,11 +67,7 @@ async fn an_operator_issues_a_key_sees_its_session_and_ends_it() {
     let data = standalone.data_directory();
     let run = |arguments: &[&str]| {
         let directory = data.to_string_lossy();
-        let common = ["--data-dir", &directory, "--json"];
-        let output = headwater(&[arguments, &common].concat());
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {told}");
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        answer(arguments, &["--data-dir", &directory, "--json"])
     };
 
     let created = run(&["keys", "create", "--stream", "operated"]);
@@ -177,12 +173,6 @@ async fn an_operator_follows_events_and_sessions() {
     let url = standalone.ready["grpc_url"].as_str().unwrap();
     let operator = ["--data-dir", &*directory, "-o", "json"];
     let backend = ["--server", url, "--token-file", &*file, "-o", "json"];
-    let run = |arguments: &[&str], server: &[&str]| {
-        let output = headwater(&[arguments, server].concat());
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {told}");
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()
-    };
     let follow = |name: &str, arguments: &[&str]| {
         let mut command = process::command(binary::headwater());
         command.args(arguments).args(operator);
@@ -190,10 +180,10 @@ async fn an_operator_follows_events_and_sessions() {
     };
 
     let create = ["tokens", "create", "--scope", "keys:write", "--secret-file"];
-    let token = run(&[&create[..], &[&file]].concat(), &operator);
+    let token = answer(&[&create[..], &[&file]].concat(), &operator);
     let hook = "https://backend.example/events";
-    let created = run(&["webhooks", "create", "--url", hook], &operator);
-    let listed = run(&["webhooks", "list"], &operator);
+    let created = answer(&["webhooks", "create", "--url", hook], &operator);
+    let listed = answer(&["webhooks", "list"], &operator);
     assert!(created["secret"].as_str().unwrap().starts_with("whsec_"));
     assert_eq!(
         (&listed[0]["id"], &listed[0]["url"]),
@@ -205,7 +195,7 @@ async fn an_operator_follows_events_and_sessions() {
     let sessions = follow("sessions", &["sessions", "watch", "--stream", "followed"]);
     let complete = printed(&sessions, |line| line["complete"] == true).await;
     assert_eq!(complete, serde_json::json!({"complete": true}));
-    let created = run(&["keys", "create", "--stream", "followed"], &backend);
+    let created = answer(&["keys", "create", "--stream", "followed"], &backend);
     let event = printed(&events, |event| of(event, "key.created", "followed")).await;
     assert_eq!(event["data"]["stream_key_id"], created["id"]);
     let actor = event["data"]["actor"].as_str().unwrap();
@@ -229,6 +219,60 @@ async fn an_operator_follows_events_and_sessions() {
     printed(&sessions, |line| line["ended_session_id"] == *id).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_changes_a_key_and_sets_quotas() {
+    let _turn = turn().await;
+    let standalone = Standalone::start().await;
+    let directory = standalone.data_directory();
+    let operator = ["--data-dir", &*directory.to_string_lossy(), "-o", "json"];
+    let run = |arguments: &[&str]| answer(arguments, &operator);
+
+    let create = ["keys", "create", "--stream", "changed", "--request-id", "1"];
+    let settings = ["--label", "team=sports", "--max-bitrate", "6M"];
+    let created = run(&[&create[..], &settings].concat());
+    // The same command again does nothing.
+    assert_eq!(run(&[&create[..], &settings].concat()), created);
+    let listed = run(&["keys", "list", "--label", "team=sports"]);
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+    let id = created["id"].as_str().unwrap();
+    let updated = run(&[
+        "keys",
+        "update",
+        id,
+        "--clear",
+        "labels",
+        "--max-size",
+        "640x360",
+    ]);
+    assert_eq!(updated["labels"], serde_json::json!({}));
+    let etag = created["etag"].as_str().unwrap();
+    let stale = ["keys", "rotate", id, "--etag", etag];
+    let stale = headwater(&[&stale[..], &operator].concat());
+    let told = String::from_utf8_lossy(&stale.stderr);
+    assert!(
+        !stale.status.success() && told.contains("ETAG_MISMATCH"),
+        "{told}"
+    );
+    let rotated = run(&["keys", "rotate", id, "--overlap", "1h"]);
+    assert_ne!(rotated["secret"], created["secret"]);
+
+    let before = run(&["quotas", "get"])["use"]["keys"].as_u64().unwrap();
+    let most = before.to_string();
+    let set = run(&["quotas", "set", "--max-keys", &most]);
+    assert_eq!(set["quota"]["max_keys"], before);
+    let one_more = ["keys", "create", "--stream", "one-more"];
+    let refused = headwater(&[&one_more[..], &operator].concat());
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && told.contains("QUOTA_EXCEEDED"),
+        "{told}"
+    );
+    run(&["keys", "delete", id]);
+    run(&one_more);
+    run(&["quotas", "set", "--remove"]);
+    run(&["keys", "create", "--stream", "another"]);
+}
+
 fn of(event: &Value, event_type: &str, stream: &str) -> bool {
     event["type"] == format!("dev.headwater.{event_type}")
         && event["subject"] == format!("{APP}/{stream}")
@@ -245,6 +289,14 @@ async fn printed(process: &Process, is_it: impl Fn(&Value) -> bool) -> Value {
             .find(&is_it)
     })
     .await
+}
+
+/// What a command answers that must succeed.
+fn answer(arguments: &[&str], server: &[&str]) -> Value {
+    let output = headwater(&[arguments, server].concat());
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {told}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn headwater(arguments: &[&str]) -> Output {
