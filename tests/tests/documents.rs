@@ -140,7 +140,8 @@ fn documents() -> Vec<PathBuf> {
     while let Some(directory) = waiting.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            // What npm installs for an example is not ours.
+            if path.is_dir() && !path.ends_with("node_modules") {
                 waiting.push(path);
             } else if path.extension().is_some_and(|extension| extension == "md") {
                 found.push(path);
