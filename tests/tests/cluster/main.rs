@@ -20,6 +20,7 @@ mod command_line;
 mod controls;
 mod discovery;
 mod failover;
+mod guessing;
 mod half_open;
 mod hostile_records;
 mod limits;
