@@ -11,6 +11,7 @@
 //! - [`players`]: real players over RTMP, at pinned versions.
 //! - [`subscriber`] (gRPC) and [`http`] (FLV): readers. [`flv`]: what was read, comparable packet by packet.
 //! - [`scenario`]: what more than one test does.
+//! - [`guess`]: stream keys that nobody issued.
 //! - [`witness`]: a session that must not notice what happens beside it.
 //! - [`metrics`]: what docs/metrics.md promises.
 //! - [`mounted`]: files that change as those of a pod do.
@@ -42,6 +43,7 @@ pub mod deployment;
 pub mod encoder;
 pub mod ffmpeg;
 pub mod flv;
+pub mod guess;
 pub mod http;
 pub mod kube;
 pub mod metrics;

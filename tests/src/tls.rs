@@ -1,12 +1,17 @@
 //! Client sides of TLS, and the one byte stream that everything here speaks through.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::TlsConnector;
 
@@ -44,7 +49,21 @@ pub async fn connect(
     address: SocketAddr,
     config: Arc<ClientConfig>,
 ) -> io::Result<Box<dyn Connection>> {
-    let socket = TcpStream::connect(address).await?;
+    encrypt(TcpStream::connect(address).await?, config).await
+}
+
+/// As [`connect`], from an address of ours.
+pub async fn connect_from(
+    local: IpAddr,
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+) -> io::Result<Box<dyn Connection>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(local, 0))?;
+    encrypt(socket.connect(address).await?, config).await
+}
+
+async fn encrypt(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Box<dyn Connection>> {
     socket.set_nodelay(true)?;
     let name = ServerName::try_from("localhost").unwrap();
     let stream = TlsConnector::from(config).connect(name, socket).await?;

@@ -1,6 +1,7 @@
 //! `AdmissionService`: may this encoder publish, and what has ended since. For edges alone.
 
 mod adobe;
+mod guesses;
 mod managed;
 mod offer;
 mod refusal;
@@ -27,6 +28,7 @@ use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
+use self::guesses::Guesses;
 pub(crate) use self::{
     managed::claimed_id,
     refusal::{PasswordFault, Refusal, SignedFault, SourceFault},
@@ -49,6 +51,7 @@ pub(crate) struct Admission {
     shared: Arc<Shared>,
     shutdown: Shutdown,
     used_opaques: UsedOpaques,
+    guesses: Guesses,
     watches: Arc<tokio::sync::Semaphore>,
 }
 
@@ -58,6 +61,7 @@ impl Admission {
             shared,
             shutdown,
             used_opaques: UsedOpaques::default(),
+            guesses: Guesses::new(),
             watches: Arc::new(tokio::sync::Semaphore::new(WATCHES_MAX)),
         }
     }
@@ -236,6 +240,10 @@ impl Admission {
     ) {
         self.shared.metrics.key_check(refusal.outcome(), by);
         telemetry::fail(&Span::current(), refusal.outcome());
+        if *refusal == Refusal::TooManyAttempts {
+            // A flood of guesses is none of lines.
+            return;
+        }
         tracing::info!(
             reason = refusal.outcome(),
             stream_key_id = claimed_id,

@@ -161,7 +161,7 @@ impl Database {
     }
 
     /// To look at what is stored.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "benchmark"))]
     pub(crate) fn pool(&self) -> &AnyPool {
         &self.pool
     }

@@ -9,6 +9,8 @@
 mod access;
 mod admission;
 mod adobe;
+#[cfg(feature = "benchmark")]
+pub mod benchmark;
 mod caller;
 mod client_certificate;
 mod cluster;

@@ -10,6 +10,7 @@ mod cluster_service;
 mod deliveries;
 mod event_service;
 mod fixture;
+mod guessing;
 mod key_changes;
 mod key_policies;
 mod key_service;

@@ -71,6 +71,7 @@ impl Refusal {
                 | "name_not_accepted"
                 | "password_not_accepted"
                 | "refused_by_platform"
+                | "too_many_attempts"
         )
     }
 }

@@ -4,25 +4,17 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use runtime::addresses::{FadingCount, counted_as};
 
-use crate::{admission::Refusal, listener::counted_as};
+use crate::admission::Refusal;
 
 /// The counts of one edge.
 pub(crate) struct Guesses(Mutex<Counts>);
 
 struct Counts {
     /// Addresses with refusals that are not forgotten.
-    addresses: BTreeMap<IpAddr, Count>,
-    all: Count,
-}
-
-/// Refusals, of which time takes some away.
-#[derive(Clone, Copy)]
-struct Count {
-    refusals: u32,
-    /// When the count was taken down last.
-    at: Instant,
+    addresses: BTreeMap<IpAddr, FadingCount>,
+    all: FadingCount,
 }
 
 /// Told at once to one address; further ones after [`DELAY`].
@@ -44,7 +36,7 @@ impl Guesses {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(Counts {
             addresses: BTreeMap::new(),
-            all: Count::new(Instant::now()),
+            all: FadingCount::new(ALL_FORGOTTEN),
         }))
     }
 
@@ -52,7 +44,7 @@ impl Guesses {
     pub(crate) fn admit(&self, address: IpAddr) -> Result<(), Refusal> {
         let mut counts = self.0.lock();
         let count = counts.addresses.get_mut(&counted_as(address));
-        let refusals = count.map_or(0, |count| count.now(ADDRESS_FORGOTTEN));
+        let refusals = count.map_or(0, FadingCount::now);
         if refusals < ADDRESS_MAX {
             return Ok(());
         }
@@ -66,11 +58,10 @@ impl Guesses {
 
     /// Counts a refusal; after how long it is told.
     pub(crate) fn refused(&self, address: IpAddr) -> Duration {
-        let now = Instant::now();
         let mut counts = self.0.lock();
-        let of_all = counts.all.add(ALL_FORGOTTEN);
-        let of_address = counts.of_address(counted_as(address), now);
-        let of_address = of_address.map_or(0, |count| count.add(ADDRESS_FORGOTTEN));
+        let of_all = counts.all.add();
+        let of_address = counts.of_address(counted_as(address));
+        let of_address = of_address.map_or(0, FadingCount::add);
         if of_address > AT_ONCE_MAX || of_all > ALL_MAX {
             DELAY
         } else {
@@ -81,19 +72,18 @@ impl Guesses {
     /// Takes one back: a challenge counts until it is answered rightly.
     pub(crate) fn forgive(&self, address: IpAddr) {
         let mut counts = self.0.lock();
-        counts.all.refusals = counts.all.refusals.saturating_sub(1);
+        counts.all.take_back();
         if let Some(count) = counts.addresses.get_mut(&counted_as(address)) {
-            count.refusals = count.refusals.saturating_sub(1);
+            count.take_back();
         }
     }
 }
 
 impl Counts {
     /// `None`: there is no room.
-    fn of_address(&mut self, address: IpAddr, now: Instant) -> Option<&mut Count> {
+    fn of_address(&mut self, address: IpAddr) -> Option<&mut FadingCount> {
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
-            self.addresses
-                .retain(|_address, count| count.now(ADDRESS_FORGOTTEN) > 0);
+            self.addresses.retain(|_address, count| count.now() > 0);
             if self.addresses.len() >= ADDRESSES_MAX {
                 return None;
             }
@@ -101,28 +91,8 @@ impl Counts {
         Some(
             self.addresses
                 .entry(address)
-                .or_insert_with(|| Count::new(now)),
+                .or_insert_with(|| FadingCount::new(ADDRESS_FORGOTTEN)),
         )
-    }
-}
-
-impl Count {
-    fn new(at: Instant) -> Self {
-        Self { refusals: 0, at }
-    }
-
-    fn now(&mut self, forgotten_per_second: u32) -> u32 {
-        let seconds = self.at.elapsed().as_secs();
-        self.at += Duration::from_secs(seconds);
-        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-        let forgotten = seconds.saturating_mul(forgotten_per_second);
-        self.refusals = self.refusals.saturating_sub(forgotten);
-        self.refusals
-    }
-
-    fn add(&mut self, forgotten_per_second: u32) -> u32 {
-        self.refusals = self.now(forgotten_per_second).saturating_add(1);
-        self.refusals
     }
 }
 

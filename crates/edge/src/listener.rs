@@ -16,7 +16,6 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 pub use self::permits::ConnectionPermits;
-pub(crate) use self::permits::counted_as;
 use self::{front::Front, proxy::Announced};
 use crate::{
     ConnectionLimits, Context, ProxyProtocol,

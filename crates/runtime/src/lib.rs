@@ -3,6 +3,7 @@
 
 #![deny(missing_docs)]
 
+pub mod addresses;
 pub mod admin;
 pub mod bearer;
 pub mod budget;

@@ -8,7 +8,7 @@ use tests::{
     deployment::{APP, Deployment},
     encoder::{self, Encoder},
     ffmpeg::{self, Pace},
-    fixture,
+    fixture, guess,
     process::Process,
     standalone::Standalone,
     synthetic, tls, turn,
@@ -20,8 +20,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// The product waits ten seconds at most for a peer that says nothing, twenty for one that does not publish.
 const CLOSED: Duration = Duration::from_secs(40);
 const LOGGED: Duration = Duration::from_secs(10);
-/// A well-formed key that this installation has not issued.
-const FOREIGN_KEY: &str = "hw_0000000000000000_00000000000000000000000000";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_survives_bad_input() {
@@ -72,7 +70,7 @@ async fn keys_that_are_not_accepted(deployment: &Deployment, edge: &Process) {
     for (what, name) in [
         ("revoked", revoked.secret.as_str()),
         ("mistyped", &mistyped),
-        ("foreign", FOREIGN_KEY),
+        ("foreign", &guess::stream_key(&"0".repeat(16), 0)),
         ("the stream's public name", "refused"),
         ("the key's public part", &issued.id),
     ] {

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     adobe::{self, Opaque, OpaqueFault},
     database::KeyRecord,
+    field::client_ip,
     pepper::Peppers,
     stream_key::{StreamKey, StreamKeyId},
 };
@@ -104,13 +105,31 @@ impl Admission {
         let Ok(id) = StreamKeyId::parse(user) else {
             return refuse(PasswordFault::UnknownUser, "request");
         };
+        let address = &attempt.request.client_address;
+        let guess = self.guesses.guess(address, (client_ip(address), user));
+        let Some(_turn) = self.guesses.turn(&guess).await else {
+            return Ok(Err((Refusal::TooManyAttempts, "request")));
+        };
+        let checked = self.compare_response(attempt, id, &opaque, now_ms).await?;
+        self.guesses.learn(&guess, checked.as_ref());
+        Ok(checked.map_err(|refusal| (refusal, "database")))
+    }
+
+    async fn compare_response(
+        &self,
+        attempt: &Attempt<'_>,
+        id: StreamKeyId,
+        opaque: &Opaque,
+        now_ms: i64,
+    ) -> Result<Result<KeyRecord, Refusal>, Status> {
+        let peppers = self.shared.peppers.load();
         let record = self.find(id).await?;
         if let Some(record) = &record {
             self.check_pepper(&peppers, record.pepper_version, id)?;
         }
         // Each challenge is one guess, right or wrong.
-        if !self.used_opaques.first_use(&opaque, now_ms) {
-            return refuse(PasswordFault::Replayed, "request");
+        if !self.used_opaques.first_use(opaque, now_ms) {
+            return Ok(Err(Refusal::Password(PasswordFault::Replayed)));
         }
         let is_right = is_right(&peppers, id, record.as_ref(), &attempt.response, now_ms)?;
         let checked = match record {
@@ -121,8 +140,7 @@ impl Admission {
         };
         Ok(checked
             .map_err(Refusal::Password)
-            .and_then(|record| publishable(&peppers, record, attempt, now_ms))
-            .map_err(|refusal| (refusal, "database")))
+            .and_then(|record| publishable(&peppers, record, attempt, now_ms)))
     }
 }
 
@@ -194,6 +212,7 @@ fn publishable(
             | Refusal::Signed(_)
             | Refusal::Source(_)
             | Refusal::StreamOfAnotherTenant
+            | Refusal::TooManyAttempts
             | Refusal::Unknown
             | Refusal::UsedUp
             | Refusal::WrongApp

@@ -51,18 +51,23 @@ impl Admission {
             Err(StreamKeyError::Malformed) => return Ok(Err((Refusal::Malformed, "request"))),
             Err(StreamKeyError::Mistyped) => return Ok(Err((Refusal::Mistyped, "request"))),
         };
+        let guess = self.guesses.guess(&request.client_address, credential);
+        let Some(_turn) = self.guesses.turn(&guess).await else {
+            return Ok(Err((Refusal::TooManyAttempts, "request")));
+        };
         let record = self.find(stream_key.id()).await?;
         let peppers = self.shared.peppers.load();
         if let Some(record) = &record {
             self.check_pepper(&peppers, record.pepper_version, record.id)?;
         }
         let authentic = peppers.is_secret_of(record.as_ref(), &stream_key, now_ms);
-        Ok(match record {
+        let checked = match record {
             None => Err(Refusal::Unknown),
             Some(_) if !authentic => Err(Refusal::WrongSecret),
             Some(record) => admissible(record, request, now_ms),
-        }
-        .map_err(|refusal| (refusal, "database")))
+        };
+        self.guesses.learn(&guess, checked.as_ref());
+        Ok(checked.map_err(|refusal| (refusal, "database")))
     }
 
     pub(super) async fn find(&self, id: StreamKeyId) -> Result<Option<KeyRecord>, Status> {

@@ -28,6 +28,8 @@ pub(crate) enum Refusal {
     Source(SourceFault),
     /// The stream that it names belongs to another tenant.
     StreamOfAnotherTenant,
+    /// Who is behind the address has guessed too much, and this may be one more guess: nothing was looked up.
+    TooManyAttempts,
     Unknown,
     /// As many uses as the key has.
     UsedUp,
@@ -105,12 +107,29 @@ impl Refusal {
             Self::Signed(fault) => fault.outcome(),
             Self::Source(fault) => fault.outcome(),
             Self::StreamOfAnotherTenant => "stream_of_another_tenant",
+            Self::TooManyAttempts => "too_many_attempts",
             Self::Unknown => "unknown",
             Self::UsedUp => "used_up",
             Self::WrongApp => "wrong_app",
             Self::WrongName => "wrong_name",
             Self::WrongSecret => "wrong_secret",
         }
+    }
+
+    /// Whether somebody may have tried a key that is not theirs, and the database was asked about it. Who has the secret
+    /// of a key that lapsed guesses nothing.
+    pub(super) fn may_be_a_guess(&self) -> bool {
+        matches!(
+            self,
+            Self::Unknown
+                | Self::WrongSecret
+                | Self::Password(
+                    PasswordFault::NoPassword
+                        | PasswordFault::Replayed
+                        | PasswordFault::UnknownUser
+                        | PasswordFault::Wrong
+                )
+        )
     }
 
     /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys. Who has the
@@ -123,6 +142,7 @@ impl Refusal {
                 | Self::QuotaOfBitrate
                 | Self::QuotaOfSessions
                 | Self::Source(_)
+                | Self::TooManyAttempts
         );
         let (reason, mut description) = self.told();
         if let Self::Platform(reason) = &self
@@ -173,6 +193,10 @@ impl Refusal {
             Self::Source(_) => (
                 DenialReason::SourceUnavailable,
                 "Stream keys cannot be checked right now, please try again",
+            ),
+            Self::TooManyAttempts => (
+                DenialReason::TooManyAttempts,
+                "Too many attempts were refused, please try again in a minute",
             ),
             Self::UsedUp => (
                 DenialReason::KeyUsedUp,

@@ -132,10 +132,11 @@ impl RefusalWriter {
 }
 
 /// Refusals that nobody's key is behind, or perhaps nobody's.
-const NOBODYS_KEY: [&str; 5] = [
+const NOBODYS_KEY: [&str; 6] = [
     "challenge_forged",
     "malformed",
     "mistyped",
+    "too_many_attempts",
     "unknown",
     "unknown_user",
 ];

@@ -32,7 +32,7 @@ on_both!(
     a_bound_key_needs_its_client_certificate,
 );
 
-fn denial(answer: AuthorizeResponse) -> Denial {
+pub(super) fn denial(answer: AuthorizeResponse) -> Denial {
     match answer.decision {
         Some(Decision::Denial(denial)) => denial,
         Some(Decision::AdobeChallenge(_) | Decision::SignedGrant(_)) | None => panic!("no denial"),

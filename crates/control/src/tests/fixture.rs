@@ -247,9 +247,19 @@ impl Replica {
         app: &str,
         credential: &str,
     ) -> Result<AuthorizeResponse, Status> {
+        self.authorize_from("", app, credential).await
+    }
+
+    pub(super) async fn authorize_from(
+        &self,
+        client_address: &str,
+        app: &str,
+        credential: &str,
+    ) -> Result<AuthorizeResponse, Status> {
         let request = AuthorizeRequest {
             credential: Some(Credential::StreamKey(credential.to_owned())),
             app: app.to_owned(),
+            client_address: client_address.to_owned(),
             session_id: "session-1".to_owned(),
             ..Default::default()
         };

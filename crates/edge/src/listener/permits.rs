@@ -1,12 +1,9 @@
 //! How many connections there may be, in all and of one address.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
+use runtime::addresses::counted_as;
 
 /// The counts of one edge, and their limits. A cheap handle.
 #[derive(Clone)]
@@ -91,14 +88,6 @@ impl Drop for AddressPermit {
                 counts.addresses.remove(&self.address);
             }
         }
-    }
-}
-
-/// One IPv6 subscriber has a whole /64.
-pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
