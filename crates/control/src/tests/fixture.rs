@@ -50,7 +50,7 @@ pub(super) struct Fixture {
     pub(super) directory: TempDir,
     /// Quick.
     pub(super) pacing: Pacing,
-    /// None.
+    /// As in production.
     pub(super) rehash_delay: Duration,
 }
 
@@ -122,7 +122,7 @@ impl Fixture {
                 hold: Duration::from_secs(7),
                 hold_period: Duration::from_millis(100),
             },
-            rehash_delay: Duration::ZERO,
+            rehash_delay: REHASH_DELAY,
         }
     }
 
