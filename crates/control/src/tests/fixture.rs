@@ -122,7 +122,7 @@ impl Fixture {
                 hold: Duration::from_secs(7),
                 hold_period: Duration::from_millis(100),
             },
-            rehash_delay: REHASH_DELAY,
+            rehash_delay: crate::REHASH_DELAY,
         }
     }
 
