@@ -120,6 +120,9 @@ pub enum DatabaseConfig {
         url: String,
         /// File that holds the password; `None`: the URL's, or none.
         password_file: Option<PathBuf>,
+        /// Of this process at once, [`POSTGRES_CONNECTIONS_MIN`] to [`POSTGRES_CONNECTIONS_MAX`]; one more listens for
+        /// revocations.
+        connections: u32,
     },
     /// For one control process.
     Sqlite {
@@ -164,3 +167,9 @@ pub const WEBHOOK_TIMEOUT: Duration = Duration::from_millis(1500);
 pub const WEBHOOK_CONCURRENCY_MAX: usize = 1024;
 /// The same where nobody says.
 pub const WEBHOOK_CONCURRENCY: usize = 32;
+/// Connections to PostgreSQL where nobody says how many.
+pub const POSTGRES_CONNECTIONS: u32 = 8;
+/// One for whoever waits for a lock, one for the others.
+pub const POSTGRES_CONNECTIONS_MIN: u32 = 2;
+/// PostgreSQL takes 100 in all where nobody says; more than one per core of its own seldom helps.
+pub const POSTGRES_CONNECTIONS_MAX: u32 = 64;

@@ -2,13 +2,16 @@
 //!
 //! Nothing here decides; nothing here sees a secret (a stream key arrives as its HMAC).
 
+mod backup;
 mod credentials;
 mod deliveries;
 mod events;
 mod growth;
 mod keys;
 mod log;
+mod pool;
 mod quotas;
+mod rehash;
 mod requests;
 mod revocations;
 mod tokens;
@@ -28,13 +31,14 @@ use runtime::{
 };
 use sqlx::{
     Any, AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _, Transaction,
-    any::{AnyConnectOptions, AnyPoolOptions},
+    any::AnyConnectOptions,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use self::backup::{BackupError, backup};
 use self::growth::Growth;
 pub(crate) use self::{
     credentials::Refused,
@@ -46,6 +50,7 @@ pub(crate) use self::{
     },
     log::Logged,
     quotas::QuotaByGroup,
+    rehash::Rehash,
     requests::{KnownRequest, NewRequest},
     revocations::{ChangedTerms, LogEntry, Target, Termination},
     tokens::TokenRecord,
@@ -109,6 +114,7 @@ impl Database {
             DatabaseConfig::Postgres {
                 url,
                 password_file: Some(path),
+                ..
             } => {
                 let (file, password) = read_password(path)?;
                 rotating = Some((file, url.clone()));
@@ -117,15 +123,12 @@ impl Database {
             DatabaseConfig::Postgres {
                 url,
                 password_file: None,
+                ..
             } => postgres_options(url, None)?,
             DatabaseConfig::Sqlite { path } => sqlite_options(path).await?,
         };
-        let pool = AnyPoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await?;
-        migrator().run(&pool).await?;
+        migrate(&options).await?;
+        let pool = pool::options(config).connect_with(options).await?;
         let growth = Growth::default();
         let mut background = Vec::new();
         if let Some((file, url)) = rotating {
@@ -262,6 +265,15 @@ fn create_private(path: &Path) -> std::io::Result<PathBuf> {
     std::path::absolute(path)
 }
 
+/// On a connection that nothing limits: a migration of many rows takes its time, and so does a replica that waits for
+/// another one's. (PostgreSQL counts the wait for the migrations' lock as a statement's time.)
+async fn migrate(options: &AnyConnectOptions) -> Result<(), DatabaseError> {
+    let pool = pool::unlimited().connect_with(options.clone()).await?;
+    let migrated = migrator().run(&pool).await;
+    pool.close().await;
+    Ok(migrated?)
+}
+
 fn migrator() -> Migrator {
     let migration = |version, description: &'static str, sql: &'static str| {
         let (description, sql) = (description.into(), sql.into_sql_str());
@@ -303,8 +315,6 @@ fn migrator() -> Migrator {
     ])
 }
 
-/// Connections to the database, per process.
-const CONNECTIONS_MAX: u32 = 8;
 /// To get a connection: below [`OPERATION_TIMEOUT`], so that "no connection" is told from "no answer".
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// For one operation. An edge waits 2.5 s for a decision.

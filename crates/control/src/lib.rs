@@ -28,6 +28,7 @@ mod page_token;
 mod pepper;
 mod policy;
 mod quotas;
+mod rehash;
 mod secret_file;
 mod session_log;
 mod sessions;
@@ -80,6 +81,7 @@ use self::{
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
     quotas::Quotas,
+    rehash::{Rehasher, Rehashes},
     session_log::{Reconciler, RefusalWriter, Refusals},
     sessions::{LiveSessions, Sessions},
     tenants::Tenants,
@@ -90,10 +92,11 @@ pub use self::{
     client_certificate::check_name as check_certificate_name,
     config::{
         AdmissionSource, Application, Config, DatabaseConfig, GRANT_LIFETIME, HOLD_OFF,
-        KeySetLocation, Quota, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX,
-        WEBHOOK_TIMEOUT, WEBHOOK_TIMEOUT_MAX, Webhook,
+        KeySetLocation, POSTGRES_CONNECTIONS, POSTGRES_CONNECTIONS_MAX, POSTGRES_CONNECTIONS_MIN,
+        Quota, SignedKeys, WEBHOOK_CONCURRENCY, WEBHOOK_CONCURRENCY_MAX, WEBHOOK_TIMEOUT,
+        WEBHOOK_TIMEOUT_MAX, Webhook,
     },
-    database::DatabaseError,
+    database::{BackupError, DatabaseError, backup},
     field::{app as check_application, tenant as check_tenant},
     live::{ApplicationError, Live},
     pepper::generate_pepper_file,
@@ -113,16 +116,18 @@ struct Background {
     followed: LogFollower<EventEntry>,
     refusals: RefusalWriter,
     reconciler: Reconciler,
+    rehasher: Rehasher,
     deliverer: Deliverer,
 }
 
 impl Background {
     /// Until control drains; the log is followed for as long as the answer is kept.
-    fn start(self, shared: &Shared, shutdown: Shutdown) -> [AbortOnDropHandle<()>; 5] {
+    fn start(self, shared: &Shared, shutdown: Shutdown) -> [AbortOnDropHandle<()>; 6] {
         let Self {
             followed,
             refusals,
             reconciler,
+            rehasher,
             deliverer,
         } = self;
         let look = shared
@@ -133,6 +138,7 @@ impl Background {
             tokio::spawn(followed.run()),
             tokio::spawn(refusals.run()),
             tokio::spawn(reconciler.run()),
+            tokio::spawn(rehasher.run()),
             tokio::spawn(deliverer.run(shutdown)),
             tokio::spawn(look),
         ]
@@ -234,6 +240,8 @@ impl Control {
         let (followed, events) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
         let (refusals, refusal_writer) = Refusals::new(database.clone());
+        let (rehashes, rehasher) =
+            Rehashes::new(database.clone(), pepper_file.peppers(), REHASH_DELAY);
         let sources = Sources {
             egress: egress.clone(),
             metrics: metrics.clone(),
@@ -253,6 +261,7 @@ impl Control {
             tail,
             events,
             refusals,
+            rehashes,
             live_sessions: LiveSessions::new(),
         };
         let shared = Arc::new(shared);
@@ -260,6 +269,7 @@ impl Control {
             followed,
             refusals: refusal_writer,
             reconciler: Reconciler::new(shared.clone()),
+            rehasher,
             deliverer: Deliverer::new(shared.clone(), egress, deliveries, Pacing::default()),
         };
         Ok(Self {
@@ -344,6 +354,7 @@ pub(crate) struct Shared {
     tail: watch::Receiver<LogTail>,
     events: watch::Receiver<LogTail<EventEntry>>,
     refusals: Refusals,
+    rehashes: Rehashes,
     live_sessions: LiveSessions,
 }
 
@@ -392,6 +403,8 @@ fn check_names(config: &Config) -> Result<(), ControlError> {
     field::tenant(&config.default_tenant).map_err(error("tenant", &config.default_tenant))
 }
 
+/// Until every replica has a new pepper: files in pods change up to two minutes after the Secret.
+const REHASH_DELAY: Duration = Duration::from_secs(10 * 60);
 /// Longest request, in bytes: the longest legal one is some 8 KiB.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Longest request of an edge, in bytes: 256 reports of sessions.

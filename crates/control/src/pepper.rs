@@ -109,7 +109,7 @@ impl Peppers {
     }
 
     /// In constant time; false where the version is not known.
-    fn verify(&self, version: u32, stream_key: &StreamKey, mac: &Mac) -> bool {
+    pub(crate) fn verify(&self, version: u32, stream_key: &StreamKey, mac: &Mac) -> bool {
         let pepper = self.keys.get(&version);
         pepper.is_some_and(|pepper| {
             hmac::verify(&pepper.stream_keys, &*stream_key.mac_input(), mac).is_ok()

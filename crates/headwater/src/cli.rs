@@ -28,6 +28,7 @@ Examples:
   headwater probe rtmps://ingest.example/live      why an encoder does not get through
   headwater bootstrap ./cluster                    all that the roles need to run apart
   headwater edge --config ./cluster/edge.yaml      one role by itself
+  headwater backup keys.db                         a copy of the database, while it is in use
   headwater doctor --namespace live                what is wrong with an installation on Kubernetes
 
 Exit codes:
@@ -67,6 +68,11 @@ pub(crate) enum Command {
         /// Where to write
         directory: PathBuf,
     },
+    /// Copy control's SQLite database while it is in use
+    ///
+    /// The copy is of one moment, and has mode 0600. Nothing is overwritten. Stream keys are good with the pepper file
+    /// alone: keep a copy of that elsewhere. PostgreSQL is backed up with pg_dump.
+    Backup(BackupArguments),
     /// Run the operator: makes clusters on Kubernetes from IngestClusters
     ///
     /// Kubernetes is found as kubectl finds it; inside a pod, by its ServiceAccount. The first SIGTERM gives the Lease back
@@ -199,6 +205,18 @@ pub(crate) struct RoleArguments {
     /// Write the addresses that were bound to this file (JSON) once they are
     #[arg(long, value_name = "PATH")]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BackupArguments {
+    /// Configuration of the control whose database it is
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    pub(crate) config: Option<PathBuf>,
+    /// Data directory of a standalone process
+    #[arg(long, value_name = "DIR", default_value = DataDir::DEFAULT)]
+    pub(crate) data_dir: PathBuf,
+    /// Where to write; must not exist
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -3,6 +3,7 @@
 //! This crate alone reads the environment, and it alone writes to standard output.
 
 mod api;
+mod backup;
 mod bench;
 mod bootstrap;
 mod channel;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Backup(arguments) => backup::run(&arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::Bootstrap { directory } => bootstrap::run(&directory),
         Command::Control(arguments) => roles::control::run(&arguments).await,

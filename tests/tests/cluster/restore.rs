@@ -4,13 +4,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     time::Duration,
 };
 
 use tempfile::TempDir;
 use tests::{
     api::IssuedKey,
+    binary,
     cluster::{Cluster, Database, Layout},
     deployment::{APP, Deployment},
     encoder::RtmpStatus,
@@ -156,7 +157,7 @@ impl Backup {
         };
         match &cluster.postgres {
             Some(postgres) => fs::write(this.dump(), postgres.dump()).unwrap(),
-            None => sqlite_backup(&cluster.base().join("control.db"), &this.dump()),
+            None => sqlite_backup(&cluster.base(), &this.dump()),
         }
         copy(&cluster.base(), this.directory.path(), SECRETS);
         let internal = this.directory.path().join(INTERNAL);
@@ -185,22 +186,21 @@ impl Backup {
     }
 }
 
-/// What `.backup` of the sqlite3 shell does, of a database in use.
-fn sqlite_backup(database: &Path, to: &Path) {
-    const SCRIPT: &str = "import sqlite3, sys\n\
-        source, target = (sqlite3.connect(path) for path in sys.argv[1:])\n\
-        source.backup(target)\n\
-        target.close()";
-    let python = Command::new("python3")
-        .args(["-c", SCRIPT])
-        .arg(database)
-        .arg(to)
-        .output()
-        .unwrap();
+/// With the command that docs/operations.md names. A second one overwrites nothing.
+fn sqlite_backup(base: &Path, to: &Path) {
+    let backup = || {
+        let mut command = Command::new(binary::headwater());
+        command.arg("backup").arg("--data-dir").arg(base).arg(to);
+        command.output().unwrap()
+    };
+    let (made, refused) = (backup(), backup());
+    let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(made.status.success(), "{}", told(&made));
+    assert_eq!(refused.status.code(), Some(1));
+    let said = told(&refused);
     assert!(
-        python.status.success(),
-        "{}",
-        String::from_utf8_lossy(&python.stderr)
+        said.contains("exists; a backup overwrites nothing"),
+        "{said}"
     );
 }
 

@@ -61,6 +61,9 @@ impl Admission {
             self.check_pepper(&peppers, record.pepper_version, record.id)?;
         }
         let authentic = peppers.is_secret_of(record.as_ref(), &stream_key, now_ms);
+        if let Some(record) = record.as_ref().filter(|_| authentic) {
+            self.shared.rehashes.tell(&peppers, record, &stream_key);
+        }
         let checked = match record {
             None => Err(Refusal::Unknown),
             Some(_) if !authentic => Err(Refusal::WrongSecret),

@@ -287,7 +287,7 @@ fn sealed(stored: Option<String>) -> Result<Option<Vec<u8>>, DatabaseError> {
         .map_err(|_other| DatabaseError::Malformed { what })
 }
 
-fn hex(bytes: Option<&Vec<u8>>) -> Option<String> {
+pub(super) fn hex(bytes: Option<&Vec<u8>>) -> Option<String> {
     bytes.map(|bytes| HEXLOWER.encode(bytes))
 }
 

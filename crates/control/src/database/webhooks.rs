@@ -201,6 +201,16 @@ impl WebhookRecord {
         self.tenant == tenant && (self.types.is_empty() || self.types.contains(&event_type))
     }
 
+    /// Id, pepper version and encrypted secret, from their columns.
+    pub(super) fn sealed(
+        (id, version, sealed): (String, i64, String),
+    ) -> Result<(String, u32, Vec<u8>), DatabaseError> {
+        let sealed = HEXLOWER
+            .decode(sealed.as_bytes())
+            .map_err(|_malformed| DatabaseError::Malformed { what: "webhook" })?;
+        Ok((id, number(version, "pepper version")?, sealed))
+    }
+
     pub(super) fn read(row: &AnyRow) -> Result<Self, DatabaseError> {
         let malformed = || DatabaseError::Malformed { what: "webhook" };
         let types: String = row.try_get("types")?;

@@ -25,7 +25,8 @@ use tonic::{Request, Status};
 
 use super::postgres::PostgresServer;
 use crate::{
-    Application, Config, Control, ControlError, DatabaseConfig, Dependencies, Quota, Shared,
+    Application, Config, Control, ControlError, DatabaseConfig, Dependencies, POSTGRES_CONNECTIONS,
+    Quota, Shared,
     admission::Admission,
     caller::Tenant,
     cluster::ClusterState,
@@ -49,6 +50,8 @@ pub(super) struct Fixture {
     pub(super) directory: TempDir,
     /// Quick.
     pub(super) pacing: Pacing,
+    /// As in production.
+    pub(super) rehash_delay: Duration,
 }
 
 /// One control process, without its ports.
@@ -66,7 +69,7 @@ pub(super) struct Replica {
     /// Nobody follows it but the test.
     pub(super) pepper_file: PepperFile,
     _following: AbortOnDropHandle<()>,
-    _background: [AbortOnDropHandle<()>; 5],
+    _background: [AbortOnDropHandle<()>; 6],
 }
 
 /// One edge's watch.
@@ -86,6 +89,7 @@ impl Fixture {
         Self::new(|_| DatabaseConfig::Postgres {
             url,
             password_file: None,
+            connections: POSTGRES_CONNECTIONS,
         })
     }
 
@@ -118,6 +122,7 @@ impl Fixture {
                 hold: Duration::from_secs(7),
                 hold_period: Duration::from_millis(100),
             },
+            rehash_delay: crate::REHASH_DELAY,
         }
     }
 
@@ -139,6 +144,7 @@ impl Fixture {
             pepper_file,
         } = Control::new(self.config.clone(), dependencies).await?;
         background.deliverer = background.deliverer.paced(self.pacing);
+        background.rehasher.paced(self.rehash_delay, REHASH_PERIOD);
         let shutdown = Shutdown::default();
         Ok(Replica {
             keys: StreamKeys(shared.clone()),
@@ -345,6 +351,7 @@ pub(super) fn reason<T>(result: Result<T, Status>) -> (tonic::Code, String) {
     )
 }
 
+const REHASH_PERIOD: Duration = Duration::from_millis(50);
 /// Well above the sign of life.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
 

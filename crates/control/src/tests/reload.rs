@@ -16,7 +16,9 @@ use super::{
     fixture::{Fixture, Replica, bearing},
     postgres::PostgresServer,
 };
-use crate::{DatabaseConfig, caller::Scope, encode_grant_key, pepper::PepperError};
+use crate::{
+    DatabaseConfig, POSTGRES_CONNECTIONS, caller::Scope, encode_grant_key, pepper::PepperError,
+};
 
 /// Many times what a reload takes.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -127,6 +129,7 @@ async fn a_new_database_password_is_taken_for_new_connections() {
     fixture.config.database = DatabaseConfig::Postgres {
         url: server.url_with_host("rotating", "postgres"),
         password_file: Some(password_file.clone()),
+        connections: POSTGRES_CONNECTIONS,
     };
     let control = fixture.replica().await;
     let (_, secret) = control.create("main").await;

@@ -17,7 +17,7 @@ use super::{
     postgres::PostgresServer,
 };
 use crate::{
-    DatabaseConfig,
+    DatabaseConfig, POSTGRES_CONNECTIONS,
     database::{Database, LogEntry, Termination},
     field::now_ms,
     log_tail::{LogFollower, LogTail},
@@ -299,6 +299,7 @@ async fn postgresql_tells_what_another_process_has_written_also_behind_a_lost_co
     let config = DatabaseConfig::Postgres {
         url: url.clone(),
         password_file: None,
+        connections: POSTGRES_CONNECTIONS,
     };
     let (here, there) = (Database::open(&config), Database::open(&config));
     let (here, there) = (here.await.unwrap(), there.await.unwrap());

@@ -16,7 +16,7 @@ use super::{
     on_both,
     postgres::PostgresServer,
 };
-use crate::{ControlError, DatabaseConfig};
+use crate::{ControlError, DatabaseConfig, POSTGRES_CONNECTIONS};
 
 on_both!(a_restart_keeps_keys, the_database_does_not_hold_the_secret);
 
@@ -131,6 +131,7 @@ async fn a_database_that_is_not_there_is_a_clear_error() {
     fixture.config.database = DatabaseConfig::Postgres {
         url: "postgres://headwater@127.0.0.1:1/headwater".to_owned(),
         password_file: Some(password_file),
+        connections: POSTGRES_CONNECTIONS,
     };
     let started = Instant::now();
     let error = fixture.try_replica().await.err().unwrap();
@@ -189,6 +190,7 @@ async fn control_outlives_its_database() {
     let fixture = Fixture::new(|_| DatabaseConfig::Postgres {
         url,
         password_file: None,
+        connections: POSTGRES_CONNECTIONS,
     });
     let control = fixture.replica().await;
     let (_, secret) = control.create("main").await;

@@ -66,6 +66,7 @@ struct DatabaseSection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct PostgresSection {
+    connections: Option<Count<u32>>,
     password_file: Option<PathBuf>,
     url: Option<String>,
 }
@@ -256,6 +257,21 @@ impl PostgresSection {
         if user.is_some_and(|(user, _host)| user.contains(':')) || rest.contains("password=") {
             check.mistake(URL, "holds a password; it belongs in password_file");
         }
-        Some(DatabaseConfig::Postgres { url, password_file })
+        let connections = self
+            .connections
+            .map_or(control::POSTGRES_CONNECTIONS, |count| count.0);
+        let allowed = control::POSTGRES_CONNECTIONS_MIN..=control::POSTGRES_CONNECTIONS_MAX;
+        if !allowed.contains(&connections) {
+            let (least, most) = allowed.into_inner();
+            check.mistake(
+                "control.database.postgres.connections",
+                format_args!("is not between {least} and {most}"),
+            );
+        }
+        Some(DatabaseConfig::Postgres {
+            url,
+            password_file,
+            connections,
+        })
     }
 }

@@ -352,6 +352,27 @@ fn a_password_in_an_address_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn connections_to_postgres_are_bounded() {
+    let directory = bootstrapped();
+    let file = directory.path().join("control.yaml");
+    let connections = |count| {
+        let postgres = "HEADWATER__CONTROL__DATABASE__POSTGRES__CONNECTIONS";
+        let url = "HEADWATER__CONTROL__DATABASE__POSTGRES__URL";
+        let found = mistakes(load_control(
+            &file,
+            &[(postgres, count), (url, "redis://elsewhere")],
+        ));
+        found.join("\n")
+    };
+    for count in ["1", "65"] {
+        let found = connections(count);
+        let said = "control.database.postgres.connections: is not between 2 and 64";
+        assert!(found.contains(said), "{found}");
+    }
+    assert!(!connections("64").contains("connections"));
+}
+
+#[test]
 fn an_origin_that_listens_everywhere_says_where_it_is() {
     let directory = bootstrapped();
     let file = directory.path().join("origin-a.yaml");

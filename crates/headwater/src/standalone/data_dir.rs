@@ -76,12 +76,17 @@ impl DataDir {
     pub(super) fn control_config(&self) -> control::Config {
         control::Config::new(
             control::DatabaseConfig::Sqlite {
-                path: self.file("control.db"),
+                path: self.database(),
             },
             self.file("pepper"),
             self.file("grant.key"),
             self.api_token(),
         )
+    }
+
+    /// Stream keys, tokens and logs.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.file("control.db")
     }
 
     /// Where the process serves: for the commands that follow.
