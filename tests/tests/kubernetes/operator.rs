@@ -413,6 +413,83 @@ async fn what_makes_no_sense_changes_nothing_that_runs() {
     installation.assert_nothing_was_forbidden();
 }
 
+/// Callers of the API beside those with a token of its own, quotas, and what is told of encoders' addresses.
+const API_ACCESS: &str = r#"{"spec": {
+    "edge": {"clientAddress": "Prefix"},
+    "control": {
+        "oidc": [{
+            "issuer": "https://kubernetes.default.svc.cluster.local",
+            "audience": "headwater",
+            "kubernetes": "TokenReview",
+            "subjects": [{"name": "system:serviceaccount:shop:backend", "tenant": "acme", "scopes": ["keys:write"]}]
+        }],
+        "clientCertificates": {
+            "caSecretRef": {"name": "backends-ca", "key": "ca.crt"},
+            "subjects": [{"name": "spiffe://platform.example/backend", "tenant": "acme", "scopes": ["keys:read"]}]
+        },
+        "quotas": {"maxKeys": 500},
+        "egress": {"allow": ["10.96.0.1/32"]}
+    }
+}}"#;
+
+#[tokio::test]
+async fn who_may_call_the_api_reaches_new_controls_and_mistakes_reach_nobody() {
+    let installation = Installation::start(QUICK).await;
+    installation.apply(CLUSTER).await;
+    installation.settled().await;
+    let patch = async |patch: &str| {
+        installation
+            .kubectl(&["patch", "igc/live", "--type=merge", "-p", patch])
+            .await
+    };
+    patch(API_ACCESS).await;
+    let message = installation
+        .condition("ConfigAccepted", "False", "SecretMissing")
+        .await;
+    assert!(
+        message.contains("control.clientCertificates.caSecretRef"),
+        "{message}"
+    );
+    installation
+        .kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "backends-ca",
+            "--from-literal=ca.crt=x",
+        ])
+        .await;
+    let sources = async || {
+        let control = installation.get(APPS, "deployments", "live-control").await;
+        let volumes = &control.unwrap()["spec"]["template"]["spec"]["volumes"];
+        volumes.to_string()
+    };
+    wait_for("controls with a token", SOON, async || {
+        let sources = sources().await;
+        (sources.contains("serviceAccountToken") && sources.contains("backends-ca")).then_some(())
+    })
+    .await;
+    installation.settled().await;
+    let maps = installation.list(CORE, "configmaps").await;
+    let boot = serde_json::to_string(&maps).unwrap();
+    for written in [
+        "token_review_url",
+        "max_keys: 500",
+        "client_address: prefix",
+        "spiffe://platform.example/backend",
+    ] {
+        assert!(boot.contains(written), "{written}: {boot}");
+    }
+
+    patch(r#"{"spec": {"control": {"egress": {"allow": null}}}}"#).await;
+    let message = installation
+        .condition("ConfigAccepted", "False", "InvalidConfig")
+        .await;
+    assert!(message.contains("spec.control.egress.allow"), "{message}");
+    assert!(sources().await.contains("serviceAccountToken"));
+    installation.assert_nothing_was_forbidden();
+}
+
 #[tokio::test]
 async fn without_its_definitions_the_operator_says_what_to_do() {
     let plane = ControlPlane::start("operator-definitions").await;
@@ -440,14 +517,15 @@ async fn without_its_definitions_the_operator_says_what_to_do() {
         "{log}"
     );
     let definitions = kube::run(Command::new(headwater()).arg("crds")).await;
-    let old = definitions.replace(
-        "headwater.dev/crd-revision: \"2\"",
-        "headwater.dev/crd-revision: \"0\"",
-    );
+    let before = "headwater.dev/crd-revision: \"";
+    let (_, rest) = definitions.split_once(before).unwrap();
+    let (revision, _) = rest.split_once('"').unwrap();
+    let old = definitions.replace(&format!("{before}{revision}"), &format!("{before}0"));
     assert_ne!(old, definitions);
     plane.apply(&old).await;
     let log = refused("old").await;
-    assert!(log.contains("has revision 0, and 2 is needed"), "{log}");
+    let told = format!("has revision 0, and {revision} is needed");
+    assert!(log.contains(&told), "{log}");
 }
 
 #[tokio::test]
