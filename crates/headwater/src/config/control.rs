@@ -113,7 +113,8 @@ impl Section {
         );
         let clients = public.client_certificates.unwrap_or_default();
         let clients = clients.finish("control.public.client_certificates", check);
-        let asked = !matches!(clients, Some(ClientCertificates::Off) | None);
+        // Of a section with a mistake that is said already, nothing more is said.
+        let asked = !matches!(clients, Some(ClientCertificates::Off));
         let api_access = api_access(self.oidc, self.client_certificates, asked, check);
         let applications = self
             .applications
