@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// To start, to see that it is over, to say goodbye.
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(120);
 
 /// A kind of encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

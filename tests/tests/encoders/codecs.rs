@@ -195,7 +195,8 @@ fn encode(codecs: &[&str], tracks: usize, directory: &Path) -> PathBuf {
         "-i",
         "testsrc2=s=160x90:r=15",
     ]);
-    command.args(["-f", "lavfi", "-i", "sine=r=48000", "-t", "6", "-g", "15"]);
+    // Longer than a lease's period, which tells the tracks: FFmpeg may send faster than `-re` says.
+    command.args(["-f", "lavfi", "-i", "sine=r=48000", "-t", "9", "-g", "15"]);
     for _ in 0..tracks {
         command.args(["-map", "0:v"]);
     }
