@@ -10,6 +10,7 @@
     reason = "several printer columns have the same type"
 )]
 
+mod access;
 mod application;
 mod cluster;
 mod control;
@@ -21,6 +22,7 @@ mod surroundings;
 mod tls;
 
 pub use self::{
+    access::{ApiClientCertificates, KubernetesTokens, Quotas, Scope, Subject, TokenIssuer},
     application::{
         ApplicationAuth, ApplicationStatus, AuthMode, ClusterReference, IngestApplication,
         IngestApplicationSpec, SignedAuth, WebhookAuth,
@@ -31,8 +33,8 @@ pub use self::{
     },
     control::{Control, Database, Egress, Postgres, PublicService, Sqlite},
     edge::{
-        Autoscaling, Drain, Edge, EdgeLimits, EdgeService, PlainRtmp, ServiceType, TerminatedTls,
-        TrafficPolicy,
+        Autoscaling, ClientAddress, Drain, Edge, EdgeLimits, EdgeService, PlainRtmp, ServiceType,
+        TerminatedTls, TrafficPolicy,
     },
     pod_template::PodTemplate,
     redis::{OutagePolicy, PerRoleAuth, Redis, RedisAuth, RedisServer, RedisTls, SharedAuth},
@@ -54,7 +56,7 @@ pub const VERSION: &str = "v1alpha1";
 /// On each CRD: the operator refuses to start on a lower one than [`CRD_REVISION`].
 pub const CRD_REVISION_ANNOTATION: &str = "headwater.dev/crd-revision";
 /// Raised with each change of the schema.
-pub const CRD_REVISION: u32 = 3;
+pub const CRD_REVISION: u32 = 4;
 /// On every object of a cluster: the cluster's name.
 pub const CLUSTER_LABEL: &str = "headwater.dev/cluster";
 /// On the edge's Deployments and pods: which pod template they run.

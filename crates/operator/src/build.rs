@@ -1,6 +1,7 @@
 //! Every object of a cluster, as values: `build(validated, observed) -> Objects`. Pure: no client, no clock, no
 //! randomness, so the same input gives the same bytes.
 
+mod access;
 mod accounts;
 mod autoscaler;
 mod boot;

@@ -4,6 +4,7 @@
 //! Everything that the CRD's schema and CEL rules check is checked again: an object may be older than a rule. Problems
 //! are collected, so that a user learns of all of them at once.
 
+mod access;
 mod applications;
 mod cluster;
 mod database;
@@ -109,6 +110,7 @@ pub fn validate(
     let owner = problems.required("metadata.uid", cluster.controller_owner_ref(&()));
     let version = version::resolve(spec, &mut problems);
     cluster::check(cluster, &mut problems);
+    access::check(&spec.control, &mut problems);
     services::check(spec, &mut problems);
     pods::check(spec, &mut problems);
     let database = database::resolve(&spec.control, &mut problems);

@@ -62,8 +62,8 @@ pub struct EgressConfig {
     pub allow: Vec<IpNet>,
     /// Whose certificates are trusted.
     pub roots: Vec<CertificateDer<'static>>,
-    /// More of them, as PEM: a private PKI. The file is followed.
-    pub ca_file: Option<PathBuf>,
+    /// More of them, as PEM: a private PKI. The files are followed.
+    pub ca_files: Vec<PathBuf>,
 }
 
 /// The client. A cheap handle.
@@ -148,21 +148,23 @@ pub enum EgressError {
 }
 
 impl Egress {
-    /// Reads the CA file, and follows it. Must be called inside a tokio runtime.
+    /// Reads the CA files, and follows them. Must be called inside a tokio runtime.
     pub fn new(config: EgressConfig) -> Result<Self, TlsError> {
         let EgressConfig {
             allow,
             roots,
-            ca_file,
+            ca_files,
         } = config;
-        let tls = match ca_file {
-            None => Reloading::fixed(client_config(&roots, RootCertStore::empty())?),
-            Some(path) => Reloading::watch("egress CAs", vec![path], move |contents| {
-                let [content] = contents else {
-                    unreachable!("one file was named");
-                };
-                client_config(&roots, tls::roots(content)?)
-            })?,
+        let tls = if ca_files.is_empty() {
+            Reloading::fixed(client_config(&roots, RootCertStore::empty())?)
+        } else {
+            Reloading::watch("egress CAs", ca_files, move |contents| {
+                let mut more = RootCertStore::empty();
+                for content in contents {
+                    more.extend(tls::roots(content)?.roots);
+                }
+                client_config(&roots, more)
+            })?
         };
         Ok(Self {
             allow: allow.into(),

@@ -281,3 +281,37 @@ async fn names_labels_and_further_objects_are_the_users() {
     let valkey = &one(&rendered, "Deployment")["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(valkey["image"], "mirror.example.com/valkey/valkey:8.1");
 }
+
+/// The one right beyond the namespace, and only for whoever asks for it.
+#[tokio::test]
+async fn controls_may_ask_about_tokens_where_it_is_wanted() {
+    let arguments = values(&["quickstart"]);
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    for helm in Helm::ALL {
+        let without = helm.render("headwater", &arguments).await;
+        let kinds: BTreeSet<&str> = without.iter().flat_map(|it| it["kind"].as_str()).collect();
+        assert!(!kinds.contains("ClusterRole"), "{kinds:?}");
+    }
+    arguments.push("--set=rbac.tokenReview=true");
+    for (own, account) in [
+        (None, "ingest-headwater-control"),
+        (
+            Some("--set=control.podTemplate.serviceAccountName=mine"),
+            "mine",
+        ),
+    ] {
+        arguments.extend(own);
+        let rendered = Helm::V4.render("headwater", &arguments).await;
+        let rules = &one(&rendered, "ClusterRole")["rules"];
+        let only = json!([{
+            "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"],
+        }]);
+        assert_eq!(*rules, only);
+        let binding = one(&rendered, "ClusterRoleBinding");
+        assert_eq!(binding["subjects"][0]["name"], account);
+        assert_eq!(
+            binding["roleRef"]["name"],
+            one(&rendered, "ClusterRole")["metadata"]["name"]
+        );
+    }
+}

@@ -15,6 +15,7 @@ mod charts_served;
 mod control_plane;
 mod desk;
 mod operator;
+mod operator_access;
 mod operator_faults;
 mod operator_fleet;
 mod operator_harness;

@@ -52,7 +52,7 @@ pub(super) struct Section {
 #[serde(default)]
 struct EgressSection {
     allow: Option<OneOrMany<Network>>,
-    ca_file: Option<PathBuf>,
+    ca_file: Option<OneOrMany<PathBuf>>,
 }
 
 /// One of the two.
@@ -114,7 +114,8 @@ impl Section {
         );
         let clients = public.client_certificates.unwrap_or_default();
         let clients = clients.finish("control.public.client_certificates", check);
-        let asked = !matches!(clients, Some(ClientCertificates::Off) | None);
+        // Of a section with a mistake that is said already, nothing more is said.
+        let asked = !matches!(clients, Some(ClientCertificates::Off));
         let api_access = api_access(self.oidc, self.client_certificates, asked, check);
         let applications = self
             .applications
@@ -194,9 +195,14 @@ fn api_access(
 
 impl EgressSection {
     fn finish(self, check: &mut Check) -> EgressConfig {
+        const CA_FILE: &str = "control.egress.ca_file";
         let allow = self
             .allow
             .map(|allow| allow.finish("control.egress.allow", check));
+        let ca_files = self.ca_file.map(|files| files.finish(CA_FILE, check));
+        let ca_files = ca_files.into_iter().flatten();
+        let ca_files = ca_files.filter_map(|file| check.file(CA_FILE, Some(file)));
+        let ca_files = ca_files.collect();
         EgressConfig {
             allow: allow
                 .into_iter()
@@ -204,7 +210,7 @@ impl EgressSection {
                 .map(|network| network.0)
                 .collect(),
             roots: rustls_native_certs::load_native_certs().certs,
-            ca_file: check.optional_file("control.egress.ca_file", self.ca_file),
+            ca_files,
         }
     }
 }

@@ -7,7 +7,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{IssuerReference, KeyReference, PodTemplate, ServiceType};
+use super::{
+    ApiClientCertificates, IssuerReference, KeyReference, PodTemplate, Quotas, ServiceType,
+    TokenIssuer,
+};
 
 /// The tier that issues stream keys.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -28,6 +31,16 @@ pub struct Control {
     /// Services: an issuer with a CA of its own, no public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<IssuerReference>,
+    /// Whose tokens the API takes beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub oidc: Vec<TokenIssuer>,
+    /// Certificates that callers of the API show. By default none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificates: Option<ApiClientCertificates>,
+    /// Of tenants that have no quota of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<Quotas>,
     /// Whom controls may call: backends of applications and servers of key sets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,

@@ -28,6 +28,9 @@ pub struct Edge {
     /// What becomes of RTMP without TLS, on the same ports.
     #[serde(default)]
     pub plain_rtmp: PlainRtmp,
+    /// What sessions and events tell of encoders' addresses.
+    #[serde(default)]
+    pub client_address: ClientAddress,
     /// Against floods. Changes restart nothing.
     #[serde(default)]
     pub limits: EdgeLimits,
@@ -44,6 +47,19 @@ pub enum PlainRtmp {
     /// Told to come over RTMPS, and closed.
     #[default]
     Refuse,
+}
+
+/// What lists of sessions and events tell of an encoder's address. Control is always asked with the whole of it, and the
+/// log of an edge has it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ClientAddress {
+    /// Address and port.
+    #[default]
+    Full,
+    /// Nothing.
+    None,
+    /// Its network: /24 of IPv4, /48 of IPv6.
+    Prefix,
 }
 
 /// A HorizontalPodAutoscaler, which sets the cluster's scale subresource.

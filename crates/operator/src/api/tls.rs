@@ -55,12 +55,12 @@ pub struct ClientCertificates {
     pub crl_secret_ref: Option<KeyReference>,
 }
 
-/// Whether an encoder without a certificate may come.
+/// Whether somebody without a certificate may come.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ClientCertificatesMode {
-    /// It may, for stream keys that are not bound to one.
+    /// They may; encoders for stream keys that are not bound to one.
     Optional,
-    /// It may not.
+    /// They may not.
     #[default]
     Required,
 }

@@ -1,4 +1,5 @@
-//! ServiceAccounts: an identity of its own for each tier, and no rights. No process of ours calls Kubernetes.
+//! ServiceAccounts: an identity of its own for each tier, and no rights. No process of ours calls Kubernetes, but for
+//! controls that are told to check ServiceAccounts' tokens there.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 

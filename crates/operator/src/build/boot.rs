@@ -7,7 +7,11 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Map, Value, json};
 
 use super::{
-    files::{LIVE_FILE, SQLITE_FILE, boot_key, certificates_directory, secret_file},
+    access,
+    files::{
+        API_CLIENTS, ENCODERS, KUBERNETES_CA, LIVE_FILE, SQLITE_FILE, boot_key,
+        certificates_directory, secret_file,
+    },
     hash,
     metadata::object_meta,
     pod::{drain_seconds, log_format},
@@ -16,10 +20,7 @@ use super::{
     yaml,
 };
 use crate::{
-    api::{
-        ClientCertificatesMode, IngestClusterSpec, OutagePolicy, PlainRtmp, TerminatedTls,
-        TlsVersion,
-    },
+    api::{ClientAddress, IngestClusterSpec, OutagePolicy, PlainRtmp, TerminatedTls, TlsVersion},
     names::Component,
     validate::{ValidatedCluster, ValidatedDatabase},
 };
@@ -133,7 +134,15 @@ fn edge(cluster: &ValidatedCluster) -> Value {
         "certificate": secret_file("public/tls.crt"),
         "private_key": secret_file("public/tls.key"),
         "certificates": certificates_directory(),
-        "client_certificates": client_certificates(cluster),
+        "client_certificates": cluster.spec.tls.client_certificates.as_ref().map(|clients| {
+            access::asked_for(clients.mode, clients.crl_secret_ref.as_ref(), ENCODERS)
+        }),
+        "client_address": match cluster.spec.edge.client_address {
+            // The default: edges of before the field stay as they are.
+            ClientAddress::Full => None,
+            ClientAddress::None => Some("none"),
+            ClientAddress::Prefix => Some("prefix"),
+        },
         "tls_minimum": match cluster.spec.tls.minimum_version {
             TlsVersion::Tls12 => "tls1.2",
             TlsVersion::Tls13 => "tls1.3",
@@ -166,20 +175,6 @@ fn edge(cluster: &ValidatedCluster) -> Value {
     })
 }
 
-fn client_certificates(cluster: &ValidatedCluster) -> Value {
-    let Some(clients) = &cluster.spec.tls.client_certificates else {
-        return Value::Null;
-    };
-    json!({
-        "mode": match clients.mode {
-            ClientCertificatesMode::Optional => "optional",
-            ClientCertificatesMode::Required => "required",
-        },
-        "ca": secret_file("clients/ca.crt"),
-        "crls": clients.crl_secret_ref.as_ref().map(|_| [secret_file("clients/ca.crl")]),
-    })
-}
-
 fn origin(cluster: &ValidatedCluster) -> Value {
     let rtmp = &cluster.spec.origin.rtmp;
     let of_rtmps = |name: &str| rtmp.tls.then(|| secret_file(name));
@@ -204,11 +199,15 @@ fn origin(cluster: &ValidatedCluster) -> Value {
 }
 
 fn control(cluster: &ValidatedCluster) -> Value {
+    let control = &cluster.spec.control;
     json!({
         "public": {
             "listen": Port::Api.listen(),
             "certificate": secret_file("public/tls.crt"),
             "private_key": secret_file("public/tls.key"),
+            "client_certificates": control.client_certificates.as_ref().map(|clients| {
+                access::asked_for(clients.mode, clients.crl_secret_ref.as_ref(), API_CLIENTS)
+            }),
         },
         "internal": {"listen": Port::Internal.listen()},
         "database": match &cluster.database {
@@ -220,11 +219,26 @@ fn control(cluster: &ValidatedCluster) -> Value {
         "pepper_file": secret_file("pepper"),
         "grant_key_file": secret_file("grant/grant.key"),
         "api_token_file": secret_file("api/token"),
-        "egress": cluster.spec.control.egress.as_ref().map(|egress| json!({
+        "oidc": access::issuers(cluster),
+        "client_certificates": access::certificates(cluster),
+        "quotas": access::quotas(control),
+        "egress": control.egress.as_ref().map(|egress| json!({
             "allow": egress.allow,
-            "ca_file": egress.ca_secret_ref.as_ref().map(|_| secret_file("egress/ca.crt")),
+            "ca_file": egress_cas(cluster),
         })),
     })
+}
+
+/// Certificates that those whom controls call may have theirs from: one file or several.
+fn egress_cas(cluster: &ValidatedCluster) -> Value {
+    let egress = cluster.spec.control.egress.as_ref();
+    let own = egress.and_then(|egress| egress.ca_secret_ref.as_ref());
+    let own = own.map(|_| secret_file("egress/ca.crt"));
+    let kubernetes = access::calls_kubernetes(&cluster.spec).then(|| secret_file(KUBERNETES_CA));
+    match (own, kubernetes) {
+        (Some(own), Some(kubernetes)) => json!([own, kubernetes]),
+        (own, kubernetes) => json!(own.or(kubernetes)),
+    }
 }
 
 fn outage_policy(cluster: &ValidatedCluster) -> &'static str {

@@ -3,13 +3,15 @@
 //! Secrets and the live configuration are mounted whole: with a `subPath`, Kubernetes would never renew them.
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, EmptyDirVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource,
-    ProjectedVolumeSource, SecretProjection, SecretVolumeSource, Volume, VolumeMount,
-    VolumeProjection,
+    ConfigMapProjection, ConfigMapVolumeSource, EmptyDirVolumeSource, KeyToPath,
+    PersistentVolumeClaimVolumeSource, ProjectedVolumeSource, SecretProjection, SecretVolumeSource,
+    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::access;
 use crate::{
+    api::KeyReference,
     names::Component,
     validate::{ValidatedApplication, ValidatedAuth, ValidatedCluster, ValidatedDatabase},
 };
@@ -31,6 +33,14 @@ pub(super) const LIVE_FILE: &str = "/etc/headwater/live/live.yaml";
 pub(super) const JWKS: &str = "jwks.json";
 /// What an application's webhook is signed with, below its own directory.
 pub(super) const WEBHOOK_SECRET: &str = "webhook-secret";
+/// What encoders' certificates are checked against: a directory.
+pub(super) const ENCODERS: &str = "clients";
+/// What certificates of the API's callers are checked against: a directory.
+pub(super) const API_CLIENTS: &str = "api-clients";
+/// Control's own token for the API server, where controls call it.
+pub(super) const KUBERNETES_TOKEN: &str = "kubernetes/token";
+/// The API server's CA, where controls call it.
+pub(super) const KUBERNETES_CA: &str = "kubernetes/ca.crt";
 /// SQLite's file.
 pub(super) const SQLITE_FILE: &str = "/var/lib/headwater/control.db";
 
@@ -43,6 +53,10 @@ const TEMPORARY: &str = "tmp";
 
 /// Read by the pod's group, which is the pod's alone.
 const SECRET_MODE: i32 = 0o440;
+/// The kubelet renews the token after four fifths of it.
+const TOKEN_SECONDS: i64 = 3600;
+/// Kubernetes puts it into every namespace.
+const ROOT_CA: &str = "kube-root-ca.crt";
 /// SQLite sorts there what does not fit its cache.
 const TEMPORARY_BYTES: &str = "64Mi";
 
@@ -73,6 +87,15 @@ pub(super) fn application_file(app: &str, name: &str) -> String {
 
 fn application_path(app: &str, name: &str) -> String {
     format!("applications/{app}/{name}")
+}
+
+/// The public keys of an issuer of tokens, by its place in the list.
+pub(super) fn issuer_file(index: usize) -> String {
+    secret_file(&issuer_path(index))
+}
+
+fn issuer_path(index: usize) -> String {
+    format!("oidc/{index}/{JWKS}")
 }
 
 pub(super) fn volumes(cluster: &ValidatedCluster, component: Component, boot: &str) -> Vec<Volume> {
@@ -191,9 +214,15 @@ fn secrets(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjec
             ));
             sources.push(projection(&names.api_token(), &[("token", "api/token")]));
             sources.extend(egress_ca(cluster));
+            sources.extend(api_access(cluster));
             sources.extend(cluster.applications.iter().filter_map(of_application));
         }
-        Component::Edge => sources.extend(client_certificates(cluster)),
+        Component::Edge => {
+            sources.extend(spec.tls.client_certificates.iter().flat_map(|clients| {
+                let crl = clients.crl_secret_ref.as_ref();
+                client_certificates(&clients.ca_secret_ref, crl, ENCODERS)
+            }))
+        }
         Component::Origin => {
             sources.push(projection(
                 &names.grant(),
@@ -208,16 +237,67 @@ fn secrets(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjec
     sources
 }
 
-fn client_certificates(cluster: &ValidatedCluster) -> Vec<VolumeProjection> {
-    let Some(clients) = &cluster.spec.tls.client_certificates else {
-        return Vec::new();
-    };
-    let ca = &clients.ca_secret_ref;
-    let mut sources = vec![projection(&ca.name, &[(&ca.key, "clients/ca.crt")])];
-    if let Some(crl) = &clients.crl_secret_ref {
-        sources.push(projection(&crl.name, &[(&crl.key, "clients/ca.crl")]));
+fn client_certificates(
+    ca: &KeyReference,
+    crl: Option<&KeyReference>,
+    directory: &str,
+) -> Vec<VolumeProjection> {
+    let files = [(Some(ca), "ca.crt"), (crl, "ca.crl")].into_iter();
+    let files = files.filter_map(|(reference, file)| Some((reference?, file)));
+    files
+        .map(|(reference, file)| {
+            let path = format!("{directory}/{file}");
+            projection(&reference.name, &[(&reference.key, &path)])
+        })
+        .collect()
+}
+
+/// What those who call the API are known by.
+fn api_access(cluster: &ValidatedCluster) -> Vec<VolumeProjection> {
+    let control = &cluster.spec.control;
+    let mut sources = Vec::new();
+    if let Some(clients) = &control.client_certificates {
+        let crl = clients.crl_secret_ref.as_ref();
+        sources.extend(client_certificates(
+            &clients.ca_secret_ref,
+            crl,
+            API_CLIENTS,
+        ));
+    }
+    for (index, issuer) in control.oidc.iter().enumerate() {
+        if let Some(keys) = &issuer.jwks_secret_ref {
+            let path = issuer_path(index);
+            sources.push(projection(&keys.name, &[(&keys.key, &path)]));
+        }
+    }
+    if access::calls_kubernetes(&cluster.spec) {
+        sources.extend(kubernetes());
     }
     sources
+}
+
+/// What controls need to call the API server: pods have no token otherwise.
+fn kubernetes() -> [VolumeProjection; 2] {
+    let token = ServiceAccountTokenProjection {
+        audience: None,
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: KUBERNETES_TOKEN.to_owned(),
+    };
+    let ca = ConfigMapProjection {
+        name: ROOT_CA.to_owned(),
+        items: Some(vec![item("ca.crt", KUBERNETES_CA)]),
+        ..ConfigMapProjection::default()
+    };
+    [
+        VolumeProjection {
+            service_account_token: Some(token),
+            ..VolumeProjection::default()
+        },
+        VolumeProjection {
+            config_map: Some(ca),
+            ..VolumeProjection::default()
+        },
+    ]
 }
 
 fn redis(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjection> {
@@ -283,11 +363,7 @@ fn of_application(application: &ValidatedApplication) -> Option<VolumeProjection
 
 /// Keys of a Secret, each with the path of its file.
 fn projection(secret: &str, items: &[(&str, &str)]) -> VolumeProjection {
-    let items = items.iter().map(|(key, path)| KeyToPath {
-        key: (*key).to_owned(),
-        path: (*path).to_owned(),
-        ..KeyToPath::default()
-    });
+    let items = items.iter().map(|(key, path)| item(key, path));
     VolumeProjection {
         secret: Some(SecretProjection {
             name: secret.to_owned(),
@@ -295,5 +371,13 @@ fn projection(secret: &str, items: &[(&str, &str)]) -> VolumeProjection {
             ..SecretProjection::default()
         }),
         ..VolumeProjection::default()
+    }
+}
+
+fn item(key: &str, path: &str) -> KeyToPath {
+    KeyToPath {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        ..KeyToPath::default()
     }
 }

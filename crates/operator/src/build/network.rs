@@ -1,6 +1,6 @@
 //! NetworkPolicies: a tier may be reached by whom it serves, may reach what it needs, and nothing else.
 //!
-//! Redis, PostgreSQL, the trace collector, and what controls call for applications are allowed by port alone: a policy
+//! Redis, PostgreSQL, the trace collector, and what controls call for applications and issuers of tokens are allowed by port alone: a policy
 //! sees addresses behind Services, and which these are is known to DNS only.
 
 use std::collections::BTreeSet;
@@ -12,8 +12,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
+use runtime::egress::HttpsUrl;
 
 use super::{
+    access,
     metadata::{object_meta, operator_pods, pods_of},
     ports::Port,
 };
@@ -23,6 +25,8 @@ use crate::{
 };
 
 const DNS_PORT: u16 = 53;
+/// Of API servers, as pods reach them behind the Service.
+const API_SERVER_PORTS: [u16; 2] = [443, 6443];
 
 pub(super) fn policies(cluster: &ValidatedCluster) -> Vec<NetworkPolicy> {
     if !cluster.spec.network_policy.enabled {
@@ -103,10 +107,11 @@ fn control(cluster: &ValidatedCluster) -> Rules {
         ValidatedDatabase::Postgres { port, .. } => Some(port),
         ValidatedDatabase::Sqlite(_) => None,
     };
-    let called = cluster
-        .applications
+    let applications = &cluster.applications;
+    let applications = applications
         .iter()
         .filter_map(ValidatedApplication::called_port);
+    let called = applications.chain(issuer_ports(cluster));
     // Each once, in order.
     let called: BTreeSet<u16> = called.filter(|port| Some(*port) != database).collect();
     let ports = database.into_iter().chain(called);
@@ -114,6 +119,15 @@ fn control(cluster: &ValidatedCluster) -> Rules {
         ingress,
         ports.map(|port| to_anywhere(vec![tcp(port)])).collect(),
     )
+}
+
+/// Where controls ask for keys, or whether a token is good.
+fn issuer_ports(cluster: &ValidatedCluster) -> impl Iterator<Item = u16> {
+    let kubernetes = access::calls_kubernetes(&cluster.spec);
+    let kubernetes = kubernetes.then_some(API_SERVER_PORTS).into_iter().flatten();
+    let urls = cluster.spec.control.oidc.iter();
+    let urls = urls.filter_map(|issuer| issuer.jwks_url.as_ref()?.parse::<HttpsUrl>().ok());
+    urls.map(|url| url.port()).chain(kubernetes)
 }
 
 /// Probes need no rule: the kubelet of a pod's own node reaches it always.

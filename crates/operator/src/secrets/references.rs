@@ -43,6 +43,17 @@ pub(super) fn of(cluster: &ValidatedCluster) -> Vec<Reference> {
             all.push(key(crl, "tls.clientCertificates.crlSecretRef"));
         }
     }
+    if let Some(clients) = &spec.control.client_certificates {
+        let path = "control.clientCertificates.caSecretRef";
+        all.push(key(&clients.ca_secret_ref, path));
+        if let Some(crl) = &clients.crl_secret_ref {
+            all.push(key(crl, "control.clientCertificates.crlSecretRef"));
+        }
+    }
+    for issuer in &spec.control.oidc {
+        let keys = issuer.jwks_secret_ref.as_ref();
+        all.extend(keys.map(|keys| key(keys, "control.oidc.jwksSecretRef")));
+    }
     if spec.control.tls.is_some() {
         for component in [Component::Control, Component::Origin] {
             let secret = names.public_certificate(component);

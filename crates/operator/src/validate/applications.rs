@@ -192,7 +192,7 @@ fn check_webhook(webhook: &WebhookAuth, problems: &mut Problems) {
     );
 }
 
-fn check_url(path: &str, url: &str, problems: &mut Problems) {
+pub(super) fn check_url(path: &str, url: &str, problems: &mut Problems) {
     if let Err(error) = url.parse::<HttpsUrl>() {
         problems.add(path, error.to_string());
     }
@@ -203,7 +203,7 @@ fn check_key(path: &str, key: &KeyReference, problems: &mut Problems) {
     problems.secret_key(&format!("{path}.key"), &key.key);
 }
 
-fn check_tenant(path: &str, tenant: Option<&str>, problems: &mut Problems) {
+pub(super) fn check_tenant(path: &str, tenant: Option<&str>, problems: &mut Problems) {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     let valid = |tenant: &str| (1..=128).contains(&tenant.len()) && tenant.bytes().all(inner);
     if tenant.is_some_and(|tenant| !valid(tenant)) {
@@ -212,4 +212,4 @@ fn check_tenant(path: &str, tenant: Option<&str>, problems: &mut Problems) {
 }
 
 /// Of an issuer, and of an audience.
-const TEXT_BYTES_MAX: usize = 256;
+pub(super) const TEXT_BYTES_MAX: usize = 256;

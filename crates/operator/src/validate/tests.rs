@@ -2,6 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod access;
+
 fn defaults() -> Defaults {
     Defaults {
         image_repository: "example/headwater".to_owned(),

@@ -40,6 +40,7 @@ fn fields() -> Vec<Field> {
     let mut fields = cluster_fields();
     fields.extend(edge_fields());
     fields.extend(control_fields());
+    fields.extend(api_access_fields());
     fields.extend(redis_and_internal_tls_fields());
     fields.extend(public_tls_fields());
     for tier in ["edge", "origin", "control"] {
@@ -145,6 +146,7 @@ fn edge_fields() -> Vec<Field> {
             json!("Assumed"),
         ),
         ("edge.service.rtmpPort", json!(0), json!(1936)),
+        ("edge.clientAddress", json!("Full"), json!("None")),
         ("edge.plainRtmp", json!("Allow"), json!("Refuse")),
         (
             "edge.service.trustedCidrs",
@@ -214,6 +216,32 @@ fn control_fields() -> Vec<Field> {
         ("control.tls.name", json!("a"), json!("b")),
         ("control.tls.kind", json!("Issuer"), json!("ClusterIssuer")),
         ("control.tls.group", json!("a.example"), json!("b.example")),
+    ]
+}
+
+fn api_access_fields() -> Vec<Field> {
+    let issuer = |kind: &str| {
+        let subject = json!({"name": "system:serviceaccount:a:b", "tenant": "a", "scopes": ["*"]});
+        json!([{"issuer": "a", "audience": "b", "kubernetes": kind, "subjects": [subject]}])
+    };
+    let subject = |name: &str| json!([{"name": name, "tenant": "a", "scopes": ["keys:read"]}]);
+    let of_certificates =
+        |field: &str| -> &'static str { format!("control.clientCertificates.{field}").leak() };
+    vec![
+        ("control.oidc", issuer("KeySet"), issuer("TokenReview")),
+        ("control.quotas.maxKeys", json!(1), json!(null)),
+        ("control.quotas.maxSessions", json!(1), json!(2)),
+        ("control.quotas.maxBitrateBps", json!(1), json!(2)),
+        (
+            of_certificates("mode"),
+            json!("Optional"),
+            json!("Required"),
+        ),
+        (of_certificates("caSecretRef.name"), json!("a"), json!("b")),
+        (of_certificates("caSecretRef.key"), json!("a"), json!("b")),
+        (of_certificates("crlSecretRef.name"), json!("a"), json!("b")),
+        (of_certificates("crlSecretRef.key"), json!("a"), json!("b")),
+        (of_certificates("subjects"), subject("a.example"), json!([])),
     ]
 }
 
@@ -372,6 +400,11 @@ fn surroundings(path: &str) -> Value {
             let reference = json!({"name": "x", "key": "x"});
             json!({"tls": {"clientCertificates": {"caSecretRef": reference, "crlSecretRef": reference}}})
         }
+        path if path.starts_with("control.clientCertificates.") => {
+            let reference = json!({"name": "x", "key": "x"});
+            json!({"control": {"clientCertificates": {"caSecretRef": reference, "crlSecretRef": reference}}})
+        }
+        "control.oidc" => json!({"control": {"egress": {"allow": ["10.96.0.1/32"]}}}),
         "edge.service.trustedCidrs" => json!({"edge": {"service": {"proxyProtocol": true}}}),
         "redis.auth.perRole" | "redis.auth.perRole.secretName" => {
             json!({"redis": {"auth": {"shared": null}}})

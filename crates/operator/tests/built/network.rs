@@ -282,6 +282,21 @@ fn ports_are_those_of_the_specification() {
 }
 
 #[test]
+fn control_reaches_issuers_and_where_it_is_told_to_the_api_server() {
+    check(
+        &Net::of("api-access"),
+        &[
+            ("control", "198.51.100.9", 8443, true),
+            ("control", "198.51.100.9", 443, true),
+            ("control", "198.51.100.9", 6443, true),
+            ("control", "198.51.100.9", 80, false),
+            ("edge", "198.51.100.9", 6443, false),
+            ("origin", "198.51.100.9", 443, false),
+        ],
+    );
+}
+
+#[test]
 fn without_policies_everything_is_allowed() {
     let net = Net::of("network-policy-off");
     assert!(net.policies.is_empty());

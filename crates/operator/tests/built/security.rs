@@ -95,6 +95,21 @@ fn no_pod_can_write_its_image_or_call_kubernetes_and_all_have_probes_and_request
     }
 }
 
+/// Controls alone, where they are told to check ServiceAccounts' tokens.
+#[test]
+fn a_pod_has_a_token_of_its_own_where_it_calls_the_api_server() {
+    for directory in directories() {
+        for pod in pods(&Fixture::read(&directory)) {
+            let volumes = pod.volumes.iter().flatten();
+            let sources = volumes.filter_map(|volume| volume.projected.as_ref()?.sources.as_ref());
+            let mut sources = sources.flatten();
+            let token = sources.any(|source| source.service_account_token.is_some());
+            let calls = directory.ends_with("api-access") && pod.containers[0].name == "control";
+            assert_eq!(token, calls, "{}", directory.display());
+        }
+    }
+}
+
 fn pods(fixture: &Fixture) -> Vec<PodSpec> {
     let objects = fixture.objects();
     let templates = [

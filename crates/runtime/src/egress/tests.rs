@@ -85,7 +85,7 @@ fn egress(directory: &Path, allow: &[&str], answers: &[&[&str]]) -> (Egress, Arc
             .map(|network| network.parse().unwrap())
             .collect(),
         roots: Vec::new(),
-        ca_file: Some(certificate(directory).certificate),
+        ca_files: vec![certificate(directory).certificate],
     };
     let answers: Vec<Vec<IpAddr>> = answers
         .iter()
