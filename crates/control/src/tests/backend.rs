@@ -91,7 +91,7 @@ impl Backend {
             egress: EgressConfig {
                 allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
                 roots: Vec::new(),
-                ca_file: Some(files.certificate),
+                ca_files: vec![files.certificate],
             },
             port,
             asked,

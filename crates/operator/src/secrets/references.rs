@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Existing, Fault, Plan, stored};
 use crate::{
-    api::{ConditionType, KeyReference, Reason},
+    api::{ConditionType, KeyReference, Reason, Redis},
     certificates::Facts,
     names::Component,
     validate::ValidatedCluster,
@@ -71,7 +71,19 @@ pub(super) fn of(cluster: &ValidatedCluster) -> Vec<Reference> {
             all.push(reference);
         }
     }
-    if let Some(auth) = &spec.redis.auth {
+    redis(&spec.redis, &mut all);
+    if let Some(postgres) = &spec.control.database.postgres {
+        let path = "control.database.postgres.passwordSecretRef";
+        all.push(key(&postgres.password_secret_ref, path));
+        if let Some(ca) = &postgres.ca_secret_ref {
+            all.push(key(ca, "control.database.postgres.caSecretRef"));
+        }
+    }
+    all
+}
+
+fn redis(redis: &Redis, all: &mut Vec<Reference>) {
+    if let Some(auth) = &redis.auth {
         if let Some(per_role) = &auth.per_role {
             all.push(Reference {
                 secret: per_role.secret_name.clone(),
@@ -87,22 +99,10 @@ pub(super) fn of(cluster: &ValidatedCluster) -> Vec<Reference> {
             all.push(key(&shared.password_secret_ref, path));
         }
     }
-    if let Some(ca) = spec
-        .redis
-        .tls
-        .as_ref()
-        .and_then(|tls| tls.ca_secret_ref.as_ref())
-    {
+    let tls = redis.tls.as_ref();
+    if let Some(ca) = tls.and_then(|tls| tls.ca_secret_ref.as_ref()) {
         all.push(key(ca, "redis.tls.caSecretRef"));
     }
-    if let Some(postgres) = &spec.control.database.postgres {
-        let path = "control.database.postgres.passwordSecretRef";
-        all.push(key(&postgres.password_secret_ref, path));
-        if let Some(ca) = &postgres.ca_secret_ref {
-            all.push(key(ca, "control.database.postgres.caSecretRef"));
-        }
-    }
-    all
 }
 
 /// Tells of what is missing, and of certificates that are about to end.
