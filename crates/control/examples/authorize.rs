@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         DatabaseConfig::Postgres {
             url: database,
             password_file: None,
+            connections: control::POSTGRES_CONNECTIONS,
         }
     } else {
         DatabaseConfig::Sqlite {
