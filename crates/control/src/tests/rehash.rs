@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use proto::v1::{
-    CreateStreamKeyRequest, CreateWebhookRequest, GetStreamKeyRequest,
-    event_service_server::EventService as _, stream_key_service_server::StreamKeyService as _,
+    CreateStreamKeyRequest, CreateWebhookRequest, CreateWebhookResponse, GetStreamKeyRequest,
+    StreamKey as StreamKeyMessage, event_service_server::EventService as _,
+    stream_key_service_server::StreamKeyService as _,
 };
 
 use super::{
@@ -63,32 +64,36 @@ async fn etag(control: &Replica, id: &str) -> String {
     found.await.unwrap().into_inner().etag
 }
 
-async fn a_pepper_is_retired_once_keys_were_shown(mut fixture: Fixture) {
-    fixture.rehash_delay = Duration::ZERO;
-    let mut control = fixture.replica().await;
-    let (shown, shown_secret) = control.create("shown").await;
-    let (idle, idle_secret) = control.create("idle").await;
+async fn key_with_password(control: &Replica) -> (StreamKeyMessage, String) {
     let request = CreateStreamKeyRequest {
         app: "live".to_owned(),
         stream: "box".to_owned(),
         adobe: true,
         ..CreateStreamKeyRequest::default()
     };
-    let created = control
-        .keys
-        .create_stream_key(of_tenant("default", request))
-        .await;
+    let request = of_tenant("default", request);
+    let created = control.keys.create_stream_key(request).await;
     let created = created.unwrap().into_inner();
-    let (with_password, password_secret) = (created.stream_key.unwrap(), created.secret);
+    (created.stream_key.unwrap(), created.secret)
+}
+
+async fn webhook(control: &Replica) -> CreateWebhookResponse {
     let request = CreateWebhookRequest {
         url: "https://platform.example/hook".to_owned(),
         ..CreateWebhookRequest::default()
     };
-    let webhook = control
-        .events
-        .create_webhook(of_tenant("default", request))
-        .await;
-    let webhook = webhook.unwrap().into_inner();
+    let request = of_tenant("default", request);
+    let created = control.events.create_webhook(request).await;
+    created.unwrap().into_inner()
+}
+
+async fn a_pepper_is_retired_once_keys_were_shown(mut fixture: Fixture) {
+    fixture.rehash_delay = Duration::ZERO;
+    let mut control = fixture.replica().await;
+    let (shown, shown_secret) = control.create("shown").await;
+    let (idle, idle_secret) = control.create("idle").await;
+    let (with_password, password_secret) = key_with_password(&control).await;
+    let webhook = webhook(&control).await;
     let before = etag(&control, &shown.id).await;
 
     add_pepper(&fixture, &mut control).await;
