@@ -102,6 +102,9 @@ async fn tells_its_user_that_the_key_is_wrong(client: Client) {
             words.iter().all(|word| publisher.said().contains(word))
         })
         .await;
+        // Behind its dialog it does not always hear that it should end.
+        publisher.process.kill();
+        return;
     }
     let status = publisher.finish().await;
     let said = publisher.said();

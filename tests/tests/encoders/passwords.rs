@@ -52,6 +52,11 @@ async fn tells_its_user_that_the_password_is_wrong(client: Client) {
         publisher.said().contains(said)
     })
     .await;
+    if client == Client::Obs {
+        // Behind its dialog it does not always hear that it should end.
+        publisher.process.kill();
+        return;
+    }
     println!("{client}: {}", publisher.finish().await);
 }
 

@@ -243,6 +243,17 @@ impl DatabaseSection {
 impl PostgresSection {
     fn finish(self, check: &mut Check) -> Option<DatabaseConfig> {
         const URL: &str = "control.database.postgres.url";
+        let connections = self
+            .connections
+            .map_or(control::POSTGRES_CONNECTIONS, |count| count.0);
+        let allowed = control::POSTGRES_CONNECTIONS_MIN..=control::POSTGRES_CONNECTIONS_MAX;
+        if !allowed.contains(&connections) {
+            let (least, most) = allowed.into_inner();
+            check.mistake(
+                "control.database.postgres.connections",
+                format_args!("is not between {least} and {most}"),
+            );
+        }
         let url = check.required(URL, self.url)?;
         let password_file = check.optional_file(
             "control.database.postgres.password_file",
@@ -262,17 +273,6 @@ impl PostgresSection {
             .and_then(|host| host.rsplit_once('@'));
         if user.is_some_and(|(user, _host)| user.contains(':')) || rest.contains("password=") {
             check.mistake(URL, "holds a password; it belongs in password_file");
-        }
-        let connections = self
-            .connections
-            .map_or(control::POSTGRES_CONNECTIONS, |count| count.0);
-        let allowed = control::POSTGRES_CONNECTIONS_MIN..=control::POSTGRES_CONNECTIONS_MAX;
-        if !allowed.contains(&connections) {
-            let (least, most) = allowed.into_inner();
-            check.mistake(
-                "control.database.postgres.connections",
-                format_args!("is not between {least} and {most}"),
-            );
         }
         Some(DatabaseConfig::Postgres {
             url,
