@@ -12,23 +12,18 @@ mod webhook;
 
 use std::sync::Arc;
 
-use proto::{
-    error::status,
-    internal::v1::{
-        AuthorizeRequest, AuthorizeResponse, Grant, ReportSessionsRequest, ReportSessionsResponse,
-        WatchRevocationsRequest, WatchRevocationsResponse,
-        admission_service_server::AdmissionService, authorize_request::Credential,
-        authorize_response::Decision,
-    },
+use proto::internal::v1::{
+    AuthorizeRequest, AuthorizeResponse, Grant, ReportSessionsRequest, ReportSessionsResponse,
+    WatchRevocationsRequest, WatchRevocationsResponse, admission_service_server::AdmissionService,
+    authorize_request::Credential, authorize_response::Decision,
 };
 use registry::{SessionId, StreamId};
 use runtime::{identity::Role, shutdown::Shutdown, telemetry};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Span};
 use zeroize::Zeroizing;
 
-use self::guesses::Guesses;
+use self::{guesses::Guesses, watch::RevocationWatch};
 pub(crate) use self::{
     managed::claimed_id,
     refusal::{PasswordFault, Refusal, SignedFault, SourceFault},
@@ -44,25 +39,24 @@ use crate::{
     policy::Terms,
     session_log::reports,
     stream_key::redacted,
+    watches::{Answers, Watches},
 };
 
 /// Serves one control process's decisions.
 pub(crate) struct Admission {
     shared: Arc<Shared>,
-    shutdown: Shutdown,
     used_opaques: UsedOpaques,
     guesses: Guesses,
-    watches: Arc<tokio::sync::Semaphore>,
+    watches: Watches,
 }
 
 impl Admission {
     pub(crate) fn new(shared: Arc<Shared>, shutdown: Shutdown) -> Self {
         Self {
             shared,
-            shutdown,
             used_opaques: UsedOpaques::default(),
             guesses: Guesses::new(),
-            watches: Arc::new(tokio::sync::Semaphore::new(WATCHES_MAX)),
+            watches: Watches::new(WATCHES_MAX, ANSWERS_QUEUED_MAX, shutdown),
         }
     }
 }
@@ -86,33 +80,17 @@ impl AdmissionService for Admission {
         answer
     }
 
-    type WatchRevocationsStream = ReceiverStream<Result<WatchRevocationsResponse, Status>>;
+    type WatchRevocationsStream = Answers<WatchRevocationsResponse>;
 
     async fn watch_revocations(
         &self,
         request: Request<WatchRevocationsRequest>,
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
         require_role(&request, Role::Edge)?;
-        let permit = self
-            .watches
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_none_left| {
-                status(
-                    Code::ResourceExhausted,
-                    "TOO_MANY_WATCHES",
-                    "too many open watches; try another control",
-                )
-            })?;
-        let watch = watch::Watch::open(&self.shared, request.into_inner().after).await?;
+        let room = self.watches.room()?;
+        let watch = RevocationWatch::open(&self.shared, request.into_inner().after).await?;
         let counted = self.shared.metrics.watch_opened();
-        let (answers, stream) = tokio::sync::mpsc::channel(ANSWERS_QUEUED_MAX);
-        let shutdown = self.shutdown.clone();
-        tokio::spawn(async move {
-            watch.run(answers, shutdown).await;
-            drop((permit, counted));
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(self.watches.serve(watch, (room, counted)))
     }
 
     async fn report_sessions(

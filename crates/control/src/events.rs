@@ -5,37 +5,30 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use proto::{
-    error::status,
-    v1::{
-        CreateWebhookRequest, CreateWebhookResponse, DeleteWebhookRequest, DeleteWebhookResponse,
-        Event, GetWebhookRequest, ListDeadLettersRequest, ListDeadLettersResponse,
-        ListWebhooksRequest, ListWebhooksResponse, ReplayWebhookRequest, ReplayWebhookResponse,
-        WatchEventsRequest, WatchEventsResponse, Webhook, event,
-        event_service_server::EventService,
-    },
+use proto::v1::{
+    CreateWebhookRequest, CreateWebhookResponse, DeleteWebhookRequest, DeleteWebhookResponse,
+    Event, GetWebhookRequest, ListDeadLettersRequest, ListDeadLettersResponse, ListWebhooksRequest,
+    ListWebhooksResponse, ReplayWebhookRequest, ReplayWebhookResponse, WatchEventsRequest,
+    WatchEventsResponse, Webhook, event, event_service_server::EventService,
 };
 use runtime::shutdown::Shutdown;
-use tokio::sync::Semaphore;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use self::webhooks::Webhooks;
+use self::{watch::EventWatch, webhooks::Webhooks};
 use crate::{
     Shared,
     caller::Scope,
-    database::{Database, DatabaseError, EventEntry, Subject},
+    database::{EventEntry, Subject},
     field::timestamp,
-    log_tail::{ENTRIES_PER_PAGE, LogTail},
     page_token::LogCursor,
+    watches::{Answers, Watches},
 };
 
 /// Serves one control process's watches, and the webhooks of all.
 pub(crate) struct Events {
     shared: Arc<Shared>,
     webhooks: Webhooks,
-    shutdown: Shutdown,
-    watches: Arc<Semaphore>,
+    watches: Watches,
 }
 
 impl Events {
@@ -43,31 +36,23 @@ impl Events {
         Self {
             webhooks: Webhooks(shared.clone()),
             shared,
-            shutdown,
-            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            watches: Watches::new(WATCHES_MAX, ANSWERS_QUEUED_MAX, shutdown),
         }
     }
 }
 
 #[tonic::async_trait]
 impl EventService for Events {
-    type WatchEventsStream = ReceiverStream<Result<WatchEventsResponse, Status>>;
+    type WatchEventsStream = Answers<WatchEventsResponse>;
 
     async fn watch_events(
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let caller = self.shared.caller(&request, Scope::EventsRead).await?;
-        let permit = self.watches.clone().try_acquire_owned();
-        let permit = permit.map_err(|_none_left| too_many_watches())?;
-        let watch = watch::Watch::open(&self.shared, &caller, request.into_inner()).await?;
-        let (answers, stream) = tokio::sync::mpsc::channel(ANSWERS_QUEUED_MAX);
-        let shutdown = self.shutdown.clone();
-        tokio::spawn(async move {
-            watch.run(answers, shutdown).await;
-            drop(permit);
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let room = self.watches.room()?;
+        let watch = EventWatch::open(&self.shared, &caller, request.into_inner()).await?;
+        Ok(self.watches.serve(watch, room))
     }
 
     async fn create_webhook(
@@ -119,23 +104,6 @@ impl EventService for Events {
     }
 }
 
-/// What comes behind a position, from memory where it is there; `None` where it was forgotten.
-pub(crate) async fn page_behind(
-    database: &Database,
-    tail: &LogTail<EventEntry>,
-    position: u64,
-) -> Result<Option<Vec<Arc<EventEntry>>>, DatabaseError> {
-    let limit = usize::try_from(ENTRIES_PER_PAGE).unwrap_or(usize::MAX);
-    if let Some(entries) = tail.behind(position, limit) {
-        return Ok(Some(entries));
-    }
-    let page = database
-        .log_page::<EventEntry>(position, ENTRIES_PER_PAGE)
-        .await?;
-    let entries = page.entries.into_iter().map(Arc::new).collect();
-    Ok((!page.truncated).then_some(entries))
-}
-
 pub(crate) fn message(entry: &EventEntry) -> Event {
     let subject = match &entry.subject {
         Subject::Key(key) => event::Subject::Key(key.clone()),
@@ -149,11 +117,6 @@ pub(crate) fn message(entry: &EventEntry) -> Event {
         cursor: LogCursor(entry.position).encode(),
         subject: Some(subject),
     }
-}
-
-pub(crate) fn too_many_watches() -> Status {
-    let description = "too many open watches; try another control";
-    status(Code::ResourceExhausted, "TOO_MANY_WATCHES", description)
 }
 
 /// Watches of one control process.

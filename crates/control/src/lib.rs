@@ -39,6 +39,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod watches;
 
 use std::{sync::Arc, time::Duration};
 

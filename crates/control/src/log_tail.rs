@@ -37,19 +37,29 @@ impl<E> Clone for LogTail<E> {
     }
 }
 
-impl<E> LogTail<E> {
+impl<E: Logged> LogTail<E> {
+    /// What comes behind a position, a page of it: from memory where it is there, else from the database; `None` where it was
+    /// forgotten.
+    pub(crate) async fn page_behind(
+        &self,
+        database: &Database,
+        position: u64,
+    ) -> Result<Option<Vec<Arc<E>>>, DatabaseError> {
+        let limit = usize::try_from(ENTRIES_PER_PAGE).unwrap_or(usize::MAX);
+        if let Some(entries) = self.behind(position, limit) {
+            return Ok(Some(entries));
+        }
+        let page = database.log_page::<E>(position, ENTRIES_PER_PAGE).await?;
+        let entries = page.entries.into_iter().map(Arc::new).collect();
+        Ok((!page.truncated).then_some(entries))
+    }
+
     /// The entries behind a position; `None` where they reach further back than is kept here.
     pub(crate) fn behind(&self, after: u64, limit: usize) -> Option<Vec<Arc<E>>> {
         let missing = usize::try_from(self.position.checked_sub(after)?).ok()?;
         let skipped = self.recent.len().checked_sub(missing)?;
-        Some(
-            self.recent
-                .iter()
-                .skip(skipped)
-                .take(limit)
-                .cloned()
-                .collect(),
-        )
+        let entries = self.recent.iter().skip(skipped).take(limit);
+        Some(entries.cloned().collect())
     }
 }
 
@@ -211,4 +221,4 @@ const PRUNE_PERIOD: Duration = Duration::from_secs(60 * 60);
 /// Entries kept in memory for watchers.
 const RECENT_ENTRIES_MAX: usize = 1024;
 /// Entries in one answer of the database, or to an edge: at most some 600 KiB, with the longest reasons and codec lists.
-pub(crate) const ENTRIES_PER_PAGE: u32 = 500;
+const ENTRIES_PER_PAGE: u32 = 500;

@@ -15,25 +15,23 @@ use proto::{
 };
 use registry::{Lease, LeaseTrack, RegistryError};
 use runtime::{error::chain, shutdown::Shutdown};
-use tokio::sync::Semaphore;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 pub(crate) use self::live::LiveSessions;
+use self::watch::SessionWatch;
 use crate::{
     Shared,
     caller::{Caller, Scope},
     database::Termination,
-    events::too_many_watches,
     field::{self, Violations, now_ms, timestamp},
     page_token::{Cursor, Page},
+    watches::{Answers, Watches},
 };
 
 /// Serves the sessions of the whole cluster.
 pub(crate) struct Sessions {
     shared: Arc<Shared>,
-    shutdown: Shutdown,
-    watches: Arc<Semaphore>,
+    watches: Watches,
 }
 
 /// Which sessions a request is about.
@@ -78,7 +76,7 @@ impl SessionService for Sessions {
             .await
     }
 
-    type WatchSessionsStream = ReceiverStream<Result<WatchSessionsResponse, Status>>;
+    type WatchSessionsStream = Answers<WatchSessionsResponse>;
 
     async fn watch_sessions(
         &self,
@@ -93,19 +91,9 @@ impl SessionService for Sessions {
             &mut violations,
         );
         violations.finish()?;
-        let permit = self.watches.clone().try_acquire_owned();
-        let permit = permit.map_err(|_none_left| too_many_watches())?;
-        let watch = watch::Watch {
-            looks: self.shared.live_sessions.subscribe(),
-            filter,
-        };
-        let (answers, stream) = tokio::sync::mpsc::channel(ANSWERS_QUEUED_MAX);
-        let shutdown = self.shutdown.clone();
-        tokio::spawn(async move {
-            watch.run(answers, shutdown).await;
-            drop(permit);
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let room = self.watches.room()?;
+        let watch = SessionWatch::new(self.shared.live_sessions.subscribe(), filter);
+        Ok(self.watches.serve(watch, room))
     }
 }
 
@@ -113,8 +101,7 @@ impl Sessions {
     pub(crate) fn new(shared: Arc<Shared>, shutdown: Shutdown) -> Self {
         Self {
             shared,
-            shutdown,
-            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            watches: Watches::new(WATCHES_MAX, ANSWERS_QUEUED_MAX, shutdown),
         }
     }
 

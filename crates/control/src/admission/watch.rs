@@ -1,25 +1,22 @@
 //! One edge's `WatchRevocations`: a position in the log, and what comes behind it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use proto::{
     error::status,
     internal::v1::{KeyChange, Revocation, WatchRevocationsResponse, revocation},
 };
-use runtime::shutdown::Shutdown;
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tonic::{Code, Status};
 
 use crate::{
     Shared,
     database::{Database, LogEntry, Target},
-    log_tail::{ENTRIES_PER_PAGE, LogTail},
+    log_tail::LogTail,
+    watches::Watch,
 };
 
-pub(super) struct Watch {
+pub(super) struct RevocationWatch {
     database: Database,
     tail: watch::Receiver<LogTail<LogEntry>>,
     /// Everything up to here was told.
@@ -30,7 +27,7 @@ pub(super) struct Watch {
     greeting: Option<WatchRevocationsResponse>,
 }
 
-impl Watch {
+impl RevocationWatch {
     pub(super) async fn open(shared: &Shared, after: Option<u64>) -> Result<Self, Status> {
         let tail = shared.tail.clone();
         let (fresh, tail_position) = {
@@ -63,30 +60,10 @@ impl Watch {
             greeting: Some(greeting),
         })
     }
+}
 
-    /// Answers until the edge goes, control drains, or the log cannot be followed.
-    pub(super) async fn run(
-        mut self,
-        answers: mpsc::Sender<Result<WatchRevocationsResponse, Status>>,
-        shutdown: Shutdown,
-    ) {
-        loop {
-            let answer = tokio::select! {
-                biased;
-                () = answers.closed() => return,
-                () = shutdown.draining() => Err(status(Code::Unavailable, "DRAINING", "this control is going away")),
-                answer = self.next() => answer,
-            };
-            let last = answer.is_err();
-            let sent = tokio::select! {
-                sent = answers.send(answer) => sent.is_ok(),
-                () = shutdown.stopping() => false,
-            };
-            if last || !sent {
-                return;
-            }
-        }
-    }
+impl Watch for RevocationWatch {
+    type Answer = WatchRevocationsResponse;
 
     /// The next answer: at once where something is to be told, else a sign of life every [`SIGN_OF_LIFE_PERIOD`].
     async fn next(&mut self) -> Result<WatchRevocationsResponse, Status> {
@@ -121,33 +98,26 @@ impl Watch {
             }
         }
     }
+}
 
+impl RevocationWatch {
     async fn advance(
         &mut self,
         tail: &LogTail<LogEntry>,
     ) -> Result<WatchRevocationsResponse, Status> {
-        let mut answer = WatchRevocationsResponse::default();
-        let limit = usize::try_from(ENTRIES_PER_PAGE).unwrap_or(usize::MAX);
-        let entries = match tail.behind(self.position, limit) {
-            Some(entries) => entries,
-            None => {
-                let page = self
-                    .database
-                    .log_page(self.position, ENTRIES_PER_PAGE)
-                    .await?;
-                if page.truncated {
-                    self.position = self.database.log_start::<LogEntry>().await?;
-                    answer.truncated = true;
-                    answer.position = self.position;
-                    return Ok(answer);
-                }
-                page.entries.into_iter().map(Arc::new).collect()
-            }
+        let page = tail.page_behind(&self.database, self.position).await?;
+        let truncated = page.is_none();
+        let entries = page.unwrap_or_default();
+        self.position = match entries.last() {
+            Some(last) => last.position,
+            None if truncated => self.database.log_start::<LogEntry>().await?,
+            None => self.position,
         };
-        self.position = entries.last().map_or(self.position, |entry| entry.position);
-        answer.position = self.position;
-        answer.revocations = entries.iter().map(|entry| message(entry)).collect();
-        Ok(answer)
+        Ok(WatchRevocationsResponse {
+            position: self.position,
+            revocations: entries.iter().map(|entry| message(entry)).collect(),
+            truncated,
+        })
     }
 }
 

@@ -24,7 +24,6 @@ use super::{
 };
 use crate::{
     database::{Database, DatabaseError, Delivery, EventEntry, Settled, Settlement, WebhookRecord},
-    events::page_behind,
     field::now_ms,
     log_tail::LogTail,
     standard_webhooks::Secret,
@@ -189,7 +188,7 @@ impl Worker {
             if tail.position <= self.position {
                 break;
             }
-            let page = page_behind(self.database(), &tail, self.position).await?;
+            let page = tail.page_behind(self.database(), self.position).await?;
             let (last, deliveries) = match page {
                 Some(page) => {
                     let last = page.last().map_or(self.position, |last| last.position);

@@ -6,14 +6,10 @@ use proto::{
     error::status,
     v1::{EventType, WatchEventsRequest, WatchEventsResponse},
 };
-use runtime::shutdown::Shutdown;
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tonic::{Code, Status};
 
-use super::{message, page_behind};
+use super::message;
 use crate::{
     Shared,
     caller::Caller,
@@ -21,9 +17,10 @@ use crate::{
     field::{self, Violations},
     log_tail::LogTail,
     page_token::LogCursor,
+    watches::Watch,
 };
 
-pub(super) struct Watch {
+pub(super) struct EventWatch {
     database: Database,
     tail: watch::Receiver<LogTail<EventEntry>>,
     filter: Filter,
@@ -42,7 +39,7 @@ struct Filter {
     tenant: Option<Arc<str>>,
 }
 
-impl Watch {
+impl EventWatch {
     pub(super) async fn open(
         shared: &Shared,
         caller: &Caller,
@@ -84,30 +81,10 @@ impl Watch {
             greeted: false,
         })
     }
+}
 
-    /// Answers until the watcher goes, control drains, or the log cannot be followed.
-    pub(super) async fn run(
-        mut self,
-        answers: mpsc::Sender<Result<WatchEventsResponse, Status>>,
-        shutdown: Shutdown,
-    ) {
-        loop {
-            let answer = tokio::select! {
-                biased;
-                () = answers.closed() => return,
-                () = shutdown.draining() => Err(status(Code::Unavailable, "DRAINING", "this control is going away")),
-                answer = self.next() => answer,
-            };
-            let last = answer.is_err();
-            let sent = tokio::select! {
-                sent = answers.send(answer) => sent.is_ok(),
-                () = shutdown.stopping() => false,
-            };
-            if last || !sent {
-                return;
-            }
-        }
-    }
+impl Watch for EventWatch {
+    type Answer = WatchEventsResponse;
 
     /// The next answer: at once where something is to be told, else a sign of life every [`SIGN_OF_LIFE_PERIOD`].
     async fn next(&mut self) -> Result<WatchEventsResponse, Status> {
@@ -120,7 +97,7 @@ impl Watch {
                 return Err(stale());
             }
             if tail.position > self.position {
-                let page = page_behind(&self.database, &tail, self.position).await?;
+                let page = tail.page_behind(&self.database, self.position).await?;
                 let page = page.ok_or_else(expired)?;
                 self.position = page.last().map_or(self.position, |last| last.position);
                 let events: Vec<_> = page
@@ -140,7 +117,9 @@ impl Watch {
             }
         }
     }
+}
 
+impl EventWatch {
     fn answer(&self, events: Vec<proto::v1::Event>) -> WatchEventsResponse {
         WatchEventsResponse {
             events,
