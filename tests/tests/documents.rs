@@ -96,10 +96,12 @@ fn words_of_edge() -> BTreeSet<String> {
     found
 }
 
-/// What control's own log and metrics call its refusals.
+/// What control's own log and metrics call its refusals, and the ends that it finds.
 fn words_of_control() -> BTreeSet<String> {
-    let text = fs::read_to_string(root().join("crates/control/src/admission/refusal.rs"));
-    words_behind(&text.unwrap(), "=> \"").into_iter().collect()
+    let read = |path: &str| fs::read_to_string(root().join("crates/control/src").join(path));
+    let refusals = words_behind(&read("admission/refusal.rs").unwrap(), "=> \"");
+    let ends = words_behind(&read("session_log/reconcile.rs").unwrap(), "reason: \"");
+    refusals.into_iter().chain(ends).collect()
 }
 
 /// Literals that are one word, behind what introduces them.

@@ -2,11 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
 use serde::Deserialize;
+use serde_json::Value;
 use tonic::{
     Code, Request, Status,
     metadata::AsciiMetadataValue,
@@ -159,6 +160,28 @@ pub(crate) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
     timestamp
         .and_then(|timestamp| jiff::Timestamp::from_second(timestamp.seconds).ok())
         .map_or_else(|| "-".to_owned(), |timestamp| timestamp.to_string())
+}
+
+/// The same in JSON, with `null` where there is none.
+pub(crate) fn json_time(timestamp: Option<&prost_types::Timestamp>) -> Value {
+    timestamp.map_or(Value::Null, |timestamp| time(Some(timestamp)).into())
+}
+
+/// When something expires that lasts so long from now on.
+pub(crate) fn expire_time(expires_in: Duration) -> prost_types::Timestamp {
+    // Far enough: what lies beyond what a clock can say does not expire in anybody's lifetime.
+    let expires_in = expires_in.min(Duration::from_secs(u32::MAX.into()));
+    (SystemTime::now() + expires_in).into()
+}
+
+/// A duration that was given on the command line.
+pub(crate) fn duration(
+    duration: Duration,
+    argument: &str,
+) -> Result<prost_types::Duration, UsageError> {
+    duration
+        .try_into()
+        .map_err(|_long| UsageError(format!("{argument} is too long")))
 }
 
 #[cfg(test)]

@@ -321,7 +321,7 @@ pub(crate) enum TokensCommand {
         #[arg(long, value_name = "SCOPE", required = true)]
         scope: Vec<String>,
         /// For people
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         description: String,
         /// The token is refused after this time, such as `90days`; without it, it does not expire
         #[arg(long, value_name = "TIME", value_parser = duration)]

@@ -60,12 +60,9 @@ pub(crate) async fn run_at(
             etag,
             secret_file,
         } => {
-            let overlap = prost_types::Duration::try_from(overlap);
             let request = RotateStreamKeyRequest {
                 id,
-                overlap: Some(
-                    overlap.map_err(|_long| UsageError("--overlap is too long".to_owned()))?,
-                ),
+                overlap: Some(api::duration(overlap, "--overlap")?),
                 etag,
                 request_id: once.request_id,
             };

@@ -7,7 +7,7 @@ use proto::v1::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{ApiChannel, Server, explain},
+    api::{Server, explain},
     cli::{QuotasCommand, ServerArguments},
     output,
 };
@@ -15,16 +15,8 @@ use crate::{
 /// Runs one of the commands.
 pub(crate) async fn run(arguments: &ServerArguments, command: QuotasCommand) -> anyhow::Result<()> {
     let server = Server::find(arguments)?;
-    run_at(server.connect().await?, command, arguments.format.json()).await
-}
-
-/// The same, at a server that is connected already.
-pub(crate) async fn run_at(
-    server: ApiChannel,
-    command: QuotasCommand,
-    json: bool,
-) -> anyhow::Result<()> {
-    let mut client = TenantServiceClient::new(server);
+    let mut client = TenantServiceClient::new(server.connect().await?);
+    let json = arguments.format.json();
     let quotas = match command {
         QuotasCommand::Get { tenant } => client.get_quotas(GetQuotasRequest { tenant }).await,
         QuotasCommand::Set(arguments) => {

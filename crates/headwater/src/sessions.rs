@@ -62,7 +62,7 @@ async fn end(
     let request = TerminateSessionRequest {
         id: id.clone(),
         reason,
-        ban: ban.map(prost_types::Duration::try_from).transpose()?,
+        ban: ban.map(|ban| api::duration(ban, "--ban")).transpose()?,
     };
     client
         .terminate_session(request)

@@ -1,9 +1,6 @@
 //! `headwater tokens`: who may call the gRPC API, over the gRPC API.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::path::Path;
 
 use proto::v1::{
     CreateTokenRequest, GetTokenRequest, ListTokensRequest, RevokeTokenRequest, RotateTokenRequest,
@@ -36,7 +33,7 @@ pub(crate) async fn run(arguments: &ServerArguments, command: TokensCommand) -> 
                 tenant,
                 description,
                 scopes: scope,
-                expire_time: expires_in.map(|time| (SystemTime::now() + time).into()),
+                expire_time: expires_in.map(api::expire_time),
             };
             let answer = client.create_token(request).await;
             let answer = answer.map_err(|status| explain(&status))?.into_inner();
@@ -57,17 +54,13 @@ pub(crate) async fn run(arguments: &ServerArguments, command: TokensCommand) -> 
         } => {
             let request = RotateTokenRequest {
                 id,
-                overlap: Some(protobuf_duration(overlap)?),
+                overlap: Some(api::duration(overlap, "--overlap")?),
             };
             let answer = client.rotate_token(request).await;
             let answer = answer.map_err(|status| explain(&status))?.into_inner();
             show(answer.token, &answer.secret, secret_file.as_deref(), json)
         }
     }
-}
-
-fn protobuf_duration(duration: Duration) -> anyhow::Result<prost_types::Duration> {
-    Ok(duration.try_into()?)
 }
 
 /// A new secret, where it is to be: in a file, or here this once.
@@ -194,10 +187,7 @@ fn print(tokens: Vec<Token>, json: bool) {
 }
 
 fn to_json(token: &Token) -> Value {
-    let time = |timestamp: &Option<prost_types::Timestamp>| {
-        let timestamp = timestamp.as_ref();
-        timestamp.map_or(Value::Null, |timestamp| api::time(Some(timestamp)).into())
-    };
+    let time = |time: &Option<prost_types::Timestamp>| api::json_time(time.as_ref());
     json!({
         "id": token.id,
         "tenant": token.tenant,

@@ -19,16 +19,21 @@ pub(crate) struct TailArguments {
     #[arg(long, value_name = "TIME", value_parser = past)]
     pub(crate) since: Option<SystemTime>,
     /// Go on behind this event's cursor
-    #[arg(long, default_value = "", conflicts_with = "since")]
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        conflicts_with = "since"
+    )]
     pub(crate) cursor: String,
     /// Such as `session.started`; several times for several types
     #[arg(long = "type", value_name = "TYPE", value_parser = event_type)]
     pub(crate) types: Vec<EventType>,
     /// Of one application alone
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) app: String,
     /// Of one tenant alone
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) tenant: String,
 }
 
@@ -43,16 +48,16 @@ pub(crate) enum WebhooksCommand {
         #[arg(long = "type", value_name = "TYPE", value_parser = event_type)]
         types: Vec<EventType>,
         /// For people
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         description: String,
         /// [default: the tenant of the token]
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         tenant: String,
     },
     /// List webhooks, oldest first
     List {
         /// Of one tenant alone
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         tenant: String,
     },
     /// Show a webhook, how much waits for it and what its last error was
@@ -97,7 +102,7 @@ pub(crate) enum SessionsCommand {
         /// As `sessions list` shows it
         id: String,
         /// For the log and the publisher
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
         /// For how long the key is refused, such as `2h`; at most 30 days [default: 30s]
         #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -109,13 +114,13 @@ pub(crate) enum SessionsCommand {
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct SessionFilter {
     /// Of one application alone
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) app: String,
     /// Of one stream alone
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) stream: String,
     /// Of one tenant alone
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) tenant: String,
 }
 

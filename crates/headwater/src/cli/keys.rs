@@ -29,7 +29,7 @@ pub(crate) enum KeysCommand {
         #[command(flatten)]
         once: OnceArguments,
         /// Only if the key is still what `keys get` showed with this etag
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         etag: String,
         /// Write the secret to this file (mode 0600) instead of showing it
         #[arg(long, value_name = "FILE")]
@@ -40,7 +40,7 @@ pub(crate) enum KeysCommand {
         /// As `keys list` shows it
         id: String,
         /// For the log and the publisher
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },
     /// Refuse a key that the platform signed itself, by its claim `jti`, and end its live sessions
@@ -50,10 +50,10 @@ pub(crate) enum KeysCommand {
         /// As `keys list` shows it
         id: String,
         /// For the log and the publisher
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
         /// Only if the key is still what `keys get` showed with this etag
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         etag: String,
     },
 }
@@ -67,7 +67,7 @@ pub(crate) struct CreateArguments {
     #[arg(long)]
     pub(crate) stream: String,
     /// Whose the key is [default: the token's tenant]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) tenant: String,
     #[command(flatten)]
     pub(crate) settings: SettingsArguments,
@@ -84,13 +84,13 @@ pub(crate) struct CreateArguments {
 #[derive(Args, Debug)]
 pub(crate) struct ListArguments {
     /// Of one application alone
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) app: String,
     /// Of one stream alone
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) stream: String,
     /// Of one tenant alone
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) tenant: String,
     /// With this label; repeat it for several
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
@@ -113,7 +113,7 @@ pub(crate) struct UpdateArguments {
     #[arg(long, value_name = "FIELD")]
     pub(crate) clear: Vec<Field>,
     /// Only if the key is still what `keys get` showed with this etag
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) etag: String,
 }
 
@@ -129,10 +129,10 @@ pub(crate) struct RevokeSignedArguments {
     #[arg(long, value_name = "TIME")]
     pub(crate) expires: Option<jiff::Timestamp>,
     /// For the log and the publisher
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) reason: String,
     /// Whose the key is [default: the token's tenant, or the application's]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) tenant: String,
 }
 
@@ -140,7 +140,12 @@ pub(crate) struct RevokeSignedArguments {
 #[derive(Args, Debug)]
 pub(crate) struct OnceArguments {
     /// A name of your making: the same command again within a day does nothing, and shows the same secret
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) request_id: String,
 }
 
@@ -265,7 +270,7 @@ pub(crate) enum QuotasCommand {
     /// Show what a tenant may have, and has
     Get {
         /// [default: the token's tenant]
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         tenant: String,
     },
     /// Set what a tenant may have, or a group of its keys; what is not given is not limited
@@ -275,10 +280,15 @@ pub(crate) enum QuotasCommand {
 #[derive(Args, Debug)]
 pub(crate) struct QuotaArguments {
     /// [default: the token's tenant]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) tenant: String,
     /// Of the keys of this group (keys create --quota-group) instead of all
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) group: String,
     /// Keys that are not revoked
     #[arg(long, value_name = "NUMBER", default_value_t)]

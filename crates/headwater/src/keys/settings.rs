@@ -4,7 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use proto::v1::{Container, IngestRole, MediaLimits, PublishPolicy, StreamKey, TakeoverPolicy};
 
-use crate::cli::{ContainerName, Field, IngestRoleName, SettingsArguments, Takeover, UsageError};
+use crate::{
+    api,
+    cli::{ContainerName, Field, IngestRoleName, SettingsArguments, Takeover, UsageError},
+};
 
 /// A key with what was given, and the paths of that.
 #[derive(Default)]
@@ -48,7 +51,7 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     put(Field::Description, description.is_some());
     key.description = description.unwrap_or_default();
     put(Field::Expiry, expires_in.is_some());
-    key.expire_time = expires_in.map(expire_time);
+    key.expire_time = expires_in.map(api::expire_time);
     put(Field::Takeover, takeover.is_some());
     key.takeover_policy = takeover.map(takeover_policy).unwrap_or_default().into();
     put(Field::ClientCertificate, client_certificate.is_some());
@@ -56,7 +59,7 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     put(Field::Labels, !label.is_empty());
     key.labels = label.into_iter().collect();
     put(Field::NotBefore, not_before.is_some());
-    policy.not_before = not_before.map(timestamp);
+    policy.not_before = not_before.map(|time| SystemTime::from(time).into());
     put(Field::MaxSession, max_session.is_some());
     policy.max_session_seconds = seconds(max_session, "--max-session")?;
     put(Field::MaxBitrate, max_bitrate.is_some());
@@ -122,7 +125,8 @@ fn seconds(time: Option<Duration>, argument: &str) -> Result<u32, UsageError> {
 }
 
 fn milliseconds(interval: Option<Duration>) -> Result<u32, UsageError> {
-    let interval_ms = interval.unwrap_or_default().as_millis();
+    // As above: a part of a millisecond is one.
+    let interval_ms = interval.unwrap_or_default().as_micros().div_ceil(1000);
     u32::try_from(interval_ms).map_err(|_long| too_long("--max-keyframe-interval"))
 }
 
@@ -150,17 +154,4 @@ fn ingest_role(role: IngestRoleName) -> IngestRole {
         IngestRoleName::Primary => IngestRole::Primary,
         IngestRoleName::Backup => IngestRole::Backup,
     }
-}
-
-fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: time.as_second(),
-        nanos: time.subsec_nanosecond(),
-    }
-}
-
-fn expire_time(expires_in: Duration) -> prost_types::Timestamp {
-    // Far enough: what lies beyond what a clock can say does not expire in anybody's lifetime.
-    let expires_in = expires_in.min(Duration::from_secs(u32::MAX.into()));
-    (SystemTime::now() + expires_in).into()
 }

@@ -40,7 +40,6 @@ pub(super) fn row(key: StreamKey) -> [String; 9] {
 /// All that is known of a key, a line each.
 pub(super) fn print(key: &StreamKey) {
     let time = |time: Option<&prost_types::Timestamp>| time.map(|time| api::time(Some(time)));
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let none = PublishPolicy::default();
     let policy = key.policy.as_ref().unwrap_or(&none);
     let labels: Vec<_> = key.labels.iter().map(label).collect();
@@ -87,10 +86,7 @@ fn policy_lines(policy: &PublishPolicy) -> Vec<(&'static str, Option<String>)> {
     vec![
         ("from", list(&policy.allowed_cidrs)),
         ("role", role),
-        (
-            "quota group",
-            list(std::slice::from_ref(&policy.quota_group)).filter(|group| !group.is_empty()),
-        ),
+        ("quota group", some(&policy.quota_group)),
         (
             "longest session",
             number(policy.max_session_seconds.into(), "s"),
@@ -115,10 +111,12 @@ fn policy_lines(policy: &PublishPolicy) -> Vec<(&'static str, Option<String>)> {
     ]
 }
 
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 pub(super) fn to_json(key: &StreamKey) -> Value {
-    let time = |timestamp: Option<&prost_types::Timestamp>| {
-        timestamp.map_or(Value::Null, |timestamp| api::time(Some(timestamp)).into())
-    };
+    let time = api::json_time;
     let policy = key.policy.clone().unwrap_or_default();
     let limits = policy.limits.clone().unwrap_or_default();
     json!({

@@ -4,10 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use runtime::egress::HttpsUrl;
 
-use super::problems::Problems;
+use super::{cluster::check_key, problems::Problems};
 use crate::api::{
-    ApplicationAuth, AuthMode, IngestApplication, IngestCluster, KeyReference, SignedAuth,
-    WebhookAuth,
+    ApplicationAuth, AuthMode, IngestApplication, IngestCluster, SignedAuth, WebhookAuth,
 };
 
 /// Longest name of an application.
@@ -196,11 +195,6 @@ pub(super) fn check_url(path: &str, url: &str, problems: &mut Problems) {
     if let Err(error) = url.parse::<HttpsUrl>() {
         problems.add(path, error.to_string());
     }
-}
-
-fn check_key(path: &str, key: &KeyReference, problems: &mut Problems) {
-    problems.object_name(&format!("{path}.name"), &key.name);
-    problems.secret_key(&format!("{path}.key"), &key.key);
 }
 
 pub(super) fn check_tenant(path: &str, tenant: Option<&str>, problems: &mut Problems) {

@@ -59,8 +59,7 @@ fn check_egress(egress: Option<&Egress>, problems: &mut Problems) {
         problems.cidr(&format!("{PATH}.allow[{index}]"), network);
     }
     if let Some(ca) = &egress.ca_secret_ref {
-        problems.object_name(&format!("{PATH}.caSecretRef.name"), &ca.name);
-        problems.secret_key(&format!("{PATH}.caSecretRef.key"), &ca.key);
+        check_key(&format!("{PATH}.caSecretRef"), ca, problems);
     }
 }
 
