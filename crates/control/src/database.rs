@@ -35,7 +35,7 @@ use sqlx::{
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::backup::{BackupError, backup};
@@ -151,9 +151,9 @@ impl Database {
         timeout(OPERATION_TIMEOUT, self.pool.close()).await.ok();
     }
 
-    /// Waits until the revocation log may have grown. For one task alone.
-    pub(crate) async fn log_grown(&self) {
-        self.growth.told().await;
+    /// Changes when the revocation log may have grown.
+    pub(crate) fn log_growth(&self) -> watch::Receiver<()> {
+        self.growth.hints()
     }
 
     /// Commits what may have appended to the revocation log.

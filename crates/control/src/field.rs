@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use proto::error::DOMAIN;
@@ -225,6 +225,14 @@ pub(crate) fn future_ms(time: prost_types::Timestamp, now_ms: i64) -> Result<i64
     }
 }
 
+/// Milliseconds of an overlap, or a ban.
+pub(crate) fn period_ms(period: prost_types::Duration) -> Result<i64, &'static str> {
+    let period = Duration::try_from(period).ok();
+    let period = period.filter(|period| *period <= PERIOD_MAX);
+    let period_ms = period.and_then(|period| i64::try_from(period.as_millis()).ok());
+    period_ms.ok_or("0 to 30 days")
+}
+
 /// A stored time as a timestamp.
 pub(crate) fn timestamp(time_ms: i64) -> prost_types::Timestamp {
     let nanos = i32::try_from(time_ms.rem_euclid(1000))
@@ -267,6 +275,7 @@ const REASON_BYTES_MAX: usize = 256;
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const LABELS_MAX: usize = 32;
 const LABEL_BYTES_MAX: usize = 63;
+const PERIOD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const PAGE_SIZE_DEFAULT: u32 = 100;
 const PAGE_SIZE_MAX: u32 = 1000;
 /// The last second of the year 9999: protobuf's own limit.

@@ -29,7 +29,7 @@ use crate::{
     caller::{Caller, Scope},
     database::{CreateOutcome, Creation, KeyFilter, KeyRecord, NewEvent},
     field::{self, Violations, now_ms},
-    page_token::{Cursor, Page},
+    page_token::{self, Cursor, Page},
     pepper::Peppers,
     stream_key::{StreamKey, StreamKeyId},
 };
@@ -135,7 +135,7 @@ impl StreamKeys {
 
         // One version of the file for everything: a reload may come between.
         let peppers = self.0.peppers.load_full();
-        let stream_key = StreamKey::generate().map_err(|_no_random| no_random())?;
+        let stream_key = StreamKey::generate()?;
         let record = settings.of(KeyRecord {
             adobe: password(&peppers, &stream_key, request.adobe)?,
             ..new_record(&tenant, &request, &stream_key, &peppers, now_ms)
@@ -195,10 +195,7 @@ impl StreamKeys {
             .database
             .keys(&filter, &page.after, page.size.saturating_add(1))
             .await?;
-        let page_len = usize::try_from(page.size).unwrap_or(usize::MAX);
-        let more = records.len() > page_len;
-        records.truncate(page_len);
-        let last = records.last().filter(|_| more);
+        let last = page_token::cut(&mut records, page.size);
         let next = last.map(|last| Cursor {
             time_ms: last.create_ms,
             id: last.id.to_string(),
@@ -300,7 +297,7 @@ fn password(
 ) -> Result<Option<Vec<u8>>, Status> {
     let seal = || peppers.seal(stream_key.id(), &password_equivalent(stream_key));
     let sealed = wanted.then(seal).transpose();
-    sealed.map_err(|_no_random| no_random())
+    Ok(sealed?)
 }
 
 fn created((record, stream_key): (KeyRecord, StreamKey), now_ms: i64) -> CreateStreamKeyResponse {
@@ -375,10 +372,6 @@ fn id(field: &'static str, id: &str) -> Result<StreamKeyId, Status> {
 
 fn not_found() -> Status {
     status(Code::NotFound, "KEY_NOT_FOUND", "no such stream key")
-}
-
-fn no_random() -> Status {
-    status(Code::Unavailable, "RANDOM_UNAVAILABLE", "no random bytes")
 }
 
 fn quota_exceeded() -> Status {

@@ -3,11 +3,13 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use proto::error::status;
 use runtime::{admin::Readiness, error::chain};
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
+use tonic::{Code, Status};
 
 use crate::{
     database::{Database, DatabaseError, LogEntry, Logged},
@@ -63,6 +65,89 @@ impl<E: Logged> LogTail<E> {
     }
 }
 
+/// One watcher's place in a log.
+pub(crate) struct Following<E = LogEntry> {
+    database: Database,
+    tail: watch::Receiver<LogTail<E>>,
+    /// Everything up to here was taken.
+    pub(crate) position: u64,
+    /// How far the tail was at the last look: one that goes back is another log.
+    tail_position: u64,
+    /// When the watcher is to hear something, whatever happens.
+    sign_of_life: Instant,
+}
+
+/// What a log has for a watcher.
+pub(crate) enum News<E> {
+    /// What comes next is gone.
+    Forgotten,
+    /// In order.
+    Page(Vec<Arc<E>>),
+    /// Nothing, for as long as a watcher goes without a sign of life.
+    Quiet,
+}
+
+impl<E: Logged> Following<E> {
+    pub(crate) fn new(
+        database: Database,
+        tail: watch::Receiver<LogTail<E>>,
+        position: u64,
+    ) -> Self {
+        let tail_position = tail.borrow().position;
+        Self {
+            database,
+            tail,
+            position,
+            tail_position,
+            sign_of_life: Instant::now() + SIGN_OF_LIFE_PERIOD,
+        }
+    }
+
+    /// The watcher was told something.
+    pub(crate) fn answered(&mut self) {
+        self.sign_of_life = Instant::now() + SIGN_OF_LIFE_PERIOD;
+    }
+
+    /// Whether a watcher that is not told what is taken for it has waited for long enough.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.sign_of_life <= Instant::now()
+    }
+
+    /// What comes behind the position, once there is something, or a sign of life is due.
+    pub(crate) async fn next(&mut self) -> Result<News<E>, Status> {
+        loop {
+            let tail = self.tail.borrow_and_update().clone();
+            if !tail.fresh {
+                return Err(unavailable::<E>());
+            }
+            if tail.position < self.tail_position {
+                let description = format!("the {} was replaced", E::NAME);
+                return Err(status(Code::Unavailable, "LOG_REPLACED", description));
+            }
+            self.tail_position = tail.position;
+            if tail.position > self.position {
+                let page = tail.page_behind(&self.database, self.position).await?;
+                let Some(page) = page else {
+                    return Ok(News::Forgotten);
+                };
+                self.position = page.last().map_or(self.position, |last| last.position());
+                return Ok(News::Page(page));
+            }
+            match timeout_at(self.sign_of_life, self.tail.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_no_follower)) => return Err(unavailable::<E>()),
+                Err(_quiet) => return Ok(News::Quiet),
+            }
+        }
+    }
+}
+
+/// The log is not known to be complete.
+pub(crate) fn unavailable<E: Logged>() -> Status {
+    let description = format!("the {} cannot be followed", E::NAME);
+    status(Code::Unavailable, "DATABASE_UNAVAILABLE", description)
+}
+
 /// Asks the database for new entries, and has old ones forgotten.
 pub(crate) struct LogFollower<E = LogEntry> {
     database: Database,
@@ -71,6 +156,7 @@ pub(crate) struct LogFollower<E = LogEntry> {
     tail: watch::Sender<LogTail<E>>,
     answered: Instant,
     poll_period: Duration,
+    growth: watch::Receiver<()>,
 }
 
 impl<E: Logged> LogFollower<E> {
@@ -80,6 +166,8 @@ impl<E: Logged> LogFollower<E> {
         metrics: ControlMetrics,
         readiness: Readiness,
     ) -> Result<(Self, watch::Receiver<LogTail<E>>), DatabaseError> {
+        // Before the head is read: what is told since then is not missed.
+        let growth = database.log_growth();
         let head = database.log_page::<E>(u64::MAX, 1).await?.head;
         let (tail, receiver) = watch::channel(LogTail {
             position: head,
@@ -95,6 +183,7 @@ impl<E: Logged> LogFollower<E> {
                 tail,
                 answered: Instant::now(),
                 poll_period: POLL_PERIOD,
+                growth,
             },
             receiver,
         ))
@@ -115,7 +204,7 @@ impl<E: Logged> LogFollower<E> {
         loop {
             tokio::select! {
                 _ = poll.tick() => self.poll().await,
-                () = self.database.log_grown() => self.poll().await,
+                Ok(()) = self.growth.changed() => self.poll().await,
                 _ = prune.tick() => self.prune().await,
             }
         }
@@ -222,3 +311,5 @@ const PRUNE_PERIOD: Duration = Duration::from_secs(60 * 60);
 const RECENT_ENTRIES_MAX: usize = 1024;
 /// Entries in one answer of the database, or to an edge: at most some 600 KiB, with the longest reasons and codec lists.
 const ENTRIES_PER_PAGE: u32 = 500;
+/// How often a watcher hears that there is nothing to tell.
+const SIGN_OF_LIFE_PERIOD: Duration = Duration::from_secs(5);

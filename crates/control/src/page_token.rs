@@ -35,6 +35,14 @@ impl Page {
     }
 }
 
+/// Takes away what was read beyond a page; the last of the page, where there is a next one.
+pub(crate) fn cut<T>(items: &mut Vec<T>, size: u32) -> Option<&T> {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let more = items.len() > size;
+    items.truncate(size);
+    items.last().filter(|_| more)
+}
+
 impl Cursor {
     /// Before everything.
     pub(crate) const START: Self = Self {

@@ -3,7 +3,7 @@
 mod live;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use proto::{
     error::status,
@@ -24,7 +24,7 @@ use crate::{
     caller::{Caller, Scope},
     database::Termination,
     field::{self, Violations, now_ms, timestamp},
-    page_token::{Cursor, Page},
+    page_token::{self, Cursor, Page},
     watches::{Answers, Watches},
 };
 
@@ -112,7 +112,6 @@ impl Sessions {
         let caller = self.shared.caller(&request, Scope::SessionsRead).await?;
         let request = request.into_inner();
         let page = Page::of(&request.app, request.page_size, &request.page_token)?;
-        let page_len = usize::try_from(page.size).unwrap_or(usize::MAX);
         let mut violations = Violations::default();
         let filter = Filter::of(
             &caller,
@@ -128,9 +127,7 @@ impl Sessions {
         });
         // By their start: a session that begins while somebody pages comes last.
         leases.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let more = leases.len() > page_len;
-        leases.truncate(page_len);
-        let last = leases.last().filter(|_| more);
+        let last = page_token::cut(&mut leases, page.size);
         Ok(ListSessionsResponse {
             next_page_token: last.map(|(cursor, _)| cursor.encode()).unwrap_or_default(),
             sessions: leases
@@ -155,12 +152,12 @@ impl Sessions {
         let request = request.into_inner();
         let mut violations = Violations::default();
         violations.check("reason", field::reason(&request.reason));
-        let ban = violations.check("ban", request.ban.map(ban).transpose());
+        let ban = violations.check("ban", request.ban.map(field::period_ms).transpose());
         violations.finish()?;
         let lease = self.find(&caller, &request.id).await?;
         let now_ms = now_ms();
-        let hold_off = ban.flatten().unwrap_or(self.shared.hold_off);
-        let hold_off_ms = i64::try_from(hold_off.as_millis()).unwrap_or(i64::MAX);
+        let hold_off_ms = i64::try_from(self.shared.hold_off.as_millis()).unwrap_or(i64::MAX);
+        let hold_off_ms = ban.flatten().unwrap_or(hold_off_ms);
         // The log first: it reaches the edge even where the registry fails us now.
         let termination = Termination {
             tenant: &lease.stats.tenant,
@@ -252,12 +249,6 @@ impl Filter {
     }
 }
 
-/// For how long a key is refused.
-fn ban(ban: prost_types::Duration) -> Result<Duration, &'static str> {
-    let ban = Duration::try_from(ban).ok().filter(|ban| *ban <= BAN_MAX);
-    ban.ok_or("0 to 30 days")
-}
-
 fn cursor(lease: &Lease) -> Cursor {
     Cursor {
         time_ms: i64::try_from(lease.since_ms).unwrap_or(i64::MAX),
@@ -335,4 +326,3 @@ fn track(track: LeaseTrack) -> Track {
 const WATCHES_MAX: usize = 256;
 /// Answers that wait for one watcher to read them.
 const ANSWERS_QUEUED_MAX: usize = 64;
-const BAN_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -66,6 +66,13 @@ pub(crate) enum StreamKeyError {
 #[error("no random bytes")]
 pub(crate) struct RandomError;
 
+impl From<RandomError> for tonic::Status {
+    fn from(error: RandomError) -> Self {
+        let description = error.to_string();
+        proto::error::status(tonic::Code::Unavailable, "RANDOM_UNAVAILABLE", description)
+    }
+}
+
 impl<K: Kind> Credential<K> {
     /// A new key.
     pub(crate) fn generate() -> Result<Self, RandomError> {

@@ -1,7 +1,7 @@
 //! `TokenService`: who may call the public API. Nobody gives away more than what he has: not a scope, not a tenant, not a
 //! day.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use proto::{
     error::status,
@@ -18,7 +18,7 @@ use crate::{
     caller::{Caller, EVERY, Scope, Scopes},
     database::TokenRecord,
     field::{self, Violations, now_ms, timestamp},
-    page_token::{Cursor, Page},
+    page_token::{self, Cursor, Page},
     stream_key::{ApiToken, ApiTokenId},
 };
 
@@ -92,7 +92,7 @@ impl Tokens {
         if !scopes.within(&caller.scopes) {
             return Err(beyond_caller());
         }
-        let token = generate()?;
+        let token = ApiToken::generate()?;
         let record = TokenRecord {
             id: token.id(),
             tenant,
@@ -141,10 +141,7 @@ impl Tokens {
             limit,
         );
         let mut records = listing.await?;
-        let page_len = usize::try_from(page.size).unwrap_or(usize::MAX);
-        let more = records.len() > page_len;
-        records.truncate(page_len);
-        let last = records.last().filter(|_| more);
+        let last = page_token::cut(&mut records, page.size);
         let next = last.map(|last| Cursor {
             time_ms: last.create_ms,
             id: last.id.to_string(),
@@ -164,7 +161,10 @@ impl Tokens {
         let now_ms = now_ms();
         let id = id(&request.id)?;
         let mut violations = Violations::default();
-        let overlap_ms = violations.check("overlap", overlap_ms(request.overlap));
+        let overlap_ms = violations.check(
+            "overlap",
+            field::period_ms(request.overlap.unwrap_or_default()),
+        );
         violations.finish()?;
         let record = self.find(&caller, id).await?;
         // Whoever rotates a token has it.
@@ -172,7 +172,7 @@ impl Tokens {
         if outlives || !record.scopes.within(&caller.scopes) {
             return Err(beyond_caller());
         }
-        let token = generate()?.with_id(id);
+        let token = ApiToken::generate()?.with_id(id);
         let until_ms = now_ms.saturating_add(overlap_ms.unwrap_or_default());
         let rotated = self
             .0
@@ -255,23 +255,9 @@ fn not_beyond(expire_ms: Option<i64>, caller: &Caller) -> Result<Option<i64>, &'
     }
 }
 
-fn overlap_ms(overlap: Option<prost_types::Duration>) -> Result<i64, &'static str> {
-    let wrong = "from 0 to 30 days";
-    let overlap = Duration::try_from(overlap.unwrap_or_default()).map_err(|_negative| wrong)?;
-    if overlap > OVERLAP_MAX {
-        return Err(wrong);
-    }
-    i64::try_from(overlap.as_millis()).map_err(|_long| wrong)
-}
-
 fn id(id: &str) -> Result<ApiTokenId, Status> {
     ApiTokenId::parse(id)
         .map_err(|_malformed| field::invalid("id", "16 characters of Crockford base32"))
-}
-
-fn generate() -> Result<ApiToken, Status> {
-    ApiToken::generate()
-        .map_err(|_no_random| status(Code::Unavailable, "RANDOM_UNAVAILABLE", "no random bytes"))
 }
 
 fn beyond_caller() -> Status {
@@ -293,6 +279,3 @@ fn message(record: TokenRecord) -> Token {
         creator: record.creator,
     }
 }
-
-/// For which a token is good after its rotation.
-const OVERLAP_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -1,10 +1,9 @@
 //! User and password instead of a stream key.
 
-use proto::error::status;
 use proto::internal::v1::{
     AdobeResponse, AuthorizeRequest, AuthorizeResponse, authorize_response::Decision,
 };
-use tonic::{Code, Status};
+use tonic::Status;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
@@ -57,7 +56,7 @@ impl Admission {
     ) -> Result<AuthorizeResponse, Status> {
         let peppers = self.shared.peppers.load();
         let challenge = adobe::challenge(&peppers, user, client_address, now_ms);
-        let challenge = challenge.map_err(|_no_random| no_random())?;
+        let challenge = challenge?;
         self.shared.metrics.key_check("challenged", "request");
         Ok(AuthorizeResponse {
             decision: Some(Decision::AdobeChallenge(challenge)),
@@ -172,9 +171,7 @@ fn is_password(
         Some((version, sealed)) => (version, sealed.clone()),
         None => {
             let nobodys = Zeroizing::new([0; 24]);
-            let sealed = peppers
-                .seal(id, &nobodys)
-                .map_err(|_no_random| no_random())?;
+            let sealed = peppers.seal(id, &nobodys)?;
             (peppers.current(), sealed)
         }
     };
@@ -229,8 +226,4 @@ fn publishable(
     } else {
         Err(Refusal::WrongName)
     }
-}
-
-fn no_random() -> Status {
-    status(Code::Unavailable, "RANDOM_UNAVAILABLE", "no random bytes")
 }

@@ -1,28 +1,18 @@
 //! One edge's `WatchRevocations`: a position in the log, and what comes behind it.
 
-use std::time::Duration;
-
-use proto::{
-    error::status,
-    internal::v1::{KeyChange, Revocation, WatchRevocationsResponse, revocation},
-};
-use tokio::{sync::watch, time::timeout};
-use tonic::{Code, Status};
+use proto::internal::v1::{KeyChange, Revocation, WatchRevocationsResponse, revocation};
+use tonic::Status;
 
 use crate::{
     Shared,
     database::{Database, LogEntry, Target},
-    log_tail::LogTail,
+    log_tail::{Following, News, unavailable},
     watches::Watch,
 };
 
 pub(super) struct RevocationWatch {
     database: Database,
-    tail: watch::Receiver<LogTail<LogEntry>>,
-    /// Everything up to here was told.
-    position: u64,
-    /// How far the tail was at the last look: one that goes back is another log.
-    tail_position: u64,
+    following: Following,
     /// The first answer is due: where the watch stands.
     greeting: Option<WatchRevocationsResponse>,
 }
@@ -35,7 +25,7 @@ impl RevocationWatch {
             (tail.fresh, tail.position)
         };
         if !fresh {
-            return Err(stale());
+            return Err(unavailable::<LogEntry>());
         }
         let mut greeting = WatchRevocationsResponse {
             position: tail_position,
@@ -52,72 +42,42 @@ impl RevocationWatch {
                 after
             };
         }
+        let database = shared.database.clone();
         Ok(Self {
-            database: shared.database.clone(),
-            tail,
-            position: greeting.position,
-            tail_position,
+            following: Following::new(database.clone(), tail, greeting.position),
+            database,
             greeting: Some(greeting),
         })
+    }
+
+    /// At once where something is to be told, else a sign of life.
+    async fn told(&mut self) -> Result<WatchRevocationsResponse, Status> {
+        if let Some(greeting) = self.greeting.take() {
+            return Ok(greeting);
+        }
+        let mut answer = WatchRevocationsResponse::default();
+        match self.following.next().await? {
+            News::Forgotten => {
+                self.following.position = self.database.log_start::<LogEntry>().await?;
+                answer.truncated = true;
+            }
+            News::Page(page) => {
+                answer.revocations = page.iter().map(|entry| message(entry)).collect();
+            }
+            News::Quiet => {}
+        }
+        answer.position = self.following.position;
+        Ok(answer)
     }
 }
 
 impl Watch for RevocationWatch {
     type Answer = WatchRevocationsResponse;
 
-    /// The next answer: at once where something is to be told, else a sign of life every [`SIGN_OF_LIFE_PERIOD`].
     async fn next(&mut self) -> Result<WatchRevocationsResponse, Status> {
-        if let Some(greeting) = self.greeting.take() {
-            return Ok(greeting);
-        }
-        loop {
-            let tail = self.tail.borrow_and_update().clone();
-            if !tail.fresh {
-                return Err(stale());
-            }
-            if tail.position < self.tail_position {
-                return Err(status(
-                    Code::Unavailable,
-                    "LOG_REPLACED",
-                    "the revocation log was replaced",
-                ));
-            }
-            self.tail_position = tail.position;
-            if tail.position > self.position {
-                return self.advance(&tail).await;
-            }
-            match timeout(SIGN_OF_LIFE_PERIOD, self.tail.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_no_follower)) => return Err(stale()),
-                Err(_quiet) => {
-                    return Ok(WatchRevocationsResponse {
-                        position: self.position,
-                        ..Default::default()
-                    });
-                }
-            }
-        }
-    }
-}
-
-impl RevocationWatch {
-    async fn advance(
-        &mut self,
-        tail: &LogTail<LogEntry>,
-    ) -> Result<WatchRevocationsResponse, Status> {
-        let page = tail.page_behind(&self.database, self.position).await?;
-        let truncated = page.is_none();
-        let entries = page.unwrap_or_default();
-        self.position = match entries.last() {
-            Some(last) => last.position,
-            None if truncated => self.database.log_start::<LogEntry>().await?,
-            None => self.position,
-        };
-        Ok(WatchRevocationsResponse {
-            position: self.position,
-            revocations: entries.iter().map(|entry| message(entry)).collect(),
-            truncated,
-        })
+        let answer = self.told().await;
+        self.following.answered();
+        answer
     }
 }
 
@@ -141,14 +101,3 @@ fn message(entry: &LogEntry) -> Revocation {
         reason: entry.reason.clone(),
     }
 }
-
-fn stale() -> Status {
-    status(
-        Code::Unavailable,
-        "DATABASE_UNAVAILABLE",
-        "the revocation log cannot be followed",
-    )
-}
-
-/// How often an edge hears from a watch that has nothing to tell.
-const SIGN_OF_LIFE_PERIOD: Duration = Duration::from_secs(5);

@@ -183,8 +183,9 @@ impl Logged for EventEntry {
         FROM events_head LEFT JOIN events ON events.position > $1 ORDER BY events.position LIMIT $2";
     const START: &'static str =
         "SELECT COALESCE((SELECT MIN(position) - 1 FROM events), position) FROM events_head";
-    const PRUNE: &'static str = "DELETE FROM events WHERE position <= \
-        (SELECT COALESCE(MAX(position), 0) FROM events WHERE create_ms < $1)";
+    /// Up to the first that is not old: one that tells late of something old takes no newer ones with it.
+    const PRUNE: &'static str = "DELETE FROM events WHERE position < COALESCE(\
+        (SELECT MIN(position) FROM events WHERE create_ms >= $1), (SELECT position + 1 FROM events_head))";
 
     fn read(row: &AnyRow) -> Result<Option<Self>, DatabaseError> {
         let Some(position) = row.try_get::<Option<i64>, _>("position")? else {

@@ -2,28 +2,29 @@
 //! alone: who follows the log asks it now and then in any case, since a pooler between us and the database may swallow
 //! notifications.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use runtime::error::chain;
 use sqlx::{Any, AnyPool, Transaction, postgres::PgListener};
 use tokio::{
-    sync::Notify,
+    sync::watch,
     time::{sleep, timeout},
 };
 
 use super::{DatabaseError, OPERATION_TIMEOUT};
 
-/// Heard by the one task that follows the log. A cheap handle.
+/// Heard by everybody who follows a log. A cheap handle.
 #[derive(Clone, Default)]
-pub(super) struct Growth(Arc<Notify>);
+pub(super) struct Growth(watch::Sender<()>);
 
 impl Growth {
     pub(super) fn tell(&self) {
-        self.0.notify_one();
+        self.0.send_replace(());
     }
 
-    pub(super) async fn told(&self) {
-        self.0.notified().await;
+    /// Changes with each hint from now on.
+    pub(super) fn hints(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
     }
 }
 

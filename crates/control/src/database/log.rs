@@ -14,8 +14,8 @@ pub(crate) trait Logged: Send + Sync + Sized + Unpin + 'static {
     const PAGE: &'static str;
     /// The position behind which everything that is left comes.
     const START: &'static str;
-    /// Forgets what lies up to the newest entry made before `$1`. By position, not by time: what remains has no gap even
-    /// where the replicas' clocks differ.
+    /// Forgets what is older than `$1`. By position, not by time: what remains has no gap even where the replicas' clocks
+    /// differ.
     const PRUNE: &'static str;
 
     /// `None` for the row that carries the head alone.
@@ -93,7 +93,7 @@ impl Database {
         .await
     }
 
-    /// Forgets entries up to the newest one made before a time. How many.
+    /// Forgets what is older than a time. How many.
     pub(crate) async fn prune_log<E: Logged>(&self, before_ms: i64) -> Result<u64, DatabaseError> {
         self.bounded(async {
             let pruned = sqlx::query(E::PRUNE)

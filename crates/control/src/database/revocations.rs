@@ -96,12 +96,15 @@ async fn hold_off(
         refuse(transaction, id, until_ms, Refused::HeldOff, now_ms).await?;
         return Ok(());
     }
-    sqlx::query("UPDATE stream_keys SET held_off_until_ms = $1 WHERE id = $2 AND tenant = $3")
-        .bind(until_ms)
-        .bind(id)
-        .bind(termination.tenant)
-        .execute(&mut **transaction)
-        .await?;
+    // As other credentials: a shorter one does not take a longer one away.
+    sqlx::query(
+        "UPDATE stream_keys SET held_off_until_ms = $1 WHERE id = $2 AND tenant = $3 AND held_off_until_ms < $1",
+    )
+    .bind(until_ms)
+    .bind(id)
+    .bind(termination.tenant)
+    .execute(&mut **transaction)
+    .await?;
     Ok(())
 }
 

@@ -20,8 +20,18 @@ pub(crate) struct ToldSession {
 }
 
 impl Database {
-    /// Writes what became of sessions, all of it or nothing. How many events were new.
+    /// Writes what became of sessions. How many events were new. What fails halfway is told again as a whole: what was
+    /// written by then is no news.
     pub(crate) async fn tell_sessions(&self, events: &[NewEvent]) -> Result<u64, DatabaseError> {
+        let mut written = 0_u64;
+        for batch in events.chunks(EVENTS_PER_TRANSACTION) {
+            written = written.saturating_add(self.tell_batch(batch).await?);
+        }
+        Ok(written)
+    }
+
+    /// All of it or nothing.
+    async fn tell_batch(&self, events: &[NewEvent]) -> Result<u64, DatabaseError> {
         self.bounded(async {
             let mut transaction = self.pool.begin().await?;
             // The state of every session first: the log's head stays unlocked until then.
@@ -109,3 +119,6 @@ async fn is_news(
         .await?;
     Ok(noted.rows_affected() == 1)
 }
+
+/// Some three statements each, in one operation's time; the log's head is locked for two of them.
+const EVENTS_PER_TRANSACTION: usize = 32;

@@ -1,31 +1,28 @@
 //! One `WatchEvents`: a position in the log, and what comes behind it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use proto::{
     error::status,
     v1::{EventType, WatchEventsRequest, WatchEventsResponse},
 };
-use tokio::{sync::watch, time::timeout};
 use tonic::{Code, Status};
 
 use super::message;
 use crate::{
     Shared,
     caller::Caller,
-    database::{Database, EventEntry},
+    database::EventEntry,
     field::{self, Violations},
-    log_tail::LogTail,
+    log_tail::{Following, News},
     page_token::LogCursor,
     watches::Watch,
 };
 
 pub(super) struct EventWatch {
-    database: Database,
-    tail: watch::Receiver<LogTail<EventEntry>>,
+    /// Everything up to its position was told or left out.
+    following: Following<EventEntry>,
     filter: Filter,
-    /// Everything up to here was told or left out.
-    position: u64,
     greeted: bool,
 }
 
@@ -74,10 +71,8 @@ impl EventWatch {
             (None, None) => tail.borrow().position,
         };
         Ok(Self {
-            database: shared.database.clone(),
-            tail,
+            following: Following::new(shared.database.clone(), tail, position),
             filter,
-            position,
             greeted: false,
         })
     }
@@ -86,44 +81,32 @@ impl EventWatch {
 impl Watch for EventWatch {
     type Answer = WatchEventsResponse;
 
-    /// The next answer: at once where something is to be told, else a sign of life every [`SIGN_OF_LIFE_PERIOD`].
+    /// At once where something is to be told, else a sign of life.
     async fn next(&mut self) -> Result<WatchEventsResponse, Status> {
         if !std::mem::replace(&mut self.greeted, true) {
             return Ok(self.answer(Vec::new()));
         }
         loop {
-            let tail = self.tail.borrow_and_update().clone();
-            if !tail.fresh {
-                return Err(stale());
-            }
-            if tail.position > self.position {
-                let page = tail.page_behind(&self.database, self.position).await?;
-                let page = page.ok_or_else(expired)?;
-                self.position = page.last().map_or(self.position, |last| last.position);
-                let events: Vec<_> = page
-                    .iter()
-                    .filter(|event| self.filter.wants(event))
-                    .map(|event| message(event))
-                    .collect();
-                if !events.is_empty() {
-                    return Ok(self.answer(events));
-                }
-                continue;
-            }
-            match timeout(SIGN_OF_LIFE_PERIOD, self.tail.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_no_follower)) => return Err(stale()),
-                Err(_quiet) => return Ok(self.answer(Vec::new())),
+            let page = match self.following.next().await? {
+                News::Forgotten => return Err(expired()),
+                News::Page(page) => page,
+                News::Quiet => Vec::new(),
+            };
+            let wanted = page.iter().filter(|event| self.filter.wants(event));
+            let events: Vec<_> = wanted.map(|event| message(event)).collect();
+            if !events.is_empty() || self.following.is_quiet() {
+                return Ok(self.answer(events));
             }
         }
     }
 }
 
 impl EventWatch {
-    fn answer(&self, events: Vec<proto::v1::Event>) -> WatchEventsResponse {
+    fn answer(&mut self, events: Vec<proto::v1::Event>) -> WatchEventsResponse {
+        self.following.answered();
         WatchEventsResponse {
             events,
-            cursor: LogCursor(self.position).encode(),
+            cursor: LogCursor(self.following.position).encode(),
         }
     }
 }
@@ -157,12 +140,5 @@ fn expired() -> Status {
     status(Code::OutOfRange, "CURSOR_EXPIRED", description)
 }
 
-fn stale() -> Status {
-    let description = "the event log cannot be followed";
-    status(Code::Unavailable, "DATABASE_UNAVAILABLE", description)
-}
-
-/// How often a watcher hears that there is nothing to tell.
-const SIGN_OF_LIFE_PERIOD: Duration = Duration::from_secs(5);
 /// More than there are.
 const TYPES_MAX: usize = 32;

@@ -20,7 +20,7 @@ use crate::{
     caller::{Caller, Scope},
     database::{WebhookOutcome, WebhookRecord},
     field::{self, Violations, now_ms, timestamp},
-    page_token::{Cursor, LogCursor, Page},
+    page_token::{self, Cursor, LogCursor, Page},
     standard_webhooks::Secret,
 };
 
@@ -47,9 +47,8 @@ impl Webhooks {
         violations.finish()?;
         let tenant = tenant.unwrap_or_default();
 
-        let unavailable = || status(Code::Unavailable, "RANDOM_UNAVAILABLE", "no random bytes");
         let id = uuid::Uuid::now_v7().to_string();
-        let secret = Secret::generate().map_err(|_no_random| unavailable())?;
+        let secret = Secret::generate()?;
         let secret = secret.reveal();
         let peppers = self.0.peppers.load_full();
         let sealed = peppers.seal_webhook(&id, &secret);
@@ -59,7 +58,7 @@ impl Webhooks {
             url: request.url,
             types: request.types,
             description: request.description,
-            secret_sealed: sealed.map_err(|_no_random| unavailable())?,
+            secret_sealed: sealed?,
             pepper_version: peppers.current(),
             create_ms: now_ms(),
             position: 0,
@@ -113,7 +112,7 @@ impl Webhooks {
             time_ms: last.create_ms,
             id: last.id.clone(),
         };
-        let next = cut(&mut webhooks, page.size).map(|last| cursor(last).encode());
+        let next = page_token::cut(&mut webhooks, page.size).map(|last| cursor(last).encode());
         Ok(ListWebhooksResponse {
             next_page_token: next.unwrap_or_default(),
             webhooks: webhooks.into_iter().map(message).collect(),
@@ -153,7 +152,8 @@ impl Webhooks {
             .database
             .dead_deliveries(&record.id, after, limit)
             .await?;
-        let next = cut(&mut dead, size).map(|last| LogCursor(last.event.position).encode());
+        let next =
+            page_token::cut(&mut dead, size).map(|last| LogCursor(last.event.position).encode());
         Ok(ListDeadLettersResponse {
             next_page_token: next.unwrap_or_default(),
             dead_letters: dead
@@ -209,14 +209,6 @@ impl Webhooks {
             "webhook changed"
         );
     }
-}
-
-/// Takes what was read beyond a page away; the last of the page, where there is a next one.
-fn cut<T>(items: &mut Vec<T>, size: u32) -> Option<&T> {
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let more = items.len() > size;
-    items.truncate(size);
-    items.last().filter(|_| more)
 }
 
 fn message(record: WebhookRecord) -> Webhook {

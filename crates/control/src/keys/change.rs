@@ -11,7 +11,7 @@ use proto::{
 use tonic::{Code, Request, Status};
 
 use super::{
-    StreamKeys, event, id, no_random, password, quota_exceeded,
+    StreamKeys, event, id, password, quota_exceeded,
     request::Named,
     settings::{Mask, Settings, etag, message},
 };
@@ -72,7 +72,10 @@ impl StreamKeys {
         let id = id("id", &request.id)?;
         let mut violations = Violations::default();
         violations.check("request_id", field::request_id(&request.request_id));
-        let overlap_ms = violations.check("overlap", overlap_ms(request.overlap));
+        let overlap_ms = violations.check(
+            "overlap",
+            field::period_ms(request.overlap.unwrap_or_default()),
+        );
         violations.finish()?;
         let overlap_ms = overlap_ms.unwrap_or_default();
         let tenant = self.find(&caller, id).await?.tenant;
@@ -119,7 +122,7 @@ impl StreamKeys {
         let now_ms = now_ms();
         // One version of the file for everything: a reload may come between.
         let peppers = self.0.peppers.load_full();
-        let stream_key = StreamKey::generate().map_err(|_no_random| no_random())?;
+        let stream_key = StreamKey::generate()?;
         let stream_key = stream_key.with_id(old.id);
         let previous = (overlap_ms > 0).then(|| PreviousSecret {
             mac: old.mac,
@@ -221,18 +224,6 @@ fn check_reason(reason: &str) -> Result<(), Status> {
     field::reason(reason).map_err(|expected| field::invalid("reason", expected))
 }
 
-fn overlap_ms(overlap: Option<prost_types::Duration>) -> Result<i64, &'static str> {
-    const EXPECTED: &str = "0 to 30 days";
-    let overlap = overlap.unwrap_or_default();
-    let overlap = std::time::Duration::try_from(overlap).map_err(|_negative| EXPECTED)?;
-    let overlap_ms = i64::try_from(overlap.as_millis()).map_err(|_too_long| EXPECTED)?;
-    if overlap_ms <= OVERLAP_MS_MAX {
-        Ok(overlap_ms)
-    } else {
-        Err(EXPECTED)
-    }
-}
-
 fn changed_since() -> Status {
     status(
         Code::Aborted,
@@ -243,4 +234,3 @@ fn changed_since() -> Status {
 
 /// A change that names no etag is tried again where another was faster.
 const ATTEMPTS_MAX: u32 = 5;
-const OVERLAP_MS_MAX: i64 = 30 * 24 * 60 * 60 * 1000;

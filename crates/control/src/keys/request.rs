@@ -10,7 +10,7 @@ use prost::Message;
 use proto::error::status;
 use tonic::{Code, Status};
 
-use super::{StreamKeys, no_random};
+use super::StreamKeys;
 use crate::{
     caller::Caller,
     database::{KeyRecord, KnownRequest, NewRequest},
@@ -66,7 +66,7 @@ impl<'a> Named<'a> {
             known: KnownRequest {
                 fingerprint: self.fingerprint,
                 stream_key_id: stream_key.id(),
-                sealed: sealed.map_err(|_no_random| no_random())?,
+                sealed: sealed?,
                 pepper_version: peppers.current(),
             },
         })

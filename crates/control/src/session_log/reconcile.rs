@@ -98,15 +98,13 @@ impl Reconciler {
                 .filter(|(id, _)| is_ripe(id))
                 .map(|(_, lease)| started(lease)),
         );
-        for batch in events.chunks(EVENTS_PER_TRANSACTION) {
-            let written = self.shared.database.tell_sessions(batch).await;
-            let written = written.map_err(|error| chain(&error))?;
-            if written > 0 {
-                tracing::info!(
-                    written,
-                    "sessions that no edge told of are in the event log"
-                );
-            }
+        let written = self.shared.database.tell_sessions(&events).await;
+        let written = written.map_err(|error| chain(&error))?;
+        if written > 0 {
+            tracing::info!(
+                written,
+                "sessions that no edge told of are in the event log"
+            );
         }
         self.disagreed = disagreed;
         Ok(())
@@ -173,4 +171,3 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// A lease lives for 15 s, and an edge that lost control for a moment reports within seconds after that.
 const PATIENCE: Duration = Duration::from_secs(30);
 const SESSIONS_PER_PAGE: u32 = 1000;
-const EVENTS_PER_TRANSACTION: usize = 100;

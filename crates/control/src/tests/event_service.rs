@@ -1,6 +1,6 @@
 //! The event log: reported once, watched from anywhere, put right where an edge died.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::{
     internal::v1::{
@@ -30,6 +30,8 @@ on_both!(
     a_watch_goes_on_behind_its_cursor_at_another_replica,
     a_watch_hears_what_it_asked_for_alone,
     a_cursor_behind_forgotten_events_has_expired,
+    an_event_of_long_ago_takes_no_newer_ones_with_it,
+    a_watcher_that_is_told_nothing_of_much_hears_a_sign_of_life,
     a_session_of_an_edge_that_died_ends_once,
     a_known_key_that_is_refused_is_an_event_and_a_flood_is_not_many,
     sessions_are_watched,
@@ -269,6 +271,46 @@ async fn a_cursor_behind_forgotten_events_has_expired(fixture: Fixture) {
         reason(expired),
         (Code::OutOfRange, "CURSOR_EXPIRED".to_owned())
     );
+}
+
+async fn an_event_of_long_ago_takes_no_newer_ones_with_it(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let now = now_ms().unsigned_abs();
+    for (session, time_ms) in [("new", now), ("old", now - 60_000)] {
+        let mut report = report(EventType::SessionStarted, session, "one");
+        report.time_ms = time_ms;
+        control.report(vec![report]).await.unwrap();
+    }
+    let before_ms = now_ms() - 30_000;
+    let pruned = control.shared.database.prune_log::<EventEntry>(before_ms);
+    assert_eq!(pruned.await.unwrap(), 0);
+    assert_eq!(control.all_events().await.len(), 2);
+}
+
+async fn a_watcher_that_is_told_nothing_of_much_hears_a_sign_of_life(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let request = WatchEventsRequest {
+        app: "another".to_owned(),
+        ..WatchEventsRequest::default()
+    };
+    let mut told = control.watch_events("default", request).await.unwrap();
+    let started = Instant::now();
+    let mut number = 0;
+    let greeting = told.stream.next().await.unwrap().unwrap().cursor;
+    let sign = loop {
+        // Its own silence counts, not that of the log.
+        tokio::select! {
+            sign = told.stream.next() => break sign.unwrap().unwrap(),
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+        number += 1;
+        let report = report(EventType::SessionStarted, &format!("s-{number}"), "one");
+        control.report(vec![report]).await.unwrap();
+        assert!(started.elapsed() < PATIENCE, "a sign of life");
+    };
+    assert_eq!(sign.events, []);
+    assert_ne!(sign.cursor, greeting, "where to go on has moved");
+    println!("a sign of life after {:?}", started.elapsed());
 }
 
 async fn a_session_of_an_edge_that_died_ends_once(fixture: Fixture) {

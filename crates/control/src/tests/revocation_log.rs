@@ -288,8 +288,13 @@ async fn a_process_is_told_what_it_has_written_itself() {
     let fixture = Fixture::sqlite();
     let database = Database::open(&fixture.config.database).await.unwrap();
     let mut tail = follow_what_is_told(&database).await;
+    // Everybody who follows a log is told: nobody takes another's hint.
+    let mut other = follow_what_is_told(&database).await;
     for position in 1..=3 {
         terminated(&database, &mut tail, position).await;
+        let told = other.wait_for(|tail| tail.position == position);
+        let told = tokio::time::timeout(5 * DEADLINE, told).await;
+        assert_eq!(told.expect("it is told").unwrap().position, position);
     }
 }
 

@@ -20,10 +20,12 @@ use super::{
     fixture::{Fixture, of_tenant, reason},
     on_both,
 };
+use crate::{field::now_ms, stream_key::StreamKeyId};
 
 on_both!(
     a_session_is_told_to_its_own_tenant,
     sessions_are_listed_in_pages_to_their_own_tenant,
+    a_termination_does_not_shorten_a_ban,
     a_terminated_session_loses_its_lease_and_holds_its_key_off,
 );
 
@@ -162,6 +164,28 @@ async fn a_session_is_told_to_its_own_tenant(fixture: Fixture) {
             not_found
         );
     }
+}
+
+async fn a_termination_does_not_shorten_a_ban(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let (key, _) = control.create("main").await;
+    let id = StreamKeyId::parse(&key.id).ok().unwrap();
+    let ban = Duration::from_secs(3600);
+    let mut until_ms = Vec::new();
+    for (session, ban) in [("banned", Some(ban)), ("ended", None)] {
+        publish(&fixture, session, "default", "live", &key.id).await;
+        let terminate = TerminateSessionRequest {
+            id: session.to_owned(),
+            ban: ban.map(|ban| ban.try_into().unwrap()),
+            ..TerminateSessionRequest::default()
+        };
+        let terminate = of_tenant("default", terminate);
+        control.sessions.terminate_session(terminate).await.unwrap();
+        let record = control.shared.database.key(id).await.unwrap().unwrap();
+        until_ms.push(record.held_off_until_ms);
+    }
+    assert!(until_ms[0] > now_ms() + 3_000_000);
+    assert_eq!(until_ms[0], until_ms[1]);
 }
 
 async fn a_terminated_session_loses_its_lease_and_holds_its_key_off(mut fixture: Fixture) {
