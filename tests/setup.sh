@@ -111,22 +111,36 @@ install_python() {
 
 # docs/clients, as its README says. Go and Node are run where they are there; their tests say so where they are not.
 build_client_examples() {
-  local clients="$PWD/docs/clients" directory python
-  directory="$(realpath "$target")/clients" python="$(realpath "$target")/python/bin/python"
-  rm -rf "$directory"
+  local clients="$PWD/docs/clients" program python
+  program="$(realpath "$target")/clients/issue_key" python="$(realpath "$target")/python/bin/python"
   if command -v go >/dev/null || [[ -x /usr/local/go/bin/go ]]; then
-    (export PATH="$PATH:/usr/local/go/bin" PROTOC="$python -m grpc_tools.protoc" &&
-      cd "$clients/go" && ./generate.sh && go build -o "$directory/issue_key" .) ||
+    made_of "$program.complete" "$program" docs/clients/go/{main.go,go.mod,go.sum,generate.sh} proto/headwater/v1/*.proto ||
+      (export PATH="$PATH:/usr/local/go/bin" PROTOC="$python -m grpc_tools.protoc" &&
+        cd "$clients/go" && ./generate.sh && go build -o "$program" . && mv "$program.new" "$program.complete") ||
       missing+=("the Go example of docs/clients (it did not build: see above)")
   else
+    rm -f "$program"
     echo "tests: no go here: the Go example of docs/clients is not run"
   fi
   if command -v npm >/dev/null; then
-    (cd "$clients/node" && npm ci --silent --no-audit --no-fund) ||
+    # npm leaves its own record of what it installed.
+    [[ $clients/node/node_modules/.package-lock.json -nt $clients/node/package-lock.json ]] ||
+      (cd "$clients/node" && npm ci --silent --no-audit --no-fund) ||
       missing+=("the Node example of docs/clients (npm could not install its packages: see above)")
   else
+    rm -rf "$clients/node/node_modules"
     echo "tests: no npm here: the Node example of docs/clients is not run"
   fi
+}
+
+# Whether a program is there and was made of these files as they are: RECORD PROGRAM FILES. Else RECORD.new is what it will
+# have been made of.
+made_of() {
+  local record="$1" program="$2"
+  shift 2
+  mkdir -p "$(dirname "$record")"
+  sha256sum "$@" >"${record%.complete}.new"
+  [[ -x $program ]] && cmp -s "${record%.complete}.new" "$record"
 }
 
 # Built from source where nobody brought the programs: minutes, once.
