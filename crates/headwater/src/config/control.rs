@@ -77,13 +77,13 @@ struct InternalSection {
     listen: Option<Address>,
 }
 
-/// Of tenants that have no quota of their own. What is not given is not limited.
+/// Of tenants that have no quota of their own. What is not given, or 0, is not limited.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct QuotasSection {
-    max_bitrate_bps: Option<Count<u64>>,
-    max_keys: Option<Count<u32>>,
-    max_sessions: Option<Count<u32>>,
+    max_bitrate_bps: u64,
+    max_keys: u32,
+    max_sessions: u32,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -146,9 +146,9 @@ impl Section {
         }
         if let Some(quotas) = self.quotas {
             control.default_quota = Quota {
-                max_keys: quotas.max_keys.map_or(0, |most| most.0),
-                max_sessions: quotas.max_sessions.map_or(0, |most| most.0),
-                max_bitrate_bps: quotas.max_bitrate_bps.map_or(0, |most| most.0),
+                max_keys: quotas.max_keys,
+                max_sessions: quotas.max_sessions,
+                max_bitrate_bps: quotas.max_bitrate_bps,
             };
         }
         if let Some(hold_off) = self.hold_off {

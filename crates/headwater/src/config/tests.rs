@@ -232,6 +232,9 @@ fn a_quota_is_not_there_where_it_is_not_given() {
     )]);
     assert_eq!((given.max_keys, given.max_sessions), (7, 0));
     assert_eq!(given.max_bitrate_bps, 9_000_000);
+    // As an IngestCluster may say it.
+    let none = quota(&[("HEADWATER__CONTROL__QUOTAS", "{max_keys: 0}")]);
+    assert_eq!(none, ::control::Quota::default());
 }
 
 #[test]

@@ -74,14 +74,17 @@ impl DataDir {
     }
 
     pub(super) fn control_config(&self) -> control::Config {
-        control::Config::new(
+        let mut config = control::Config::new(
             control::DatabaseConfig::Sqlite {
                 path: self.database(),
             },
             self.file("pepper"),
             self.file("grant.key"),
             self.api_token(),
-        )
+        );
+        // Of receivers of events.
+        config.egress.roots = rustls_native_certs::load_native_certs().certs;
+        config
     }
 
     /// Stream keys, tokens and logs.
