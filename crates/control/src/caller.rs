@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use proto::error::status;
-use runtime::{grpc::Peer, identity::Role};
+use runtime::{
+    grpc::{Peer, caller_role},
+    identity::Role,
+};
 use tonic::{Code, Request, Status};
 
 /// What a caller may do.
@@ -211,11 +214,7 @@ fn address<T>(request: &Request<T>) -> String {
 
 /// Admits one role alone: the internal port's services share the port, and not their callers.
 pub(crate) fn require_role<T>(request: &Request<T>, admitted: Role) -> Result<(), Status> {
-    let role = request
-        .extensions()
-        .get::<Peer>()
-        .and_then(|peer| peer.role);
-    if role == Some(admitted) {
+    if caller_role(request) == Some(admitted) {
         return Ok(());
     }
     Err(status(

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use registry::{Renewal, RenewalOutcome};
+use registry::{RegistryError, Renewal, RenewalOutcome};
 use runtime::error::chain;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, info, warn};
@@ -27,6 +27,17 @@ pub(crate) async fn renew(context: Arc<Context>) {
     join_all((0..SLICES).map(|slice| renew_slice(&context, slice, &down))).await;
 }
 
+/// Tells the registry at once where a session is that has moved: readers look for it there.
+pub(crate) fn renew_moved(context: &Arc<Context>, session: &Arc<LiveSession>) {
+    let (context, session) = (context.clone(), session.clone());
+    tokio::spawn(async move {
+        if let Some(renewal) = session.renewal_behind_others().await {
+            // A failure is made up for, and told, by the periodic renewals.
+            renew_chunk(&context, &[(renewal, session)]).await.ok();
+        }
+    });
+}
+
 async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
     let period = context.config.relay.renew_period;
     sleep(offset(period, slice)).await;
@@ -42,36 +53,47 @@ async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
             .filter_map(|session| Some((session.renewal()?, session)))
             .collect();
         for chunk in sessions.chunks(PIPELINE_MAX) {
-            renew_chunk(context, chunk, down).await;
+            let renewed = renew_chunk(context, chunk).await;
+            say(&renewed, down);
         }
     }
 }
 
-async fn renew_chunk(context: &Context, chunk: &[(Renewal, Arc<LiveSession>)], down: &AtomicBool) {
+async fn renew_chunk(
+    context: &Context,
+    chunk: &[(Renewal, Arc<LiveSession>)],
+) -> Result<(), RegistryError> {
     let renewals: Vec<Renewal> = chunk.iter().map(|(renewal, _)| renewal.clone()).collect();
     let outcomes = context.registry.renew(&renewals).await;
     for (_, session) in chunk {
         session.renewal_done();
     }
-    match outcomes {
-        Ok(outcomes) => {
+    let outcomes = outcomes.inspect_err(|_unavailable| {
+        // Sessions go on: only an explicit answer fences.
+        let failed = u64::try_from(renewals.len()).unwrap_or_default();
+        count(context, "unavailable", failed);
+    })?;
+    for ((_, session), outcome) in chunk.iter().zip(outcomes) {
+        apply(context, session, outcome);
+    }
+    Ok(())
+}
+
+/// Warns when renewals begin to fail, and says when they work again.
+fn say(renewed: &Result<(), RegistryError>, down: &AtomicBool) {
+    match renewed {
+        Ok(()) => {
             if down.swap(false, Ordering::Relaxed) {
                 info!("the registry renews leases again");
             }
-            for ((_, session), outcome) in chunk.iter().zip(outcomes) {
-                apply(context, session, outcome);
-            }
         }
         Err(error) => {
-            // Sessions go on: only an explicit answer fences.
             if !down.swap(true, Ordering::Relaxed) {
                 warn!(
-                    error = chain(&error),
+                    error = chain(error),
                     "the registry does not renew leases; sessions go on"
                 );
             }
-            let failed = u64::try_from(renewals.len()).unwrap_or_default();
-            count(context, "unavailable", failed);
         }
     }
 }

@@ -315,6 +315,20 @@ impl LiveSession {
         })
     }
 
+    /// As [`renewal`](Self::renewal), as soon as one that is under way is done.
+    pub(crate) async fn renewal_behind_others(&self) -> Option<Renewal> {
+        loop {
+            let renewed = self.renewed.notified();
+            if let Some(renewal) = self.renewal() {
+                return Some(renewal);
+            }
+            if !self.lease.lock().renewing {
+                return None;
+            }
+            renewed.await;
+        }
+    }
+
     pub(crate) fn renewal_done(&self) {
         self.lease.lock().renewing = false;
         self.renewed.notify_waiters();

@@ -23,7 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tonic::Status;
 use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
-use crate::{Context, end::End, live::LiveSession, metrics::ReopenLabels, revocations::jittered};
+use crate::{
+    Context, end::End, leases, live::LiveSession, metrics::ReopenLabels, revocations::jittered,
+};
 
 use self::stall::{Stall, TICK};
 pub(crate) use self::{
@@ -258,6 +260,7 @@ impl Relay {
                     info!(origin = %rpc.origin.name, attempt = self.attempt, elapsed = ?started.elapsed(),
                         next_sequence = rpc.next_sequence, "another origin has the session");
                     self.count_reopen(lost, "ok");
+                    leases::renew_moved(&self.context, &self.live);
                     return Ok(rpc);
                 }
                 Ok(None) => {}

@@ -179,6 +179,7 @@ impl Roles {
             },
             origin::Dependencies {
                 registry: registry.clone(),
+                dialer: None,
                 metrics: process.metrics.clone(),
                 readiness: process.readiness.clone(),
                 grants: Reloading::fixed(secrets.grants.clone()),

@@ -190,6 +190,36 @@ impl Log {
         }
     }
 
+    /// Goes on as another log of this broadcast, which says this before its frames: with the current session, or with
+    /// one behind it.
+    pub fn follow_session(
+        &mut self,
+        id: &str,
+        token: Token,
+        timeline_offset_ms: i64,
+        next_sequence: u64,
+    ) {
+        match self.sessions.back_mut() {
+            Some(session) if &*session.id == id => {
+                session.timeline_offset_ms = timeline_offset_ms;
+                self.continue_session(token, next_sequence);
+            }
+            Some(_) | None => self.begin_session(id, token, timeline_offset_ms, next_sequence),
+        }
+    }
+
+    /// What another log of this broadcast does not have: its readers' gap is one of this log's readers.
+    pub fn follow_gap(&mut self, id: &str, from_sequence: u64, to_sequence: u64) {
+        let token = self
+            .sessions
+            .back()
+            .map_or_else(Token::default, |s| s.token);
+        if self.session().is_none_or(|(current, _, _)| current != id) {
+            self.begin_session(id, token, 0, from_sequence);
+        }
+        self.continue_session(token, to_sequence);
+    }
+
     /// The current session's id, next frame and timeline offset.
     pub fn session(&self) -> Option<(&str, u64, i64)> {
         let session = self.sessions.back()?;

@@ -80,6 +80,11 @@ impl Names {
         format!("{}-control-internal", self.0)
     }
 
+    /// What readers reach: any origin.
+    pub fn playback(&self) -> String {
+        format!("{}-playback", self.0)
+    }
+
     /// Volume of SQLite.
     pub fn control_data(&self) -> String {
         format!("{}-control-data", self.0)

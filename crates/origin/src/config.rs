@@ -43,6 +43,10 @@ pub struct Limits {
     pub process_bytes_max: usize,
     /// Streams held at a time.
     pub streams_max: usize,
+    /// Streams of other origins that are read here, at a time.
+    pub followed_streams_max: usize,
+    /// Other origins that follow one stream of this one.
+    pub followers_per_stream_max: usize,
     /// Subscribers of all outputs together.
     pub subscribers_max: usize,
     /// Connections of the HTTP port.
@@ -66,7 +70,13 @@ pub struct Timing {
     pub recheck_period: Duration,
     /// How often the origin announces itself.
     pub announce_period: Duration,
-    /// How long a subscriber with a cursor waits for a stream that is not here yet.
+    /// How long a reader waits for a stream that another origin has to come here.
+    pub find_wait: Duration,
+    /// How long a followed stream stays without a reader.
+    pub follow_linger: Duration,
+    /// An owner that has sent nothing of a followed stream for this long may have lost it: the registry is asked.
+    pub follow_silence: Duration,
+    /// How long a subscriber with a cursor waits for a stream that no origin has yet.
     pub resume_wait: Duration,
     /// How long a subscriber may ask to wait for a stream to start.
     pub wait_for_stream_max: Duration,
@@ -103,6 +113,8 @@ impl Default for Limits {
         Self {
             process_bytes_max: 2 * 1024 * 1024 * 1024,
             streams_max: 10_000,
+            followed_streams_max: 10_000,
+            followers_per_stream_max: 64,
             subscribers_max: 20_000,
             http_connections_max: 10_000,
             rtmp_connections_max: 10_000,
@@ -119,6 +131,9 @@ impl Default for Timing {
             ack_period: Duration::from_millis(50),
             recheck_period: registry::RENEW_PERIOD,
             announce_period: registry::ANNOUNCE_PERIOD,
+            find_wait: Duration::from_secs(2),
+            follow_linger: Duration::from_secs(10),
+            follow_silence: Duration::from_secs(1),
             resume_wait: Duration::from_secs(10),
             wait_for_stream_max: Duration::from_secs(60),
             http_request_timeout: Duration::from_secs(10),

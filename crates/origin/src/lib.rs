@@ -6,12 +6,14 @@
 //! |---|---|
 //! | `publish` | hop 5: Publish RPC ─▶ log; grant, fencing token and sequence are checked here |
 //! | `stream` | hop 6: one log per stream; a subscriber is a cursor |
-//! | `output` | hop 7: cursor ─▶ gRPC, HTTP-FLV, RTMP |
+//! | `follow` | logs of streams that other origins own |
+//! | `output` | hop 7: cursor ─▶ gRPC, HTTP-FLV, RTMP, another origin |
 //! | `ownership` | announcements, and the recheck of who owns what |
 
 #![deny(missing_docs)]
 
 mod config;
+mod follow;
 mod grant_keys;
 mod metrics;
 mod output;
@@ -40,9 +42,11 @@ use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
 
 pub use config::{Config, Limits, OutagePolicy, Timing};
+pub use follow::Dialer;
 pub use grant_keys::watch_grant_keys;
 
 use crate::{
+    follow::Follower,
     output::{flv, grpc::Playback, players::Players, rtmp},
     ownership::Ownership,
     publish::Relay,
@@ -60,6 +64,8 @@ pub struct Origin {
 pub struct Dependencies {
     /// Where ownership lives.
     pub registry: Registry,
+    /// How other origins are reached; `None`: there are none.
+    pub dialer: Option<Dialer>,
     /// The process's metrics.
     pub metrics: Metrics,
     /// The process's readiness.
@@ -170,6 +176,13 @@ impl Origin {
             shutdown: shutdown.clone(),
             streams: streams.clone(),
         };
+        let follower = Follower::new(
+            &config,
+            &dependencies.registry,
+            dependencies.dialer,
+            shutdown,
+            &streams,
+        );
         Services {
             relay: Relay {
                 config: Arc::clone(&config),
@@ -182,12 +195,14 @@ impl Origin {
             playback: Playback {
                 config: Arc::clone(&config),
                 credentials: dependencies.playback.clone(),
+                follower: follower.clone(),
                 shutdown: shutdown.clone(),
                 streams: streams.clone(),
             },
             players: Players {
                 config: Arc::clone(&config),
                 credentials: dependencies.playback,
+                follower,
                 shutdown: shutdown.clone(),
                 streams,
             },

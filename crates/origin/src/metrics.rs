@@ -8,6 +8,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
+    registry::Registry,
 };
 
 use runtime::budget::Budget;
@@ -17,6 +18,10 @@ use runtime::budget::Budget;
 pub(crate) struct OriginMetrics {
     pub(crate) streams: Gauge,
     pub(crate) publishers: Gauge,
+    pub(crate) followed_streams: Gauge,
+    pub(crate) follow_opens: Family<OpenLabels, Counter>,
+    pub(crate) follow_switch_seconds: Histogram,
+    pub(crate) owner_lookups: Family<OpenLabels, Counter>,
     pub(crate) subscribers: Family<OutputLabels, Gauge>,
     pub(crate) subscribers_waiting: Gauge,
     pub(crate) opens: Family<OpenLabels, Counter>,
@@ -35,12 +40,14 @@ pub(crate) struct OutputLabels {
 }
 
 impl OutputLabels {
+    /// Another origin's readers.
+    pub(crate) const FOLLOW: Self = Self { output: "follow" };
     pub(crate) const FLV: Self = Self { output: "flv" };
     pub(crate) const GRPC: Self = Self { output: "grpc" };
     pub(crate) const RTMP: Self = Self { output: "rtmp" };
 }
 
-/// How a Publish RPC's open was answered: `accepted`, or the refusal's reason.
+/// How an open, or a question, was answered: `accepted`, or the refusal's reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OpenLabels {
     pub(crate) outcome: &'static str,
@@ -52,6 +59,7 @@ impl OriginMetrics {
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("origin");
             registry.register("streams_active", "Streams held", own.streams.clone());
+            own.register_follows(registry);
             registry.register(
                 "publishers_active",
                 "Publish RPCs open",
@@ -116,10 +124,38 @@ impl OriginMetrics {
         own
     }
 
+    /// What is read here and owned by another origin.
+    fn register_follows(&self, registry: &mut Registry) {
+        registry.register(
+            "followed_streams_active",
+            "Streams of other origins that are read here",
+            self.followed_streams.clone(),
+        );
+        registry.register(
+            "follow_opens",
+            "Follow RPCs to other origins, by how their open was answered",
+            self.follow_opens.clone(),
+        );
+        registry.register(
+            "follow_switch_seconds",
+            "From the loss of a followed stream's owner to the next one",
+            self.follow_switch_seconds.clone(),
+        );
+        registry.register(
+            "owner_lookups",
+            "Questions to the registry who owns a stream that is not here, by answer",
+            self.owner_lookups.clone(),
+        );
+    }
+
     fn new() -> Self {
         Self {
             streams: Gauge::default(),
             publishers: Gauge::default(),
+            followed_streams: Gauge::default(),
+            follow_opens: Family::default(),
+            follow_switch_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 10)),
+            owner_lookups: Family::default(),
             subscribers: Family::default(),
             subscribers_waiting: Gauge::default(),
             opens: Family::default(),

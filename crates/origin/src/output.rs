@@ -1,6 +1,7 @@
 //! Hop 7 of a frame's life: a subscriber's cursor becomes what it reads.
 
 pub(crate) mod flv;
+pub(crate) mod follow;
 pub(crate) mod grpc;
 pub(crate) mod players;
 pub(crate) mod rtmp;

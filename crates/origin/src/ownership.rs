@@ -70,7 +70,7 @@ impl Ownership {
         let mut failing = false;
         loop {
             tokio::time::sleep(self.config.timing.recheck_period).await;
-            let checked = self.check(&self.streams.all()).await;
+            let checked = self.check(&self.streams.all_owned()).await;
             said_once(&mut failing, checked, "ownership could not be rechecked");
         }
     }

@@ -13,14 +13,14 @@ use proto::{
     frames::{Assembler, FrameError, Parts},
     grant::GrantVerifier,
     internal::v1::{
-        PublishAccepted, PublishAck, PublishGoodbye, PublishRequest, PublishResponse,
-        publish_request::Request as Message, publish_response::Response as Answer,
+        FollowRequest, PublishAccepted, PublishAck, PublishGoodbye, PublishRequest,
+        PublishResponse, publish_request::Request as Message, publish_response::Response as Answer,
         relay_service_server::RelayService,
     },
     v1::FrameBatch,
 };
 use registry::{FencingToken, Registry};
-use runtime::{reload::Reloading, shutdown::Shutdown};
+use runtime::{grpc::caller_role, identity::Role, reload::Reloading, shutdown::Shutdown};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -30,6 +30,7 @@ use self::opening::Accepted;
 use crate::{
     config::Config,
     metrics::OpenLabels,
+    output::follow::{self, FollowStream},
     ownership::Ownership,
     stream::{AppendError, Dismissal, Publication, Streams},
 };
@@ -56,12 +57,22 @@ const REASON_CHARS_MAX: usize = 100;
 
 #[tonic::async_trait]
 impl RelayService for Relay {
+    type FollowStream = FollowStream;
     type PublishStream = ReceiverStream<Result<PublishResponse, Status>>;
+
+    async fn follow(
+        &self,
+        request: Request<FollowRequest>,
+    ) -> Result<Response<FollowStream>, Status> {
+        require_role(&request, Role::Origin)?;
+        follow::follow(&self.streams, request.get_ref()).map(Response::new)
+    }
 
     async fn publish(
         &self,
         request: Request<Streaming<PublishRequest>>,
     ) -> Result<Response<Self::PublishStream>, Status> {
+        require_role(&request, Role::Edge)?;
         let mut requests = request.into_inner();
         let opened = self.open(&mut requests).await;
         let outcome = match &opened {
@@ -83,6 +94,18 @@ impl RelayService for Relay {
         tokio::spawn(session.run(self.clone()).instrument(span));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
+}
+
+/// The roles of the port are admitted per RPC.
+fn require_role<T>(request: &Request<T>, admitted: Role) -> Result<(), Status> {
+    if caller_role(request) == Some(admitted) {
+        return Ok(());
+    }
+    Err(status(
+        Code::PermissionDenied,
+        "ROLE_NOT_ADMITTED",
+        format!("only the role {admitted} may call this"),
+    ))
 }
 
 /// One accepted Publish RPC.

@@ -1,8 +1,10 @@
 //! Hop 6 of a frame's life: one log per stream. A publisher holds a [`Publication`], a subscriber a [`Subscription`].
+//! Where another origin owns the stream, what that one's log tells is written by a [`Feed`], until a publisher comes here.
 //!
 //! One origin accepts one fencing token at a time per stream and slot, the highest it has seen. A publisher never waits
 //! for a subscriber: subscribers are cursors into the log that are woken.
 
+mod feed;
 mod subscription;
 mod table;
 
@@ -16,10 +18,11 @@ use media::{
     log::{Appended, Log, SequenceError, Token},
 };
 use parking_lot::Mutex;
-use registry::{FencingToken, Slot, StreamId};
-use tokio::sync::{oneshot, watch};
+use registry::{FencingToken, OriginName, Slot, StreamId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 pub(crate) use self::{
+    feed::{Feed, FeedError, Position, SessionHeader, Superseded},
     subscription::{Next, Subscription, SubscriptionStart},
     table::Streams,
 };
@@ -37,6 +40,8 @@ pub(crate) struct Stream {
     /// Says that there is something new to read.
     changed: watch::Sender<()>,
     streams: Streams,
+    /// Other origins that follow this one.
+    followers: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -46,6 +51,8 @@ struct State {
     /// The highest seen.
     token: FencingToken,
     publisher: Option<Publisher>,
+    /// Another origin owns the stream.
+    followed: Option<Followed>,
     /// Since when there is no publisher.
     lost: Option<Instant>,
     /// Nothing is appended any more.
@@ -57,6 +64,14 @@ struct State {
 struct Publisher {
     token: FencingToken,
     dismiss: oneshot::Sender<Dismissal>,
+}
+
+/// Where the log of a followed stream comes from.
+#[derive(Debug)]
+struct Followed {
+    owner: OriginName,
+    /// Dropped when a publisher comes here.
+    _superseded: oneshot::Sender<()>,
 }
 
 /// Why a publisher must go.
@@ -131,10 +146,12 @@ impl Stream {
                     attempt: 0,
                 },
                 publisher: None,
+                followed: None,
                 lost: None,
                 end: None,
             }),
             changed: watch::Sender::new(()),
+            followers: Arc::new(Semaphore::new(streams.followers_per_stream_max())),
             streams,
         }
     }
@@ -156,6 +173,7 @@ impl Stream {
         if let Some(replaced) = replaced {
             replaced.dismiss(Dismissal::Fenced(token));
         }
+        state.followed = None;
         if let Some(lost) = state.lost.take() {
             let gap = now.saturating_duration_since(lost);
             let metrics = self.streams.metrics();
@@ -172,6 +190,17 @@ impl Stream {
             timeline_offset_ms,
         };
         Ok((publication, dismissed))
+    }
+
+    /// The origin that owns the stream, where it is not this one.
+    pub(crate) fn owner(&self) -> Option<OriginName> {
+        let state = self.state.lock();
+        state.followed.as_ref().map(|it| it.owner.clone())
+    }
+
+    /// Room for one more origin that follows.
+    pub(crate) fn admit_follower(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.followers).try_acquire_owned().ok()
     }
 
     /// The highest token seen.
@@ -212,23 +241,25 @@ impl Stream {
     }
 
     fn end_if(self: &Arc<Self>, end: End, condition: impl FnOnce(&State) -> bool) {
-        let ended = self.streams.take_out(self, || {
+        self.streams.take_out(self, || {
             let mut state = self.state.lock();
-            if state.end.is_some() || !condition(&state) {
-                return false;
+            let ends = state.end.is_none() && condition(&state);
+            if ends {
+                self.close(&mut state, end);
             }
-            tracing::info!(stream_id = %self.place.0, ?end, "stream ended");
-            state.end = Some(end);
-            if let Some(publisher) = state.publisher.take() {
-                let token = state.token;
-                publisher.dismiss(Dismissal::Fenced(token));
-            }
-            true
+            ends
         });
-        if ended {
-            self.changed.send_replace(());
-            tokio::spawn(let_go(Arc::downgrade(self), self.streams.age_max()));
+    }
+
+    /// Nothing is appended any more. To be followed by leaving the table.
+    fn close(self: &Arc<Self>, state: &mut State, end: End) {
+        tracing::info!(stream_id = %self.place.0, ?end, "stream ended");
+        state.end = Some(end);
+        if let Some(publisher) = state.publisher.take() {
+            publisher.dismiss(Dismissal::Fenced(state.token));
         }
+        self.changed.send_replace(());
+        tokio::spawn(let_go(Arc::downgrade(self), self.streams.age_max()));
     }
 }
 
@@ -275,6 +306,12 @@ impl State {
             opening.first_sequence,
         );
         timeline_offset_ms
+    }
+
+    /// The budget knows what the log holds now.
+    fn charge(&mut self, streams: &Streams) {
+        self.share.set(self.log.bytes());
+        self.give_way(streams.budget(), streams.held());
     }
 
     /// Lets history go where the process holds too much: down to an equal share, whoever caused it.
@@ -327,9 +364,7 @@ impl Publication {
                 }
                 Ok::<_, SequenceError>(())
             });
-            let bytes = state.log.bytes();
-            state.share.set(bytes);
-            state.give_way(budget, self.stream.streams.count());
+            state.charge(&self.stream.streams);
             (appended, state.log.session().map_or(0, |(_, next, _)| next))
         };
         // Also where a frame was refused: those before it are in the log.

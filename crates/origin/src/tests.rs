@@ -5,6 +5,7 @@
     reason = "a test names the one variant that it wants"
 )]
 
+mod following;
 mod outputs;
 mod ownership;
 mod players;
@@ -14,12 +15,15 @@ mod tracing;
 mod tracks;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use media::{Frame, FrameKind, flv};
+use parking_lot::Mutex;
 use proto::{
     frames::{Assembler, Parts, batches},
     grant::{GrantSigner, GrantVerifier},
@@ -36,7 +40,7 @@ use registry::{MemoryRegistry, OriginName, Registry, StreamId};
 use runtime::{
     admin::Readiness,
     bearer::BearerCredentials,
-    grpc::{self, Target},
+    grpc::{self, InProcessTarget, Target},
     identity::Role,
     metrics::Metrics,
     reload::Reloading,
@@ -46,7 +50,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-use crate::{Config, Dependencies, Listeners, Origin, OriginError, RtmpListener};
+use crate::{Config, Dependencies, Dialer, Listeners, Origin, OriginError, RtmpListener};
 
 const CREDENTIAL: &str = "let-me-in";
 /// Whatever is waited for comes within this, or the test fails.
@@ -78,12 +82,19 @@ async fn start(config: Config) -> Running {
 }
 
 async fn start_with(config: Config, registry: Registry) -> Running {
+    start_in(config, registry, None).await
+}
+
+/// Among others, where they are to be reached.
+async fn start_in(config: Config, registry: Registry, network: Option<&Network>) -> Running {
+    let name = config.name.clone();
     let signer = GrantSigner::from_pkcs8(&GrantSigner::generate_pkcs8().unwrap()).unwrap();
     let metrics = Metrics::default();
     let origin = Origin::new(
         config,
         Dependencies {
             registry: registry.clone(),
+            dialer: network.map(Network::dialer),
             metrics: metrics.clone(),
             readiness: Readiness::default(),
             grants: Reloading::fixed(GrantVerifier::new([signer.public_key()])),
@@ -91,6 +102,10 @@ async fn start_with(config: Config, registry: Registry) -> Running {
         },
     );
     let (relay, relay_target) = grpc::in_process(Role::Edge);
+    if let Some(network) = network {
+        let target = relay_target.as_role(Role::Origin);
+        network.relays.lock().insert(name, target);
+    }
     let (playback, playback_target) = grpc::in_process(Role::Edge);
     let http = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = http.local_addr().unwrap();
@@ -117,6 +132,23 @@ async fn start_with(config: Config, registry: Registry) -> Running {
         metrics,
         shutdown,
         ended,
+    }
+}
+
+/// Origins that reach each other.
+#[derive(Clone, Default)]
+struct Network {
+    relays: Arc<Mutex<BTreeMap<OriginName, InProcessTarget>>>,
+}
+
+impl Network {
+    fn dialer(&self) -> Dialer {
+        let relays = Arc::clone(&self.relays);
+        Arc::new(move |origin| {
+            let nowhere = || grpc::in_process(Role::Origin).1;
+            let target = relays.lock().get(&origin.name).cloned();
+            Target::InProcess(target.unwrap_or_else(nowhere))
+        })
     }
 }
 

@@ -70,14 +70,25 @@ pub enum Target {
 
 /// The accepting end of an in-process transport.
 pub struct InProcessListener {
-    connections: mpsc::Receiver<DuplexStream>,
-    role: Role,
+    connections: mpsc::Receiver<(DuplexStream, Role)>,
 }
 
 /// The connecting end of an in-process transport. A cheap handle.
 #[derive(Clone)]
 pub struct InProcessTarget {
-    connections: mpsc::Sender<DuplexStream>,
+    connections: mpsc::Sender<(DuplexStream, Role)>,
+    role: Role,
+}
+
+impl InProcessTarget {
+    /// The same server, for a caller of another role.
+    #[must_use]
+    pub fn as_role(&self, role: Role) -> Self {
+        Self {
+            role,
+            ..self.clone()
+        }
+    }
 }
 
 /// An accepted connection, as request extension (`tonic::Request::extensions().get::<Peer>()`).
@@ -91,16 +102,24 @@ pub struct Peer {
     pub certificate: Option<Arc<ClientCertificate>>,
 }
 
+/// The role that a request's connection proved; `None` where its port asks for none.
+pub fn caller_role<T>(request: &tonic::Request<T>) -> Option<Role> {
+    request
+        .extensions()
+        .get::<Peer>()
+        .and_then(|peer| peer.role)
+}
+
 /// An in-process transport; `role` is what the connecting side counts as.
 pub fn in_process(role: Role) -> (InProcessListener, InProcessTarget) {
     let (sender, receiver) = mpsc::channel(IN_PROCESS_BACKLOG);
     (
         InProcessListener {
             connections: receiver,
-            role,
         },
         InProcessTarget {
             connections: sender,
+            role,
         },
     )
 }
@@ -162,10 +181,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 async fn connect(target: Target) -> io::Result<Box<dyn Transport>> {
     match target {
-        Target::InProcess(InProcessTarget { connections }) => {
+        Target::InProcess(InProcessTarget { connections, role }) => {
             let (ours, theirs) = tokio::io::duplex(IN_PROCESS_BUFFER_BYTES);
             connections
-                .send(theirs)
+                .send((theirs, role))
                 .await
                 .map_err(|_| io::ErrorKind::ConnectionRefused)?;
             Ok(Box::new(ours))

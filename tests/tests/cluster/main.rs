@@ -22,6 +22,7 @@ mod controls;
 mod discovery;
 mod events;
 mod failover;
+mod following;
 mod guessing;
 mod half_open;
 mod hostile_records;

@@ -32,6 +32,7 @@ async fn everything_is_made_and_then_nothing_is_written() {
         (CORE, "secrets", "live-pepper"),
         (CORE, "services", "live-edge"),
         (CORE, "services", "live-control-internal"),
+        (CORE, "services", "live-playback"),
         ("apis/networking.k8s.io/v1", "networkpolicies", "live-edge"),
         ("apis/policy/v1", "poddisruptionbudgets", "live-origin"),
     ] {

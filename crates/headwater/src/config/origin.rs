@@ -99,6 +99,8 @@ defaulted_section! {
     LimitsSection => origin::Limits {
         process_bytes_max: Bytes<usize>,
         streams_max: Count<usize>,
+        followed_streams_max: Count<usize>,
+        followers_per_stream_max: Count<usize>,
         subscribers_max: Count<usize>,
         http_connections_max: Count<usize>,
         rtmp_connections_max: Count<usize>,
@@ -113,6 +115,9 @@ defaulted_section! {
         ack_period: Period,
         recheck_period: Period,
         announce_period: Period,
+        find_wait: Time,
+        follow_linger: Time,
+        follow_silence: Period,
         resume_wait: Time,
         wait_for_stream_max: Time,
         http_request_timeout: Time,

@@ -1,9 +1,14 @@
 //! `headwater origin`.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use origin::{Dependencies, Listeners, Origin, RtmpListener};
 use runtime::{
-    bearer::BearerCredentials, grpc::Listener, identity::Role, tls::ReloadingCertificate,
+    bearer::BearerCredentials,
+    grpc::{Listener, Target},
+    identity::Role,
+    tls::ReloadingCertificate,
 };
 use serde_json::json;
 
@@ -53,8 +58,13 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         },
         "admin_url": process.admin_url(),
     });
+    let tls = internal_tls.clone();
+    let dialer = move |other: &registry::Origin| {
+        Target::Internal(other.relay_address.clone(), tls.clone(), Role::Origin)
+    };
     let dependencies = Dependencies {
         registry,
+        dialer: Some(Arc::new(dialer)),
         metrics: process.metrics.clone(),
         readiness: process.readiness.clone(),
         grants: origin::watch_grant_keys(config.grant_public_key_file)
@@ -66,7 +76,7 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     // Of what is live, the log filter alone concerns an origin.
     live.follow(|_version| Ok(()))?;
     let listeners = Listeners {
-        relay: Listener::Internal(relay, internal_tls, vec![Role::Edge]),
+        relay: Listener::Internal(relay, internal_tls, vec![Role::Edge, Role::Origin]),
         playback: Listener::Public(playback, certificate),
         http,
         rtmp,

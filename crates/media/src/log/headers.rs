@@ -43,10 +43,11 @@ impl Headers {
         &self.tracks
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Frame)> {
+    pub(super) fn to_vec(&self) -> Vec<(u64, Frame)> {
         self.frames
             .iter()
-            .map(|cached| (cached.sequence, &cached.frame))
+            .map(|cached| (cached.sequence, cached.frame.clone()))
+            .collect()
     }
 
     /// Whether [`update`](Self::update) would change anything: asked first, because the headers are shared.

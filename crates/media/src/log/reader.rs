@@ -1,6 +1,6 @@
 //! A subscriber's place in a log.
 //!
-//! Every stretch of frames starts with a [`Header`]; what is missing inside a session is said by a [`Gap`], which a
+//! Every stretch of one publisher's frames starts with a [`Header`]; what is missing inside a session is said by a [`Gap`], which a
 //! `Header` follows.
 
 use std::sync::Arc;
@@ -62,6 +62,10 @@ pub struct Header {
     pub session_id: Arc<str>,
     /// Its fencing token.
     pub token: Token,
+    /// What is in the timestamps of its frames.
+    pub timeline_offset_ms: i64,
+    /// Of the frame that comes next.
+    pub sequence: u64,
     /// Metadata and sequence headers with their sequences, in the publisher's order.
     pub headers: Vec<(u64, Frame)>,
     /// The tracks that frames before those that follow have told of.
@@ -86,8 +90,8 @@ pub struct Reader {
     seeking: bool,
     /// What the reader counts on; `None` before its first frame.
     expected: Option<Expected>,
-    /// The session that the last header was of; `None`: a header is due.
-    header_of: Option<u64>,
+    /// The session and the token that the last header was of; `None`: a header is due.
+    header_of: Option<(u64, Token)>,
 }
 
 #[derive(Clone, Debug)]
@@ -171,9 +175,10 @@ impl Log {
                 reader.expected = Some(behind);
                 return Ok(Some(Event::Gap(gap)));
             }
-            if reader.header_of != Some(entry.ordinal) {
-                reader.header_of = Some(entry.ordinal);
-                return Ok(Some(Event::Header(entry.header())));
+            let publisher = (entry.ordinal, entry.token);
+            if reader.header_of != Some(publisher) {
+                reader.header_of = Some(publisher);
+                return Ok(Some(Event::Header(self.header(entry))));
             }
             return Ok(Some(Event::Frames(self.frames(reader, bytes_max))));
         }
@@ -229,13 +234,38 @@ impl Log {
         })
     }
 
-    /// Frames from the reader's place on: one session, no gap, up to `bytes_max` of bodies.
+    fn header(&self, entry: &Entry) -> Header {
+        let session = self.remembered(entry.ordinal);
+        Header {
+            session_id: Arc::clone(&entry.session_id),
+            token: entry.token,
+            timeline_offset_ms: session.map_or(0, |session| session.timeline_offset_ms),
+            sequence: entry.sequence,
+            headers: entry.headers.to_vec(),
+            tracks: entry.headers.tracks().clone(),
+        }
+    }
+
+    /// What comes before the frame that is appended next, if the current session goes on.
+    pub fn next_header(&self) -> Option<Header> {
+        let session = self.sessions.back()?;
+        Some(Header {
+            session_id: Arc::clone(&session.id),
+            token: session.token,
+            timeline_offset_ms: session.timeline_offset_ms,
+            sequence: session.next_sequence,
+            headers: self.headers.to_vec(),
+            tracks: self.headers.tracks().clone(),
+        })
+    }
+
+    /// Frames from the reader's place on: one publisher's, no gap, up to `bytes_max` of bodies.
     fn frames(&self, reader: &mut Reader, bytes_max: usize) -> Vec<Entry> {
         let mut frames: Vec<Entry> = Vec::new();
         let mut bytes = 0_usize;
         while let Some(entry) = self.entry(reader.next) {
             let follows = frames.last().is_none_or(|last| {
-                last.ordinal == entry.ordinal
+                (last.ordinal, last.token) == (entry.ordinal, entry.token)
                     && last.sequence.checked_add(1) == Some(entry.sequence)
             });
             bytes = bytes.saturating_add(entry.frame.body.len());
@@ -253,21 +283,6 @@ impl Log {
             });
         }
         frames
-    }
-}
-
-impl Entry {
-    fn header(&self) -> Header {
-        Header {
-            session_id: Arc::clone(&self.session_id),
-            token: self.token,
-            headers: self
-                .headers
-                .iter()
-                .map(|(sequence, frame)| (sequence, frame.clone()))
-                .collect(),
-            tracks: self.headers.tracks().clone(),
-        }
     }
 }
 

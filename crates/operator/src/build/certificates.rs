@@ -73,10 +73,11 @@ pub fn control_dns_names(cluster: &ValidatedCluster) -> Vec<String> {
     names
 }
 
-/// Names in the certificate of playback: of the Service, and of every single origin.
+/// Names in the certificate of playback: of the Services, and of every single origin.
 pub fn origin_dns_names(cluster: &ValidatedCluster) -> Vec<String> {
     let service = cluster.names.tier(Component::Origin);
     let mut names = service_names(cluster, &service);
+    names.extend(service_names(cluster, &cluster.names.playback()));
     let namespace = &cluster.namespace;
     names.push(format!("*.{service}.{namespace}.svc"));
     names.push(format!(

@@ -65,15 +65,11 @@ fn edge(cluster: &ValidatedCluster) -> Rules {
                 .into(),
         ),
     };
-    let to = |component, port: Port| NetworkPolicyEgressRule {
-        to: Some(vec![tier(cluster, component)]),
-        ports: Some(vec![tcp(port.number())]),
-    };
     (
         vec![anybody],
         vec![
-            to(Component::Origin, Port::Relay),
-            to(Component::Control, Port::Internal),
+            to(cluster, Component::Origin, Port::Relay),
+            to(cluster, Component::Control, Port::Internal),
         ],
     )
 }
@@ -82,10 +78,17 @@ fn origin(cluster: &ValidatedCluster) -> Rules {
     let readers = &cluster.spec.network_policy.playback_from;
     (
         vec![
-            from(vec![tier(cluster, Component::Edge)], &[Port::Relay]),
+            from(
+                vec![
+                    tier(cluster, Component::Edge),
+                    tier(cluster, Component::Origin),
+                ],
+                &[Port::Relay],
+            ),
             from(with_own_namespace(readers), &Port::of_players(cluster)),
         ],
-        Vec::new(),
+        // Streams that other origins own.
+        vec![to(cluster, Component::Origin, Port::Relay)],
     )
 }
 
@@ -176,6 +179,13 @@ fn from(peers: Vec<NetworkPolicyPeer>, ports: &[Port]) -> NetworkPolicyIngressRu
     NetworkPolicyIngressRule {
         from: Some(peers),
         ports: Some(ports.iter().map(|port| tcp(port.number())).collect()),
+    }
+}
+
+fn to(cluster: &ValidatedCluster, component: Component, port: Port) -> NetworkPolicyEgressRule {
+    NetworkPolicyEgressRule {
+        to: Some(vec![tier(cluster, component)]),
+        ports: Some(vec![tcp(port.number())]),
     }
 }
 

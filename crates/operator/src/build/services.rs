@@ -20,6 +20,7 @@ pub(super) fn services(cluster: &ValidatedCluster) -> Vec<Service> {
         control(cluster),
         control_internal(cluster),
         origin(cluster),
+        playback(cluster),
     ]
 }
 
@@ -79,7 +80,18 @@ fn control_internal(cluster: &ValidatedCluster) -> Service {
     service(cluster, Component::Control, name, &BTreeMap::new(), spec)
 }
 
-/// Headless: a stream is at one origin, and no other can serve it.
+/// What readers reach: any origin that is ready, and that serves the streams of all.
+fn playback(cluster: &ValidatedCluster) -> Service {
+    let ports = Port::of_players(cluster);
+    let spec = ServiceSpec {
+        ports: Some(ports.into_iter().map(Port::of_service).collect()),
+        ..ServiceSpec::default()
+    };
+    let name = cluster.names.playback();
+    service(cluster, Component::Origin, name, &BTreeMap::new(), spec)
+}
+
+/// Headless: edges and other origins reach each of them by its name.
 fn origin(cluster: &ValidatedCluster) -> Service {
     let spec = ServiceSpec {
         cluster_ip: Some("None".to_owned()),

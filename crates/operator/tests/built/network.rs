@@ -193,7 +193,7 @@ fn a_tier_is_reached_by_whom_it_serves_and_reaches_what_it_needs() {
             ("origin", "control", 7445, false),
             ("origin", "control", 7443, false),
             ("origin", "edge", 8443, false),
-            ("origin", "origin", 7444, false),
+            ("origin", "origin", 7444, true),
             ("origin", "198.51.100.9", 443, false),
             ("control", "store", 5432, true),
             ("control", "store", 6379, true),

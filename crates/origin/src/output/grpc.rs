@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use futures_util::Stream;
-use media::log::{Class, Event, Header, Start};
+use media::log::{Class, Event, Header, LagError, Start};
 use proto::{
     error::status,
     frames::{Parts, batches},
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    follow::Follower,
     metrics::OutputLabels,
     stream::{End, Next, Streams, Subscription, SubscriptionStart},
 };
@@ -37,6 +38,7 @@ use crate::{
 pub(crate) struct Playback {
     pub(crate) config: Arc<Config>,
     pub(crate) credentials: BearerCredentials,
+    pub(crate) follower: Follower,
     pub(crate) shutdown: Shutdown,
     pub(crate) streams: Streams,
 }
@@ -105,19 +107,13 @@ impl Playback {
         };
         // Another tenant's stream has another id: it is not found.
         let stream_id = StreamId::derive(&self.config.tenant, &request.app, &request.stream);
-        let deadline = tokio::time::Instant::now() + wait;
         let found = tokio::select! {
             biased;
-            found = self.streams.wait(stream_id, deadline) => found,
+            found = self.follower.find(stream_id, wait) => found,
             () = self.shutdown.draining() => None,
         };
-        let (stream, waited) = found.ok_or_else(|| {
-            status(
-                Code::NotFound,
-                "STREAM_NOT_FOUND",
-                "no such stream is live here",
-            )
-        })?;
+        let (stream, waited) = found
+            .ok_or_else(|| status(Code::NotFound, "STREAM_NOT_FOUND", "no such stream is live"))?;
         let start = match &cursor {
             Some(cursor) => Start::Resume {
                 session_id: &cursor.session_id,
@@ -161,11 +157,7 @@ impl Events {
                 }
                 Err(lag) => {
                     self.over = true;
-                    return Some(Err(status(
-                        Code::ResourceExhausted,
-                        "LAG_BUDGET_EXCEEDED",
-                        lag.to_string(),
-                    )));
+                    return Some(Err(lag_refusal(lag)));
                 }
             }
         }
@@ -229,6 +221,15 @@ fn end_message(end: End) -> Message {
         End::Ended { reason } => Message::End(subscribe_event::End { reason }),
         End::Moved { origin } => Message::Moved(subscribe_event::Moved { origin }),
     }
+}
+
+/// What a lossless reader is told that fell behind.
+pub(super) fn lag_refusal(lag: LagError) -> Status {
+    status(
+        Code::ResourceExhausted,
+        "LAG_BUDGET_EXCEEDED",
+        lag.to_string(),
+    )
 }
 
 fn unauthenticated(error: &BearerError) -> Status {

@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use media::log::{Class, Start};
 use registry::StreamId;
 use runtime::{bearer::BearerCredentials, shutdown::Shutdown};
-use tokio::time::Instant;
 
 use super::valid_name;
 use crate::{
     config::Config,
+    follow::Follower,
     metrics::OutputLabels,
     stream::{Streams, Subscription, SubscriptionStart},
 };
@@ -19,6 +19,7 @@ use crate::{
 pub(crate) struct Players {
     pub(crate) config: Arc<Config>,
     pub(crate) credentials: BearerCredentials,
+    pub(crate) follower: Follower,
     pub(crate) shutdown: Shutdown,
     pub(crate) streams: Streams,
 }
@@ -30,7 +31,7 @@ pub(super) enum Unavailable {
     Full,
     /// The origin ends.
     Leaving,
-    /// Nobody publishes it here.
+    /// Nobody publishes it.
     NotLive,
     /// Application and stream are no names.
     Unnamed,
@@ -51,10 +52,10 @@ impl Players {
         }
         let admitted = self.streams.admit_subscriber().ok_or(Unavailable::Full)?;
         let stream_id = StreamId::derive(&self.config.tenant, app, name);
-        let deadline = Instant::now() + wait.min(self.config.timing.wait_for_stream_max);
+        let wait = wait.min(self.config.timing.wait_for_stream_max);
         let (stream, waited) = tokio::select! {
             biased;
-            found = self.streams.wait(stream_id, deadline) => found.ok_or(Unavailable::NotLive)?,
+            found = self.follower.find(stream_id, wait) => found.ok_or(Unavailable::NotLive)?,
             () = self.shutdown.draining() => return Err(Unavailable::Leaving),
         };
         Ok(stream.subscribe(SubscriptionStart {

@@ -1,5 +1,7 @@
 //! Where frames are in one player's time, and which headers it needs before them.
 
+use std::sync::Arc;
+
 use media::{
     Frame,
     log::{Entry, Header},
@@ -12,6 +14,8 @@ pub(super) struct Timeline {
     base_ms: Option<i64>,
     /// Due before the next frame.
     headers: Vec<Frame>,
+    /// The last frame's session, and the frame of it that comes next.
+    next: Option<(Arc<str>, u64)>,
 }
 
 /// A stream that is this young keeps its own time: it starts near zero anyway.
@@ -20,8 +24,12 @@ const YOUNG_MS: i64 = 1000;
 const REBASE_MARGIN_MS: i64 = 500;
 
 impl Timeline {
-    /// What a decoder needs before the frames that follow.
+    /// What a decoder needs before the frames that follow. One that has had every frame so far has that too.
     pub(super) fn header(&mut self, header: Header) {
+        let next = (header.session_id, header.sequence);
+        if self.next.as_ref() == Some(&next) {
+            return;
+        }
         self.headers = header.headers.into_iter().map(|(_, frame)| frame).collect();
     }
 
@@ -54,5 +62,9 @@ impl Timeline {
         for Entry { frame, .. } in entries {
             put(frame, frame.timestamp_ms.saturating_sub(base_ms));
         }
+        self.next = entries.last().map(|last| {
+            let session_id = Arc::clone(&last.session_id);
+            (session_id, last.sequence.saturating_add(1))
+        });
     }
 }

@@ -71,7 +71,7 @@ impl Relay {
         span.record("stream_id", place.0.to_string());
         span.record("app", &grant.app);
         let presented = check_token(&open, now_ms)?;
-        let held = self.streams.find(place);
+        let held = self.streams.owned(place);
         // Sessions that this origin holds go on, whatever its memory.
         if held.is_none() && !self.streams.budget().admits() {
             return Err(status(
@@ -82,7 +82,11 @@ impl Relay {
         }
         let seen = match &held {
             Some(stream) => stream.token(),
-            None => self.registered_token(place).await?,
+            None => {
+                let followed = self.streams.find(place).map(|stream| stream.token());
+                let registered = self.registered_token(place).await?;
+                followed.map_or(registered, |token| token.max(registered))
+            }
         };
         let token = self.grant_epoch(presented, seen, now_ms)?;
         if token < seen {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use media::log::{Class, Event, LagError, Reader, Start};
+use media::log::{Class, Event, LagError, Log, Reader, Start};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{End, Stream};
@@ -62,8 +62,7 @@ impl Subscription {
     /// What comes next, as soon as it is there: frames of up to `bytes_max`, or one frame.
     pub(crate) async fn next(&mut self, bytes_max: usize) -> Result<Next, LagError> {
         loop {
-            self.changed.borrow_and_update();
-            if let Some(next) = self.poll(bytes_max)? {
+            if let Ok(next) = self.next_or(bytes_max, |_log| ())? {
                 return Ok(next);
             }
             if self.changed.changed().await.is_err() {
@@ -75,23 +74,30 @@ impl Subscription {
         }
     }
 
-    fn poll(&mut self, bytes_max: usize) -> Result<Option<Next>, LagError> {
+    /// What comes next, or, where that is not there yet, what the log says of it.
+    pub(crate) fn next_or<T>(
+        &mut self,
+        bytes_max: usize,
+        of_nothing: impl FnOnce(&Log) -> T,
+    ) -> Result<Result<Next, T>, LagError> {
+        self.changed.borrow_and_update();
         let state = self.stream.state.lock();
         let event = state.log.read(&mut self.reader, bytes_max)?;
         let end = || state.end.clone().map(Next::End);
         let next = event.map(Next::Event).or_else(end);
+        let next = next.ok_or_else(|| of_nothing(&state.log));
         drop(state);
         let metrics = self.stream.streams.metrics();
         match &next {
-            Some(Next::Event(Event::Frames(frames))) => {
+            Ok(Next::Event(Event::Frames(frames))) => {
                 let bytes: usize = frames.iter().map(|entry| entry.frame.body.len()).sum();
                 let sent = metrics.sent_bytes.get_or_create(&self.labels);
                 sent.inc_by(bytes as u64);
             }
-            Some(Next::Event(Event::Gap(_))) => {
+            Ok(Next::Event(Event::Gap(_))) => {
                 metrics.gaps.get_or_create(&self.labels).inc();
             }
-            Some(Next::Event(Event::Header(_)) | Next::End(_)) | None => {}
+            Ok(Next::Event(Event::Header(_)) | Next::End(_)) | Err(_) => {}
         }
         Ok(next)
     }

@@ -1,7 +1,7 @@
 //! The streams that this origin holds.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,11 +12,10 @@ use std::{
 use media::log::{Log, LogLimits};
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
-use registry::{Slot, StreamId};
 use runtime::{budget::Budget, metrics::Metrics};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::{AttachError, Dismissal, Opening, Place, Publication, Stream};
+use super::{AttachError, Dismissal, End, Feed, Opening, Place, Publication, Stream};
 use crate::{config::Config, metrics::OriginMetrics};
 
 /// The streams that this origin holds. A cheap handle.
@@ -29,11 +28,16 @@ pub(crate) struct Streams {
 struct Shared {
     log_limits: LogLimits,
     streams_max: usize,
+    followed_max: usize,
+    followers_per_stream_max: usize,
     budget: Budget,
     metrics: OriginMetrics,
     /// Locked before a stream's own state, never after it.
     streams: RwLock<BTreeMap<Place, Arc<Stream>>>,
+    /// Streams owned here.
     count: AtomicUsize,
+    /// Streams that other origins own.
+    followed: AtomicUsize,
     /// Says that a stream was opened.
     opened: watch::Sender<()>,
     subscribers: Arc<Semaphore>,
@@ -47,10 +51,13 @@ impl Streams {
             shared: Arc::new(Shared {
                 log_limits: config.log,
                 streams_max: config.limits.streams_max,
+                followed_max: config.limits.followed_streams_max,
+                followers_per_stream_max: config.limits.followers_per_stream_max,
                 budget,
                 metrics,
                 streams: RwLock::default(),
                 count: AtomicUsize::new(0),
+                followed: AtomicUsize::new(0),
                 opened: watch::Sender::new(()),
                 subscribers: Arc::new(Semaphore::new(config.limits.subscribers_max)),
             }),
@@ -61,17 +68,32 @@ impl Streams {
         &self.shared.budget
     }
 
+    pub(super) fn log_limits(&self) -> LogLimits {
+        self.shared.log_limits
+    }
+
     /// How far back a log reaches.
     pub(super) fn age_max(&self) -> Duration {
         self.shared.log_limits.age_max
+    }
+
+    pub(super) fn followers_per_stream_max(&self) -> usize {
+        self.shared.followers_per_stream_max
     }
 
     pub(crate) fn metrics(&self) -> &OriginMetrics {
         &self.shared.metrics
     }
 
+    /// Streams owned here.
     pub(crate) fn count(&self) -> usize {
         self.shared.count.load(Ordering::Relaxed)
+    }
+
+    /// Streams whose logs are here, whoever owns them.
+    pub(super) fn held(&self) -> usize {
+        let followed = self.shared.followed.load(Ordering::Relaxed);
+        self.count().saturating_add(followed)
     }
 
     /// Room for one more subscriber, also for one that waits.
@@ -85,22 +107,38 @@ impl Streams {
         self.shared.streams.read().get(&place).cloned()
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
-        self.shared.streams.read().values().cloned().collect()
+    /// The stream, where this origin owns it.
+    pub(crate) fn owned(&self, place: Place) -> Option<Arc<Stream>> {
+        self.find(place).filter(|stream| stream.owner().is_none())
     }
 
-    /// Attaches a publisher; a stream that is not held yet is made.
+    /// Every stream that this origin owns.
+    pub(crate) fn all_owned(&self) -> Vec<Arc<Stream>> {
+        let mut streams: Vec<_> = self.shared.streams.read().values().cloned().collect();
+        streams.retain(|stream| stream.owner().is_none());
+        streams
+    }
+
+    /// Attaches a publisher; a stream that is not held yet is made. One that was followed goes on with it.
     pub(crate) fn attach(
         &self,
         opening: &Opening,
     ) -> Result<(Publication, oneshot::Receiver<Dismissal>), AttachError> {
         let now = Instant::now();
         let mut streams = self.shared.streams.write();
-        if let Some(stream) = streams.get(&opening.place) {
-            return stream.attach(opening, now);
-        }
-        if streams.len() >= self.shared.streams_max {
+        let held = streams.get(&opening.place).cloned();
+        let owned = held.as_ref().is_some_and(|held| held.owner().is_none());
+        if !owned && self.count() >= self.shared.streams_max {
             return Err(AttachError::StreamsExceeded);
+        }
+        let goes_on = |held: &Arc<Stream>| owned || held.broadcast_id == opening.broadcast_id;
+        if let Some(held) = held.as_ref().filter(|held| goes_on(held)) {
+            let attached = held.attach(opening, now)?;
+            if !owned {
+                self.counted(&self.shared.followed, -1);
+                self.counted(&self.shared.count, 1);
+            }
+            return Ok(attached);
         }
         let stream = Arc::new(Stream::new(
             opening.place,
@@ -109,47 +147,63 @@ impl Streams {
             self.clone(),
         ));
         let attached = stream.attach(opening, now)?;
-        streams.insert(opening.place, stream);
-        self.counted(streams.len());
+        if let Some(followed) = streams.insert(opening.place, stream) {
+            let reason = "another broadcast began".to_owned();
+            let mut state = followed.state.lock();
+            followed.close(&mut state, End::Ended { reason });
+            state.followed = None;
+            self.counted(&self.shared.followed, -1);
+        }
+        self.counted(&self.shared.count, 1);
         drop(streams);
         self.shared.opened.send_replace(());
         Ok(attached)
     }
 
-    /// The stream as players see it, its primary publisher's. One that is not there is waited for until `deadline`;
-    /// whether it was, too.
-    pub(crate) async fn wait(
-        &self,
-        stream_id: StreamId,
-        deadline: tokio::time::Instant,
-    ) -> Option<(Arc<Stream>, bool)> {
-        let place = (stream_id, Slot::PRIMARY);
-        if let Some(stream) = self.find(place) {
-            return Some((stream, false));
-        }
-        let _waiting = Waiting::new(&self.shared.metrics.subscribers_waiting);
-        let mut opened = self.shared.opened.subscribe();
-        loop {
-            opened.borrow_and_update();
-            if let Some(stream) = self.find(place) {
-                return Some((stream, true));
-            }
-            tokio::time::timeout_at(deadline, opened.changed())
-                .await
-                .ok()?
-                .ok()?;
-        }
+    /// Whether one more stream of another origin is taken.
+    pub(crate) fn admits_followed(&self) -> bool {
+        let followed = self.shared.followed.load(Ordering::Relaxed);
+        followed < self.shared.followed_max && self.budget().admits()
+    }
+
+    /// Lets readers find a followed stream, unless there is one by now. Whether they do.
+    pub(crate) fn enter(&self, feed: &Feed) -> bool {
+        let mut streams = self.shared.streams.write();
+        let Entry::Vacant(vacant) = streams.entry(feed.stream().place) else {
+            return false;
+        };
+        vacant.insert(Arc::clone(feed.stream()));
+        self.counted(&self.shared.followed, 1);
+        drop(streams);
+        self.shared.opened.send_replace(());
+        true
+    }
+
+    /// Says when a stream may have come.
+    pub(crate) fn opened(&self) -> watch::Receiver<()> {
+        self.shared.opened.subscribe()
+    }
+
+    /// Counts a reader as one that waits, until this is dropped.
+    pub(crate) fn waiting(&self) -> impl Drop {
+        Waiting::new(self.shared.metrics.subscribers_waiting.clone())
     }
 
     /// Takes a stream out if it ends, which `ends` does under the table's lock: nobody attaches to an ended stream.
-    pub(super) fn take_out(&self, stream: &Stream, ends: impl FnOnce() -> bool) -> bool {
+    pub(super) fn take_out(&self, stream: &Arc<Stream>, ends: impl FnOnce() -> bool) {
         let mut streams = self.shared.streams.write();
-        let ended = ends();
-        if ended {
-            streams.remove(&stream.place);
-            self.counted(streams.len());
+        if !ends() {
+            return;
         }
-        ended
+        let entered = |held: &Arc<Stream>| Arc::ptr_eq(held, stream);
+        if streams.get(&stream.place).is_some_and(entered) {
+            streams.remove(&stream.place);
+            let counter = match stream.owner() {
+                Some(_) => &self.shared.followed,
+                None => &self.shared.count,
+            };
+            self.counted(counter, -1);
+        }
     }
 
     #[cfg(test)]
@@ -157,24 +211,31 @@ impl Streams {
         self.shared.streams.is_locked()
     }
 
-    fn counted(&self, streams: usize) {
-        self.shared.count.store(streams, Ordering::Relaxed);
-        let gauge = &self.shared.metrics.streams;
-        gauge.set(i64::try_from(streams).unwrap_or(i64::MAX));
+    /// Under the table's lock.
+    fn counted(&self, counter: &AtomicUsize, change: isize) {
+        let streams = counter.load(Ordering::Relaxed);
+        counter.store(streams.saturating_add_signed(change), Ordering::Relaxed);
+        let metrics = &self.shared.metrics;
+        for (counter, gauge) in [
+            (&self.shared.count, &metrics.streams),
+            (&self.shared.followed, &metrics.followed_streams),
+        ] {
+            gauge.set(i64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        }
     }
 }
 
 /// Counts for as long as somebody waits.
-struct Waiting<'a>(&'a Gauge);
+struct Waiting(Gauge);
 
-impl<'a> Waiting<'a> {
-    fn new(gauge: &'a Gauge) -> Self {
+impl Waiting {
+    fn new(gauge: Gauge) -> Self {
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -219,6 +219,7 @@ async fn a_lost_publisher_may_come_back_and_the_stream_ends_when_it_does_not() {
     (open.timeline_offset_ms, open.first_sequence) = (Some(0), 12);
     let mut second = origin.open(open).await.unwrap();
     second.publish(&[keyframe(400)]).await;
+    assert_eq!(player.header().await.0, "s1", "another token");
     assert_eq!(player.sequences(1).await, [12]);
 
     drop(second);

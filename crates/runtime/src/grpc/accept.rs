@@ -99,12 +99,12 @@ async fn accept_in_process(
             stream = listener.connections.recv() => stream,
             () = shutdown.draining() => return,
         };
-        let Some(stream) = stream else {
+        let Some((stream, role)) = stream else {
             return;
         };
         let peer = Peer {
             address: None,
-            role: Some(listener.role),
+            role: Some(role),
             certificate: None,
         };
         let connection = Connection::new(Box::new(stream), peer, &shutdown, None);

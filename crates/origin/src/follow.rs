@@ -1,0 +1,213 @@
+//! Any origin serves any stream: one that another origin owns is followed there, once for all readers here.
+//!
+//! A reader that finds no log here starts a [`search`](Follower::search), or waits for the one that is under way: the
+//! registry says who owns the stream, one Follow RPC brings its log, and readers cannot tell it from one that is published
+//! here. The log outlives its owner: it goes on at the next one, behind what it holds. What is followed is never given on, so
+//! that two origins which take each other for the owner have nothing to give each other.
+//!
+//! | file | what |
+//! |---|---|
+//! | `directory` | who owns a stream, as the registry has it |
+//! | `upstream` | one Follow RPC, and the connections that they share |
+//! | `following` | one followed stream, from owner to owner |
+
+mod directory;
+mod following;
+mod upstream;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use registry::{Origin, Registry, Slot, StreamId};
+use runtime::{grpc::Target, shutdown::Shutdown};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+
+use self::{directory::Directory, following::Following, upstream::Upstreams};
+use crate::{
+    config::Config,
+    stream::{Place, Stream, Streams},
+};
+
+/// How another origin's relay port is reached.
+pub type Dialer = Arc<dyn Fn(&Origin) -> Target + Send + Sync>;
+
+/// Finds streams for readers. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Follower {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Arc<Config>,
+    /// `None`: there are no other origins.
+    elsewhere: Option<Elsewhere>,
+    searches: Mutex<BTreeMap<Place, watch::Sender<Progress>>>,
+    shutdown: Shutdown,
+    streams: Streams,
+}
+
+struct Elsewhere {
+    directory: Directory,
+    upstreams: Upstreams,
+}
+
+/// What a search has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Asking,
+    /// Somebody owns the stream, and its log is not there yet, or not any more.
+    NotThere,
+    /// Nobody publishes it.
+    NotLive,
+}
+
+/// Streams that are looked for at a time; those of readers that were told that there is none included.
+const SEARCHES_MAX: usize = 4096;
+/// How long the answer that nobody publishes a stream stands, and how often it is asked for those who wait.
+const NOT_LIVE_PERIOD: Duration = Duration::from_secs(1);
+/// Between tries while a stream has an owner that does not have it (it is about to open, or has just died), doubling.
+const NOT_THERE_PAUSE: Duration = Duration::from_millis(50);
+const NOT_THERE_PAUSE_MAX: Duration = Duration::from_millis(400);
+
+impl Follower {
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        registry: &Registry,
+        dialer: Option<Dialer>,
+        shutdown: &Shutdown,
+        streams: &Streams,
+    ) -> Self {
+        let elsewhere = dialer.map(|dialer| Elsewhere {
+            directory: Directory::new(config, registry, streams.metrics()),
+            upstreams: Upstreams::new(dialer, streams.metrics()),
+        });
+        Self {
+            shared: Arc::new(Shared {
+                config: Arc::clone(config),
+                elsewhere,
+                searches: Mutex::default(),
+                shutdown: shutdown.clone(),
+                streams: streams.clone(),
+            }),
+        }
+    }
+
+    /// The stream as players see it, its primary publisher's, from wherever it is. One that nobody publishes is waited for
+    /// as long as `wait`; whether it was, too.
+    pub(crate) async fn find(
+        &self,
+        stream_id: StreamId,
+        wait: Duration,
+    ) -> Option<(Arc<Stream>, bool)> {
+        let place = (stream_id, Slot::PRIMARY);
+        let streams = &self.shared.streams;
+        if let Some(stream) = streams.find(place) {
+            return Some((stream, false));
+        }
+        let mut opened = streams.opened();
+        let mut search = self.search(place);
+        if search.is_none() && wait.is_zero() {
+            return None;
+        }
+        let _waiting = streams.waiting();
+        let deadline = Instant::now() + wait.max(self.shared.config.timing.find_wait);
+        let mut waited = search.is_none();
+        loop {
+            opened.borrow_and_update();
+            if let Some(stream) = streams.find(place) {
+                let here = stream.owner().is_none();
+                return Some((stream, waited || here));
+            }
+            match search.as_mut().map(|search| *search.borrow_and_update()) {
+                Some(Progress::NotLive) if wait.is_zero() => return None,
+                Some(Progress::NotLive | Progress::NotThere) => waited = true,
+                Some(Progress::Asking) | None => {}
+            }
+            let news = async {
+                tokio::select! {
+                    Ok(()) = opened.changed() => {}
+                    Ok(()) = changed(search.as_mut()) => {}
+                    else => std::future::pending().await,
+                }
+            };
+            timeout_at(deadline, news).await.ok()?;
+        }
+    }
+
+    /// The search for a stream that is not here: the one under way, or a new one. `None`: there is nowhere to look, or too
+    /// much is looked for.
+    fn search(&self, place: Place) -> Option<watch::Receiver<Progress>> {
+        self.shared.elsewhere.as_ref()?;
+        let mut searches = self.shared.searches.lock();
+        if let Some(search) = searches.get(&place) {
+            return Some(search.subscribe());
+        }
+        if searches.len() >= SEARCHES_MAX {
+            return None;
+        }
+        let (search, receiver) = watch::channel(Progress::Asking);
+        searches.insert(place, search);
+        drop(searches);
+        tokio::spawn(self.clone().look(place));
+        Some(receiver)
+    }
+
+    /// Looks for a stream until it is here or nobody waits for it.
+    async fn look(self, place: Place) {
+        let mut pause = NOT_THERE_PAUSE;
+        while self.shared.streams.find(place).is_none() {
+            let Some(progress) = self.ask(place).await else {
+                break;
+            };
+            if let Some(search) = self.shared.searches.lock().get(&place) {
+                search.send_replace(progress);
+            }
+            if progress == Progress::NotLive {
+                sleep(NOT_LIVE_PERIOD).await;
+            } else {
+                sleep(pause).await;
+                pause = (pause * 2).min(NOT_THERE_PAUSE_MAX);
+            }
+            let mut searches = self.shared.searches.lock();
+            let waited_for = |search: &watch::Sender<Progress>| search.receiver_count() > 0;
+            if !searches.get(&place).is_some_and(waited_for) {
+                searches.remove(&place);
+                return;
+            }
+        }
+        self.shared.searches.lock().remove(&place);
+    }
+
+    /// Asks once, and follows where the answer leads. `None`: the stream is here.
+    async fn ask(&self, place: Place) -> Option<Progress> {
+        let elsewhere = self.shared.elsewhere.as_ref()?;
+        let whereabouts = elsewhere.directory.whereabouts(place).await;
+        if self.shared.shutdown.is_draining() || !self.shared.streams.admits_followed() {
+            return Some(Progress::NotLive);
+        }
+        for origin in &whereabouts.candidates {
+            let begun = Following::begin(self, place, origin).await;
+            if let Some(following) = begun {
+                tokio::spawn(following.run());
+                return None;
+            }
+        }
+        Some(if whereabouts.live {
+            Progress::NotThere
+        } else {
+            Progress::NotLive
+        })
+    }
+}
+
+async fn changed(
+    search: Option<&mut watch::Receiver<Progress>>,
+) -> Result<(), watch::error::RecvError> {
+    match search {
+        Some(search) => search.changed().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,134 @@
+//! Who owns a stream, as the registry has it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use registry::{Origin, OriginName, Registry};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::{Instant, timeout},
+};
+use tracing::debug;
+
+use crate::{
+    config::Config,
+    metrics::{OpenLabels, OriginMetrics},
+    stream::Place,
+};
+
+/// Asks the registry.
+pub(super) struct Directory {
+    config: Arc<Config>,
+    registry: Registry,
+    metrics: OriginMetrics,
+    asking: Semaphore,
+    announced: Mutex<Announced>,
+}
+
+/// Who may have a stream's log.
+#[derive(Debug, Default)]
+pub(super) struct Whereabouts {
+    /// Other origins to ask, in this order.
+    pub(super) candidates: Vec<Origin>,
+    /// Whether somebody owns the stream.
+    pub(super) live: bool,
+}
+
+/// The origins that were announced last.
+#[derive(Default)]
+struct Announced {
+    origins: BTreeMap<OriginName, Origin>,
+    asked: Option<Instant>,
+}
+
+/// Questions to the registry that are under way at a time.
+const ASKING_MAX: usize = 32;
+/// How long the list of origins stands.
+const ANNOUNCED_PERIOD: Duration = Duration::from_secs(1);
+/// Origins that are asked for one stream while the registry does not tell who owns it.
+const CANDIDATES_MAX: usize = 8;
+
+impl Directory {
+    pub(super) fn new(config: &Arc<Config>, registry: &Registry, metrics: &OriginMetrics) -> Self {
+        Self {
+            config: Arc::clone(config),
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            asking: Semaphore::new(ASKING_MAX),
+            announced: Mutex::default(),
+        }
+    }
+
+    /// Where the stream may be. While the registry does not answer, that is any origin that it told last.
+    pub(super) async fn whereabouts(&self, place: Place) -> Whereabouts {
+        let places = [place];
+        let Some(owners) = self.answer(self.registry.owners(&places)).await else {
+            self.count("unavailable");
+            return self.anywhere().await;
+        };
+        let lease = owners.into_iter().next().and_then(|owner| owner.lease);
+        let Some(lease) = lease else {
+            self.count("nobody");
+            return Whereabouts::default();
+        };
+        if lease.origin == self.config.name {
+            self.count("here");
+            return Whereabouts {
+                candidates: Vec::new(),
+                live: true,
+            };
+        }
+        self.count("elsewhere");
+        let announced = self.announced().await;
+        Whereabouts {
+            candidates: announced.get(&lease.origin).cloned().into_iter().collect(),
+            live: true,
+        }
+    }
+
+    async fn anywhere(&self) -> Whereabouts {
+        let mut origins = self.announced().await;
+        origins.remove(&self.config.name);
+        Whereabouts {
+            candidates: origins.into_values().take(CANDIDATES_MAX).collect(),
+            live: false,
+        }
+    }
+
+    /// The announced origins, at most a moment old where the registry answers.
+    async fn announced(&self) -> BTreeMap<OriginName, Origin> {
+        let mut announced = self.announced.lock().await;
+        let stands = |asked: Instant| asked.elapsed() < ANNOUNCED_PERIOD;
+        if !announced.asked.is_some_and(stands) {
+            if let Some(origins) = self.answer(self.registry.origins()).await {
+                let named = origins
+                    .into_iter()
+                    .map(|origin| (origin.name.clone(), origin));
+                announced.origins = named.collect();
+            }
+            announced.asked = Some(Instant::now());
+        }
+        announced.origins.clone()
+    }
+
+    async fn answer<T>(
+        &self,
+        question: impl Future<Output = Result<T, registry::RegistryError>>,
+    ) -> Option<T> {
+        // The semaphore is never closed.
+        let asked = async {
+            let _turn = self.asking.acquire().await.ok()?;
+            question
+                .await
+                .inspect_err(|error| debug!(%error, "the registry does not tell who owns a stream"))
+                .ok()
+        };
+        timeout(self.config.timing.registry_wait, asked)
+            .await
+            .ok()?
+    }
+
+    fn count(&self, outcome: &'static str) {
+        let lookups = &self.metrics.owner_lookups;
+        lookups.get_or_create(&OpenLabels { outcome }).inc();
+    }
+}

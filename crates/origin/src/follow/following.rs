@@ -1,0 +1,312 @@
+//! One followed stream, from owner to owner, for as long as somebody here reads it.
+
+use std::{sync::Arc, time::Duration};
+
+use proto::{
+    frames::{Assembler, FrameError, Parts},
+    internal::v1::{FollowHeader, follow_response::Response},
+    v1::FrameBatch,
+};
+use registry::{FencingToken, Origin};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tonic::Status;
+use tracing::info;
+
+use super::{Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX, upstream::Upstream};
+use crate::stream::{End, Feed, FeedError, Place, SessionHeader, Superseded};
+
+/// A stream that another origin owns.
+pub(super) struct Following {
+    follower: Follower,
+    place: Place,
+    feed: Feed,
+    upstream: Upstream,
+    /// Since when nobody reads it.
+    unread: Option<Instant>,
+}
+
+/// Why a stream is not followed any more.
+enum Over {
+    /// Its readers are told this.
+    Ended(End),
+    /// A publisher came here, or nobody reads it: nothing is left to do.
+    Released,
+}
+
+/// Why one origin is not followed any more.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("the owner says that the stream moved")]
+    Moved,
+    #[error("the owner's answer cannot be read")]
+    Frames(#[from] FrameError),
+    #[error("the owner's frames do not follow")]
+    Sequence(#[from] media::log::SequenceError),
+    #[error("the RPC ended: {}", .0.message())]
+    Status(#[from] Status),
+}
+
+/// What a response, or a wait for one, leads to.
+enum Step {
+    On,
+    CaughtUp,
+    Lost(Lost),
+    Over(Over),
+}
+
+/// To take in what an owner's log holds before readers find it.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether anybody reads, and whether the owner is silent.
+const TICK: Duration = Duration::from_millis(250);
+
+impl Following {
+    /// Takes in what an origin has of a stream, and lets readers find it. `None`: it has nothing, or is not the owner.
+    pub(super) async fn begin(follower: &Follower, place: Place, origin: &Origin) -> Option<Self> {
+        let elsewhere = follower.shared.elsewhere.as_ref()?;
+        let lowest = FencingToken {
+            epoch: 0,
+            attempt: 0,
+        };
+        let upstream = elsewhere
+            .upstreams
+            .open(origin, place, None, lowest)
+            .await?;
+        let streams = &follower.shared.streams;
+        let broadcast_id = upstream.broadcast_id.clone();
+        let feed = Feed::new(streams, place, broadcast_id, origin.name.clone());
+        feed.owned_by(&origin.name, upstream.token).ok()?;
+        let mut following = Self {
+            follower: follower.clone(),
+            place,
+            feed,
+            upstream,
+            unread: None,
+        };
+        let caught_up = timeout(CATCH_UP_TIMEOUT, following.catch_up()).await;
+        if !caught_up.unwrap_or_default() || !streams.enter(&following.feed) {
+            return None;
+        }
+        info!(stream_id = %place.0, owner = %origin.name, "following a stream");
+        Some(following)
+    }
+
+    async fn catch_up(&mut self) -> bool {
+        loop {
+            let response = self.upstream.next().await;
+            match self.take(response) {
+                Step::On => {}
+                Step::CaughtUp => return true,
+                Step::Lost(_) | Step::Over(_) => return false,
+            }
+        }
+    }
+
+    /// Follows it to its end.
+    pub(super) async fn run(mut self) {
+        let over = loop {
+            let lost = match self.follow().await {
+                Ok(over) => break over,
+                Err(lost) => lost,
+            };
+            let since = Instant::now();
+            info!(stream_id = %self.place.0, owner = %self.upstream.origin, reason = %lost, "lost a stream's owner");
+            match self.find_again(since).await {
+                Ok(()) => self.found_again(since),
+                Err(over) => break over,
+            }
+        };
+        if let Over::Ended(end) = over {
+            self.feed.end(end);
+        }
+    }
+
+    /// The time with one owner.
+    async fn follow(&mut self) -> Result<Over, Lost> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        let mut asked = heard;
+        let shutdown = self.follower.shared.shutdown.clone();
+        let silence = self.follower.shared.config.timing.follow_silence;
+        loop {
+            let step = tokio::select! {
+                response = self.upstream.next() => {
+                    heard = Instant::now();
+                    self.take(response)
+                }
+                () = self.feed.superseded() => Step::Over(Over::Released),
+                () = shutdown.draining() => Step::Over(self.moved()),
+                _ = tick.tick() => {
+                    let now = Instant::now();
+                    if self.is_unread() {
+                        Step::Over(Over::Released)
+                    } else if now - heard >= silence && now - asked >= silence / 2 {
+                        asked = now;
+                        // A frozen owner says nothing, least of all that another one has the stream.
+                        if self.moves_on().await {
+                            self.found_again(heard);
+                            heard = Instant::now();
+                        }
+                        Step::On
+                    } else {
+                        Step::On
+                    }
+                }
+            };
+            match step {
+                Step::On | Step::CaughtUp => {}
+                Step::Lost(lost) => return Err(lost),
+                Step::Over(over) => return Ok(over),
+            }
+        }
+    }
+
+    fn take(&mut self, response: Result<Response, Status>) -> Step {
+        let taken = match response {
+            Ok(Response::Batch(batch)) => self.take_batch(batch),
+            Ok(Response::Header(header)) => self.take_header(header),
+            Ok(Response::Gap(gap)) => {
+                let told = self
+                    .feed
+                    .gap(&gap.session_id, gap.from_sequence, gap.to_sequence);
+                told.map(|()| Step::On).map_err(|Superseded| None)
+            }
+            Ok(Response::Accepted(_)) => Ok(Step::On),
+            Ok(Response::CaughtUp(_)) => Ok(Step::CaughtUp),
+            Ok(Response::Moved(_)) => Err(Some(Lost::Moved)),
+            Ok(Response::End(end)) => {
+                let reason = end.reason;
+                Ok(Step::Over(Over::Ended(End::Ended { reason })))
+            }
+            Err(status) => Err(Some(status.into())),
+        };
+        taken.unwrap_or_else(|lost| lost.map_or(Step::Over(Over::Released), Step::Lost))
+    }
+
+    fn take_batch(&mut self, batch: FrameBatch) -> Result<Step, Option<Lost>> {
+        let frames = self
+            .upstream
+            .frames(batch)
+            .map_err(|error| Some(error.into()))?;
+        match self.feed.append(frames, self.upstream.partial_bytes()) {
+            Ok(()) => Ok(Step::On),
+            // They may read it at its owner.
+            Err(FeedError::Budget) => Ok(Step::Over(self.moved())),
+            Err(FeedError::Sequence(error)) => Err(Some(error.into())),
+            Err(FeedError::Superseded(Superseded)) => Err(None),
+        }
+    }
+
+    fn take_header(&self, header: FollowHeader) -> Result<Step, Option<Lost>> {
+        // Headers are whole in their message.
+        let headers = Assembler::new(Parts::Omitted)
+            .push(header.headers.unwrap_or_default())
+            .map_err(|error| Some(error.into()))?;
+        let header = SessionHeader {
+            session_id: &header.session_id,
+            token: FencingToken {
+                epoch: header.epoch,
+                attempt: header.attempt,
+            },
+            timeline_offset_ms: header.timeline_offset_ms,
+            sequence: header.sequence,
+            headers: &headers,
+        };
+        self.feed.header(&header).map_err(|Superseded| None)?;
+        Ok(Step::On)
+    }
+
+    /// Goes on at another origin, where the registry names one and it has the stream. Whether it does.
+    async fn moves_on(&mut self) -> bool {
+        let shared = Arc::clone(&self.follower.shared);
+        let Some(elsewhere) = &shared.elsewhere else {
+            return false;
+        };
+        let whereabouts = elsewhere.directory.whereabouts(self.place).await;
+        // While the registry does not answer, silence says nothing.
+        let mut candidates = whereabouts.candidates;
+        candidates.retain(|origin| whereabouts.live && origin.name != self.upstream.origin);
+        self.try_candidates(elsewhere, &candidates).await
+    }
+
+    /// Another owner, in time or not at all.
+    async fn find_again(&mut self, since: Instant) -> Result<(), Over> {
+        let shared = Arc::clone(&self.follower.shared);
+        let Some(elsewhere) = &shared.elsewhere else {
+            return Err(Over::Released);
+        };
+        let shutdown = self.follower.shared.shutdown.clone();
+        let grace = self.follower.shared.config.timing.publisher_lost_grace;
+        let mut pause = NOT_THERE_PAUSE;
+        while since.elapsed() < grace {
+            // Also the origin that was followed: an RPC can break without its origin.
+            let whereabouts = elsewhere.directory.whereabouts(self.place).await;
+            if self
+                .try_candidates(elsewhere, &whereabouts.candidates)
+                .await
+            {
+                return Ok(());
+            }
+            if self.is_unread() {
+                return Err(Over::Released);
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.feed.superseded() => return Err(Over::Released),
+                () = shutdown.draining() => return Err(self.moved()),
+            }
+            pause = (pause * 2).min(NOT_THERE_PAUSE_MAX);
+        }
+        let reason = "publisher lost".to_owned();
+        Err(Over::Ended(End::Ended { reason }))
+    }
+
+    /// Goes on at the first of these that has the stream. Whether one has.
+    async fn try_candidates(&mut self, elsewhere: &Elsewhere, candidates: &[Origin]) -> bool {
+        for origin in candidates {
+            if let Some(upstream) = self.open(elsewhere, origin).await {
+                self.upstream = upstream;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Follows the same broadcast at an origin, behind what is here.
+    async fn open(&self, elsewhere: &Elsewhere, origin: &Origin) -> Option<Upstream> {
+        let (position, token) = (self.feed.position(), self.feed.stream().token());
+        let opened = elsewhere
+            .upstreams
+            .open(origin, self.place, position, token);
+        let upstream = opened.await?;
+        let same = upstream.broadcast_id == self.feed.stream().broadcast_id;
+        self.feed
+            .owned_by(&upstream.origin, upstream.token)
+            .is_ok_and(|()| same)
+            .then_some(upstream)
+    }
+
+    fn found_again(&self, since: Instant) {
+        let took = since.elapsed();
+        let metrics = self.follower.shared.streams.metrics();
+        metrics.follow_switch_seconds.observe(took.as_secs_f64());
+        info!(stream_id = %self.place.0, owner = %self.upstream.origin, ?took, "following a stream at another owner");
+    }
+
+    /// What readers are told by an origin that leaves.
+    fn moved(&self) -> Over {
+        let origin = self.upstream.origin.to_string();
+        Over::Ended(End::Moved { origin })
+    }
+
+    /// Ends the stream where nobody has read it for a while. Whether it ended.
+    fn is_unread(&mut self) -> bool {
+        if self.feed.is_read() {
+            self.unread = None;
+            return false;
+        }
+        let since = *self.unread.get_or_insert_with(Instant::now);
+        since.elapsed() >= self.follower.shared.config.timing.follow_linger
+            && self.feed.end_unread()
+    }
+}

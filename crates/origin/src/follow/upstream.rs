@@ -1,0 +1,196 @@
+//! One Follow RPC, and the connections that they share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use media::Frame;
+use parking_lot::Mutex;
+use proto::{
+    frames::{Assembler, FrameError, Parts},
+    internal::v1::{
+        FollowAccepted, FollowRequest, FollowResponse, follow_response::Response,
+        relay_service_client::RelayServiceClient,
+    },
+    v1::FrameBatch,
+};
+use registry::{FencingToken, Origin, OriginName};
+use runtime::grpc::{SESSIONS_PER_CONNECTION, channel};
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming, transport::Channel};
+use tracing::debug;
+
+use super::Dialer;
+use crate::{
+    metrics::{OpenLabels, OriginMetrics},
+    stream::{Place, Position},
+};
+
+/// Connections to other origins.
+pub(super) struct Upstreams {
+    dialer: Dialer,
+    metrics: OriginMetrics,
+    connections: Mutex<BTreeMap<Destination, Vec<Weak<Channel>>>>,
+}
+
+/// An origin that moves is another one to connect to.
+type Destination = (OriginName, String);
+
+/// A log as its owner tells it.
+pub(super) struct Upstream {
+    pub(super) origin: OriginName,
+    pub(super) broadcast_id: String,
+    /// The owner's.
+    pub(super) token: FencingToken,
+    responses: Streaming<FollowResponse>,
+    assembler: Assembler,
+    /// Held for as long as the RPC lasts.
+    _connection: Arc<Channel>,
+}
+
+/// To reach an origin and have it accept.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Upstreams {
+    pub(super) fn new(dialer: Dialer, metrics: &OriginMetrics) -> Self {
+        Self {
+            dialer,
+            metrics: metrics.clone(),
+            connections: Mutex::default(),
+        }
+    }
+
+    /// Follows a stream at this origin, behind a position, if its token is no lower than this.
+    pub(super) async fn open(
+        &self,
+        origin: &Origin,
+        place: Place,
+        position: Option<Position>,
+        token: FencingToken,
+    ) -> Option<Upstream> {
+        let connection = self.connection(origin);
+        let opening = Upstream::open(origin, connection.clone(), place, position, token);
+        let opened = timeout(OPEN_TIMEOUT, opening).await;
+        let opened =
+            opened.unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no answer in time")));
+        let outcome = match &opened {
+            Ok(_) => "accepted",
+            Err(refusal) => refusal_outcome(refusal),
+        };
+        let opens = &self.metrics.follow_opens;
+        opens.get_or_create(&OpenLabels { outcome }).inc();
+        opened
+            .inspect_err(|refusal| {
+                debug!(stream_id = %place.0, origin = %origin.name, outcome, reason = refusal.message(),
+                    "an origin does not give a stream");
+                if outcome == UNREACHABLE {
+                    self.give_up(origin, &connection);
+                }
+            })
+            .ok()
+    }
+
+    /// A connection with room for one more stream.
+    fn connection(&self, origin: &Origin) -> Arc<Channel> {
+        let mut connections = self.connections.lock();
+        for pool in connections.values_mut() {
+            pool.retain(|connection| connection.strong_count() > 0);
+        }
+        connections.retain(|_, pool| !pool.is_empty());
+        let destination = (origin.name.clone(), origin.relay_address.clone());
+        let pool = connections.entry(destination).or_default();
+        let with_room = pool
+            .iter()
+            .filter(|c| c.strong_count() < SESSIONS_PER_CONNECTION);
+        if let Some(connection) = with_room.filter_map(Weak::upgrade).next() {
+            return connection;
+        }
+        let connection = Arc::new(channel(&(self.dialer)(origin)));
+        pool.push(Arc::downgrade(&connection));
+        connection
+    }
+
+    /// The next stream gets another connection.
+    fn give_up(&self, origin: &Origin, connection: &Arc<Channel>) {
+        let destination = (origin.name.clone(), origin.relay_address.clone());
+        if let Some(pool) = self.connections.lock().get_mut(&destination) {
+            pool.retain(|pooled| !std::ptr::eq(pooled.as_ptr(), Arc::as_ptr(connection)));
+        }
+    }
+}
+
+impl Upstream {
+    async fn open(
+        origin: &Origin,
+        connection: Arc<Channel>,
+        (stream_id, _): Place,
+        position: Option<Position>,
+        token: FencingToken,
+    ) -> Result<Self, Status> {
+        let (session_id, next_sequence) =
+            position.map_or_else(Default::default, |p| (p.session_id, p.next_sequence));
+        let request = FollowRequest {
+            stream_id: stream_id.as_bytes().to_vec(),
+            session_id,
+            next_sequence,
+            epoch: token.epoch,
+            attempt: token.attempt,
+        };
+        let mut client = RelayServiceClient::new(Channel::clone(&connection));
+        let mut responses = client.follow(request).await?.into_inner();
+        let first = responses.message().await?;
+        let Some(Response::Accepted(FollowAccepted {
+            broadcast_id,
+            epoch,
+            attempt,
+        })) = first.and_then(|first| first.response)
+        else {
+            return Err(Status::internal("the first response is no acceptance"));
+        };
+        Ok(Self {
+            origin: origin.name.clone(),
+            broadcast_id,
+            token: FencingToken { epoch, attempt },
+            responses,
+            assembler: Assembler::new(Parts::Omitted),
+            _connection: connection,
+        })
+    }
+
+    /// What comes next.
+    pub(super) async fn next(&mut self) -> Result<Response, Status> {
+        let response = self.responses.message().await?;
+        let response = response.ok_or_else(|| Status::unavailable("the origin ended the RPC"))?;
+        response
+            .response
+            .ok_or_else(|| Status::internal("an empty response"))
+    }
+
+    /// The frames that a batch completes.
+    pub(super) fn frames(&mut self, batch: FrameBatch) -> Result<Vec<(u64, Frame)>, FrameError> {
+        self.assembler.push(batch)
+    }
+
+    /// What a begun body holds, in bytes.
+    pub(super) fn partial_bytes(&self) -> usize {
+        self.assembler.partial_bytes()
+    }
+}
+
+const UNREACHABLE: &str = "UNREACHABLE";
+
+/// The refusal's reason as a metric's label.
+fn refusal_outcome(refusal: &Status) -> &'static str {
+    let reason = proto::error::reason(refusal);
+    let known = ["FOLLOWERS_EXCEEDED", "NOT_OWNER"];
+    match known
+        .into_iter()
+        .find(|known| reason.as_deref() == Some(known))
+    {
+        Some(known) => known,
+        None if matches!(refusal.code(), Code::Unavailable | Code::DeadlineExceeded) => UNREACHABLE,
+        None => "OTHER",
+    }
+}

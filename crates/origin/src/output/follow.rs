@@ -1,0 +1,177 @@
+//! RelayService.Follow: an owned stream's log, for the readers of another origin.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use media::log::{Class, Event, Header, Log, Start};
+use proto::{
+    error::{status, status_with},
+    frames::{Parts, batches},
+    internal::v1::{
+        FollowAccepted, FollowCaughtUp, FollowHeader, FollowRequest, FollowResponse,
+        follow_response::Response as Answer,
+    },
+    v1::subscribe_event,
+};
+use registry::{FencingToken, Slot, StreamId};
+use tonic::{Code, Status};
+
+use super::{READ_BYTES, grpc::lag_refusal};
+use crate::{
+    metrics::OutputLabels,
+    stream::{self, End, Next, Streams, Subscription, SubscriptionStart},
+};
+
+/// What a follower reads.
+pub(crate) type FollowStream = Pin<Box<dyn Stream<Item = Result<FollowResponse, Status>> + Send>>;
+
+/// Longest session id that is looked up, in bytes.
+const SESSION_ID_BYTES_MAX: usize = registry::ID_BYTES_MAX;
+
+/// Follows a stream that this origin owns.
+pub(crate) fn follow(streams: &Streams, request: &FollowRequest) -> Result<FollowStream, Status> {
+    let stream = owned(streams, request)?;
+    let admitted = stream.admit_follower().ok_or_else(|| {
+        status(
+            Code::ResourceExhausted,
+            "FOLLOWERS_EXCEEDED",
+            "no more origins may follow this stream",
+        )
+    })?;
+    let token = stream.token();
+    let accepted = Answer::Accepted(FollowAccepted {
+        broadcast_id: stream.broadcast_id.clone(),
+        epoch: token.epoch,
+        attempt: token.attempt,
+    });
+    let start = match request.session_id.as_str() {
+        "" => Start::Oldest,
+        session_id => Start::Resume {
+            session_id,
+            next_sequence: request.next_sequence,
+        },
+    };
+    let answers = Answers {
+        subscription: stream.subscribe(SubscriptionStart {
+            admitted,
+            class: Class::Lossless,
+            start,
+            labels: OutputLabels::FOLLOW,
+        }),
+        ready: VecDeque::from([accepted]),
+        caught_up: false,
+        over: false,
+    };
+    Ok(Box::pin(futures_util::stream::unfold(
+        answers,
+        |mut answers| async move {
+            let answer = answers.next().await?;
+            Some((answer, answers))
+        },
+    )))
+}
+
+/// The stream, where no origin is known to have a better right to it.
+fn owned(streams: &Streams, request: &FollowRequest) -> Result<Arc<stream::Stream>, Status> {
+    let invalid = |why: &str| status(Code::InvalidArgument, "FOLLOW_INVALID", why);
+    let stream_id = StreamId::from_bytes(&request.stream_id)
+        .map_err(|_| invalid("a stream id has 16 bytes"))?;
+    if request.session_id.len() > SESSION_ID_BYTES_MAX {
+        return Err(invalid("not a session id"));
+    }
+    let token = FencingToken {
+        epoch: request.epoch,
+        attempt: request.attempt,
+    };
+    let held = streams.find((stream_id, Slot::PRIMARY));
+    let owner = held.as_ref().and_then(|stream| stream.owner());
+    held.filter(|stream| owner.is_none() && stream.token() >= token)
+        .ok_or_else(|| {
+            status_with(
+                Code::FailedPrecondition,
+                "NOT_OWNER",
+                "this origin does not own the stream",
+                [(
+                    "origin",
+                    owner.map_or_else(String::new, |owner| owner.to_string()),
+                )],
+            )
+        })
+}
+
+/// A subscription as messages.
+struct Answers {
+    subscription: Subscription,
+    ready: VecDeque<Answer>,
+    caught_up: bool,
+    over: bool,
+}
+
+impl Answers {
+    async fn next(&mut self) -> Option<Result<FollowResponse, Status>> {
+        loop {
+            if let Some(answer) = self.ready.pop_front() {
+                let response = Some(answer);
+                return Some(Ok(FollowResponse { response }));
+            }
+            if self.over {
+                return None;
+            }
+            let next = if self.caught_up {
+                self.subscription.next(READ_BYTES).await.map(Ok)
+            } else {
+                self.subscription.next_or(READ_BYTES, Log::next_header)
+            };
+            match next {
+                Ok(Ok(Next::Event(event))) => self.handle(event),
+                Ok(Ok(Next::End(end))) => {
+                    self.over = true;
+                    self.ready.push_back(match end {
+                        End::Ended { reason } => Answer::End(subscribe_event::End { reason }),
+                        End::Moved { origin } => Answer::Moved(subscribe_event::Moved { origin }),
+                    });
+                }
+                Ok(Err(header)) => {
+                    self.caught_up = true;
+                    // A session is known before its first frame: a cursor may be of it.
+                    self.ready.extend(header.as_ref().map(header_answer));
+                    self.ready.push_back(Answer::CaughtUp(FollowCaughtUp {}));
+                }
+                Err(lag) => {
+                    self.over = true;
+                    return Some(Err(lag_refusal(lag)));
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Frames(entries) => {
+                let frames = entries.iter().map(|entry| (entry.sequence, &entry.frame));
+                // The follower reads bodies itself, as this origin did.
+                let batches = batches(frames, Parts::Omitted);
+                self.ready.extend(batches.into_iter().map(Answer::Batch));
+            }
+            Event::Gap(gap) => self.ready.push_back(Answer::Gap(subscribe_event::Gap {
+                session_id: gap.session_id.to_string(),
+                from_sequence: gap.from_sequence,
+                to_sequence: gap.to_sequence,
+            })),
+            Event::Header(header) => self.ready.push_back(header_answer(&header)),
+        }
+    }
+}
+
+fn header_answer(header: &Header) -> Answer {
+    let frames = header.headers.iter().map(|(s, frame)| (*s, frame));
+    Answer::Header(FollowHeader {
+        session_id: header.session_id.to_string(),
+        epoch: header.token.epoch,
+        attempt: header.token.attempt,
+        timeline_offset_ms: header.timeline_offset_ms,
+        sequence: header.sequence,
+        // The log keeps less than a batch of headers.
+        headers: batches(frames, Parts::Omitted).into_iter().next(),
+    })
+}

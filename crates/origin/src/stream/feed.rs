@@ -1,0 +1,198 @@
+//! What another origin's log tells, written into a log here: same broadcast, sessions, sequences, tokens and times, so that
+//! a cursor means the same at both.
+
+use std::{sync::Arc, time::Instant};
+
+use media::{
+    Frame,
+    log::{Log, SequenceError},
+};
+use registry::{FencingToken, OriginName};
+use runtime::budget::Share;
+use tokio::sync::oneshot;
+
+use super::{End, Followed, Place, State, Stream, Streams, log_token};
+
+/// The right to write to a followed stream, until a publisher comes here.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    stream: Arc<Stream>,
+    /// Half-received bodies.
+    partial: Share,
+    superseded: oneshot::Receiver<()>,
+}
+
+/// Behind what is followed, where it begins again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) session_id: String,
+    pub(crate) next_sequence: u64,
+}
+
+/// A publisher came here, or the stream ended.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the stream is not followed any more")]
+pub(crate) struct Superseded;
+
+/// What does not follow: the other origin has to be asked again.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum FeedError {
+    #[error("the process has no memory left for media")]
+    Budget,
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    #[error(transparent)]
+    Superseded(#[from] Superseded),
+}
+
+/// A session as the other log tells of it.
+pub(crate) struct SessionHeader<'a> {
+    pub(crate) session_id: &'a str,
+    pub(crate) token: FencingToken,
+    pub(crate) timeline_offset_ms: i64,
+    /// Of the frame that comes next.
+    pub(crate) sequence: u64,
+    pub(crate) headers: &'a [(u64, Frame)],
+}
+
+impl Feed {
+    /// A log that nobody can read yet: it enters the table with [`Streams::enter`].
+    pub(crate) fn new(
+        streams: &Streams,
+        place: Place,
+        broadcast_id: String,
+        owner: OriginName,
+    ) -> Self {
+        let log = Log::new(streams.log_limits());
+        let stream = Arc::new(Stream::new(place, broadcast_id, log, streams.clone()));
+        let (sender, superseded) = oneshot::channel();
+        stream.state.lock().followed = Some(Followed {
+            owner,
+            _superseded: sender,
+        });
+        Self {
+            stream,
+            partial: streams.budget().share(),
+            superseded,
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// Another origin has it now.
+    pub(crate) fn owned_by(
+        &self,
+        owner: &OriginName,
+        token: FencingToken,
+    ) -> Result<(), Superseded> {
+        self.write(|state, followed| {
+            followed.owner = owner.clone();
+            state.token = state.token.max(token);
+        })
+    }
+
+    /// Where to go on; `None`: nothing has come yet.
+    pub(crate) fn position(&self) -> Option<Position> {
+        let state = self.stream.state.lock();
+        let (session_id, next_sequence, _) = state.log.session()?;
+        Some(Position {
+            session_id: session_id.to_owned(),
+            next_sequence,
+        })
+    }
+
+    pub(crate) fn header(&self, header: &SessionHeader<'_>) -> Result<(), Superseded> {
+        let SessionHeader {
+            session_id,
+            token,
+            timeline_offset_ms,
+            sequence,
+            headers,
+        } = *header;
+        self.write(|state, _| {
+            state.token = state.token.max(token);
+            let log = &mut state.log;
+            log.follow_session(session_id, log_token(token), timeline_offset_ms, sequence);
+            for (sequence, frame) in headers {
+                log.seed_header(*sequence, frame);
+            }
+        })
+    }
+
+    pub(crate) fn gap(&self, session_id: &str, from: u64, to: u64) -> Result<(), Superseded> {
+        self.write(|state, _| state.log.follow_gap(session_id, from, to))
+    }
+
+    /// Takes frames of the session of the last header, as the other origin puts them out. `partial_bytes`: of a body whose
+    /// end is still to come.
+    pub(crate) fn append(
+        &mut self,
+        frames: Vec<(u64, Frame)>,
+        partial_bytes: usize,
+    ) -> Result<(), FeedError> {
+        self.partial.set(partial_bytes);
+        let now = Instant::now();
+        let appended = self.write(|state, _| {
+            let (_, _, offset_ms) = state.log.session().unwrap_or_default();
+            let appended = frames.into_iter().try_for_each(|(sequence, mut frame)| {
+                frame.timestamp_ms = frame.timestamp_ms.saturating_sub(offset_ms);
+                state.log.append(sequence, frame, now).map(drop)
+            });
+            state.charge(&self.stream.streams);
+            appended
+        })?;
+        self.stream.changed.send_replace(());
+        appended?;
+        if self.partial.budget().overrun() {
+            return Err(FeedError::Budget);
+        }
+        Ok(())
+    }
+
+    /// The stream ends here.
+    pub(crate) fn end(&self, end: End) {
+        self.stream.end_if(end, |state| state.followed.is_some());
+    }
+
+    /// Whether anybody reads.
+    pub(crate) fn is_read(&self) -> bool {
+        self.stream.changed.receiver_count() > 0
+    }
+
+    /// Ends the stream if nobody reads it or is about to. Whether it ended.
+    pub(crate) fn end_unread(&self) -> bool {
+        let mut ended = false;
+        let end = End::Moved {
+            origin: self
+                .stream
+                .owner()
+                .map_or_else(String::new, |o| o.to_string()),
+        };
+        // Who has found the stream in the table holds it: else the table and this are all that do.
+        self.stream.end_if(end, |state| {
+            ended =
+                state.followed.is_some() && !self.is_read() && Arc::strong_count(&self.stream) <= 2;
+            ended
+        });
+        ended
+    }
+
+    /// Until a publisher comes here or the stream ends.
+    pub(crate) async fn superseded(&mut self) {
+        // Nothing is ever sent.
+        (&mut self.superseded).await.ok();
+    }
+
+    fn write<T>(
+        &self,
+        write: impl FnOnce(&mut State, &mut Followed) -> T,
+    ) -> Result<T, Superseded> {
+        let mut state = self.stream.state.lock();
+        let mut followed = state.followed.take().ok_or(Superseded)?;
+        let written = write(&mut state, &mut followed);
+        state.followed = Some(followed);
+        Ok(written)
+    }
+}
