@@ -138,6 +138,9 @@ struct Session {
     random_access: RandomAccess,
 }
 
+/// How far a followed session may begin before what was put out, in milliseconds: tracks do not begin at the same time.
+const REWIND_MS_MAX: i64 = 1000;
+
 /// How many sessions are remembered, so that a cursor of an ended one can tell whether it missed anything.
 const SESSIONS_REMEMBERED: usize = 8;
 
@@ -191,33 +194,41 @@ impl Log {
     }
 
     /// Goes on as another log of this broadcast, which says this before its frames: with the current session, or with
-    /// one behind it.
-    pub fn follow_session(
-        &mut self,
-        id: &str,
-        token: Token,
-        timeline_offset_ms: i64,
-        next_sequence: u64,
-    ) {
-        match self.sessions.back_mut() {
-            Some(session) if &*session.id == id => {
-                session.timeline_offset_ms = timeline_offset_ms;
-                self.continue_session(token, next_sequence);
-            }
-            Some(_) | None => self.begin_session(id, token, timeline_offset_ms, next_sequence),
+    /// one behind it, that has no place in time yet. Whether it is a new one.
+    pub fn follow_session(&mut self, id: &str, token: Token, next_sequence: u64) -> bool {
+        let new = self.session().is_none_or(|(current, _, _)| current != id);
+        if new {
+            self.begin_session(id, token, 0, next_sequence);
+        } else {
+            self.continue_session(token, next_sequence);
+        }
+        new
+    }
+
+    /// Gives the current session its place in time, before its first frame: as in the log that is followed, where that frame
+    /// has the timestamp `first_ms`. One that begins long before what was put out here began in another time, at an
+    /// origin that did not have this log: it goes on behind.
+    pub fn place_session(&mut self, timeline_offset_ms: i64, first_ms: i64) {
+        let latest_ms = self.latest_output_ms();
+        let before_ms = latest_ms.map_or(0, |latest_ms| latest_ms.saturating_sub(first_ms));
+        let shift_ms = if before_ms > REWIND_MS_MAX {
+            before_ms.saturating_add(1)
+        } else {
+            0
+        };
+        if let Some(session) = self.sessions.back_mut() {
+            session.timeline_offset_ms = timeline_offset_ms.saturating_add(shift_ms);
         }
     }
 
-    /// What another log of this broadcast does not have: its readers' gap is one of this log's readers.
-    pub fn follow_gap(&mut self, id: &str, from_sequence: u64, to_sequence: u64) {
-        let token = self
-            .sessions
-            .back()
-            .map_or_else(Token::default, |s| s.token);
-        if self.session().is_none_or(|(current, _, _)| current != id) {
-            self.begin_session(id, token, 0, from_sequence);
-        }
+    /// What another log of this broadcast does not have: its readers' gap is one of this log's readers. Whether the session
+    /// is a new one.
+    pub fn follow_gap(&mut self, id: &str, from_sequence: u64, to_sequence: u64) -> bool {
+        let token = self.sessions.back().map(|session| session.token);
+        let token = token.unwrap_or_default();
+        let new = self.follow_session(id, token, from_sequence);
         self.continue_session(token, to_sequence);
+        new
     }
 
     /// The current session's id, next frame and timeline offset.

@@ -70,6 +70,10 @@ struct Publisher {
 #[derive(Debug)]
 struct Followed {
     owner: OriginName,
+    /// What the owner has added to the timestamps of the session's frames.
+    timeline_offset_ms: i64,
+    /// The session has had no frame: its place in time is not known.
+    unplaced: bool,
     /// Dropped when a publisher comes here.
     _superseded: oneshot::Sender<()>,
 }

@@ -68,6 +68,8 @@ impl Feed {
         let (sender, superseded) = oneshot::channel();
         stream.state.lock().followed = Some(Followed {
             owner,
+            timeline_offset_ms: 0,
+            unplaced: false,
             _superseded: sender,
         });
         Self {
@@ -111,10 +113,11 @@ impl Feed {
             sequence,
             headers,
         } = *header;
-        self.write(|state, _| {
+        self.write(|state, followed| {
             state.token = state.token.max(token);
+            followed.timeline_offset_ms = timeline_offset_ms;
             let log = &mut state.log;
-            log.follow_session(session_id, log_token(token), timeline_offset_ms, sequence);
+            followed.unplaced |= log.follow_session(session_id, log_token(token), sequence);
             for (sequence, frame) in headers {
                 log.seed_header(*sequence, frame);
             }
@@ -122,7 +125,9 @@ impl Feed {
     }
 
     pub(crate) fn gap(&self, session_id: &str, from: u64, to: u64) -> Result<(), Superseded> {
-        self.write(|state, _| state.log.follow_gap(session_id, from, to))
+        self.write(|state, followed| {
+            followed.unplaced |= state.log.follow_gap(session_id, from, to);
+        })
     }
 
     /// Takes frames of the session of the last header, as the other origin puts them out. `partial_bytes`: of a body whose
@@ -134,8 +139,13 @@ impl Feed {
     ) -> Result<(), FeedError> {
         self.partial.set(partial_bytes);
         let now = Instant::now();
-        let appended = self.write(|state, _| {
-            let (_, _, offset_ms) = state.log.session().unwrap_or_default();
+        let appended = self.write(|state, followed| {
+            let offset_ms = followed.timeline_offset_ms;
+            if let Some((_, first)) = frames.first()
+                && std::mem::take(&mut followed.unplaced)
+            {
+                state.log.place_session(offset_ms, first.timestamp_ms);
+            }
             let appended = frames.into_iter().try_for_each(|(sequence, mut frame)| {
                 frame.timestamp_ms = frame.timestamp_ms.saturating_sub(offset_ms);
                 state.log.append(sequence, frame, now).map(drop)

@@ -551,6 +551,46 @@ async fn a_takeover_at_the_owner_is_one_for_followers_too() {
 }
 
 #[tokio::test]
+async fn a_session_that_began_in_another_time_goes_on_behind_what_was_put_out() {
+    let cluster = cluster(|_| {}).await;
+    let (mut first, _) = cluster.published().await;
+    let mut frames = recording(1);
+    for frame in &mut frames {
+        frame.timestamp_ms += 3_600_000;
+    }
+    first.publish(&frames).await;
+    let mut player = cluster.origins[1].subscribe("main", lossless).await;
+    player.header().await;
+    let before = player.frames(10).await;
+    // Its edge dies with the origin: nobody knows what was put out.
+    cluster.origins[0].shutdown.stop();
+    drop(first);
+    let epoch = claim(&cluster.registry, "main", "s2", NAMES[2]).await;
+    let second = cluster.origins[2].publish("main", "s2", epoch, 1).await;
+    let mut second = second.unwrap();
+    second.publish(&recording(2)).await;
+    // What came behind "s1" is unknown; "s2" begins at its keyframe.
+    for (of, to_sequence) in [("s1", u64::MAX), ("s2", 2)] {
+        match player.next().await.unwrap() {
+            subscribe_event::Event::Gap(gap) => {
+                assert_eq!(
+                    (gap.session_id.as_str(), gap.to_sequence),
+                    (of, to_sequence)
+                );
+            }
+            unexpected => panic!("{unexpected:?}"),
+        }
+    }
+    assert_eq!(player.header().await.0, "s2");
+    let times = |frames: &[(u64, Frame)]| -> Vec<i64> {
+        frames.iter().map(|(_, frame)| frame.timestamp_ms).collect()
+    };
+    let (before, after) = (times(&before), times(&player.frames(20).await));
+    assert!(after.first() > before.last());
+    assert!(after.windows(2).all(|pair| pair[1] - pair[0] == 40));
+}
+
+#[tokio::test]
 async fn a_follower_that_drains_sends_its_readers_to_the_owner() {
     let cluster = cluster(|_| {}).await;
     let (mut publisher, _) = cluster.published().await;
