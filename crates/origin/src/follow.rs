@@ -114,16 +114,17 @@ impl Follower {
         }
         let _waiting = streams.waiting();
         let deadline = Instant::now() + wait.max(self.shared.config.timing.find_wait);
-        let mut waited = search.is_none();
+        let (mut began, mut waited) = (false, search.is_none());
         loop {
             opened.borrow_and_update();
             if let Some(stream) = streams.find(place) {
                 let here = stream.owner().is_none();
-                return Some((stream, waited || here));
+                return Some((stream, waited || (here && !began)));
             }
             match search.as_mut().map(|search| *search.borrow_and_update()) {
                 Some(Progress::NotLive) if wait.is_zero() => return None,
-                Some(Progress::NotLive | Progress::NotThere) => waited = true,
+                Some(Progress::NotLive) => waited = true,
+                Some(Progress::NotThere) => began = true,
                 Some(Progress::Asking) | None => {}
             }
             let news = async {

@@ -9,7 +9,8 @@ use proto::{
     error::status_with,
     frames::{Assembler, Parts},
     internal::v1::{
-        PublishAccepted, PublishAck, PublishGoodbye, PublishOpen, PublishRequest, PublishResponse,
+        FollowRequest, FollowResponse, PublishAccepted, PublishAck, PublishGoodbye, PublishOpen,
+        PublishRequest, PublishResponse,
         publish_request::Request as Message,
         publish_response::Response as Answer,
         relay_service_server::{RelayService, RelayServiceServer},
@@ -263,7 +264,15 @@ impl SessionLog {
 
 #[tonic::async_trait]
 impl RelayService for FakeOrigin {
+    type FollowStream = ReceiverStream<Result<FollowResponse, Status>>;
     type PublishStream = ReceiverStream<Result<PublishResponse, Status>>;
+
+    async fn follow(
+        &self,
+        _request: Request<FollowRequest>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        Err(Status::unimplemented("no edge follows a stream"))
+    }
 
     async fn publish(
         &self,

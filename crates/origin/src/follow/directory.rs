@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use registry::{Origin, OriginName, Registry};
 use tokio::{
-    sync::{Mutex, Semaphore},
+    sync::Semaphore,
     time::{Instant, timeout},
 };
 use tracing::debug;
@@ -94,20 +95,18 @@ impl Directory {
         }
     }
 
-    /// The announced origins, at most a moment old where the registry answers.
+    /// The announced origins, at most a moment old where the registry answers. While one asks, the others make do with what
+    /// was told last.
     async fn announced(&self) -> BTreeMap<OriginName, Origin> {
-        let mut announced = self.announced.lock().await;
-        let stands = |asked: Instant| asked.elapsed() < ANNOUNCED_PERIOD;
-        if !announced.asked.is_some_and(stands) {
-            if let Some(origins) = self.answer(self.registry.origins()).await {
-                let named = origins
-                    .into_iter()
-                    .map(|origin| (origin.name.clone(), origin));
-                announced.origins = named.collect();
-            }
-            announced.asked = Some(Instant::now());
+        if self.announced.lock().is_due(Instant::now())
+            && let Some(origins) = self.answer(self.registry.origins()).await
+        {
+            let named = origins
+                .into_iter()
+                .map(|origin| (origin.name.clone(), origin));
+            self.announced.lock().origins = named.collect();
         }
-        announced.origins.clone()
+        self.announced.lock().origins.clone()
     }
 
     async fn answer<T>(
@@ -130,5 +129,18 @@ impl Directory {
     fn count(&self, outcome: &'static str) {
         let lookups = &self.metrics.owner_lookups;
         lookups.get_or_create(&OpenLabels { outcome }).inc();
+    }
+}
+
+impl Announced {
+    /// Whether it is time to ask; who is told so asks.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self
+            .asked
+            .is_none_or(|asked| now.duration_since(asked) >= ANNOUNCED_PERIOD);
+        if due {
+            self.asked = Some(now);
+        }
+        due
     }
 }
