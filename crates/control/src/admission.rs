@@ -10,7 +10,7 @@ mod source;
 mod watch;
 mod webhook;
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use proto::internal::v1::{
     AuthorizeRequest, AuthorizeResponse, Grant, ReportSessionsRequest, ReportSessionsResponse,
@@ -87,10 +87,10 @@ impl AdmissionService for Admission {
         request: Request<WatchRevocationsRequest>,
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
         require_role(&request, Role::Edge)?;
-        let room = self.watches.room()?;
+        let room = self.watches.room(None)?;
         let watch = RevocationWatch::open(&self.shared, request.into_inner().after).await?;
         let counted = self.shared.metrics.watch_opened();
-        Ok(self.watches.serve(watch, (room, counted)))
+        Ok(self.watches.serve(watch, pending(), (room, counted)))
     }
 
     async fn report_sessions(

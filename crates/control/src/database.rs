@@ -10,6 +10,7 @@ mod growth;
 mod keys;
 mod log;
 mod pool;
+mod prune;
 mod quotas;
 mod rehash;
 mod requests;
@@ -40,6 +41,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use self::backup::{BackupError, backup};
 use self::growth::Growth;
+#[cfg(test)]
+pub(crate) use self::prune::ROWS_PER_STEP;
 pub(crate) use self::{
     credentials::Refused,
     deliveries::{Delivery, Settled, Settlement},
@@ -312,6 +315,11 @@ fn migrator() -> Migrator {
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
         migration(8, "quotas", include_str!("../migrations/0008_quotas.sql")),
+        migration(
+            9,
+            "prune and reconcile",
+            include_str!("../migrations/0009_prune_and_reconcile.sql"),
+        ),
     ])
 }
 

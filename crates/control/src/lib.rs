@@ -21,6 +21,7 @@ mod events;
 mod field;
 mod jwt;
 mod keys;
+mod leases;
 mod live;
 mod log_tail;
 mod metrics;
@@ -28,6 +29,7 @@ mod page_token;
 mod pepper;
 mod policy;
 mod quotas;
+mod recent;
 mod rehash;
 mod secret_file;
 mod session_log;
@@ -78,6 +80,7 @@ use self::{
     delivery::{Deliverer, DeliveryMetrics, Pacing},
     events::Events,
     keys::StreamKeys,
+    leases::Leases,
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
@@ -134,7 +137,7 @@ impl Background {
         let look = shared
             .live_sessions
             .clone()
-            .look(shared.registry.clone(), shared.events.clone());
+            .look(shared.leases.clone(), shared.events.clone());
         [
             tokio::spawn(followed.run()),
             tokio::spawn(refusals.run()),
@@ -256,6 +259,7 @@ impl Control {
             database,
             peppers: pepper_file.peppers(),
             signer,
+            leases: Leases::new(registry.clone()),
             registry,
             quotas: Quotas::new(config.default_quota),
             metrics,
@@ -350,6 +354,7 @@ pub(crate) struct Shared {
     peppers: Reloading<Peppers>,
     signer: Reloading<GrantSigner>,
     registry: Registry,
+    leases: Leases,
     quotas: Quotas,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,

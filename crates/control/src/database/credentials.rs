@@ -93,14 +93,9 @@ impl Database {
 
     /// Forgets credentials that are not refused any more. How many.
     pub(crate) async fn prune_credentials(&self, now_ms: i64) -> Result<u64, DatabaseError> {
-        self.bounded(async {
-            let pruned = sqlx::query("DELETE FROM refused_credentials WHERE until_ms <= $1")
-                .bind(now_ms)
-                .execute(&self.pool)
-                .await?;
-            Ok(pruned.rows_affected())
-        })
-        .await
+        let statement = "DELETE FROM refused_credentials WHERE id IN \
+                         (SELECT id FROM refused_credentials WHERE until_ms <= $1 LIMIT $2)";
+        self.prune(statement, now_ms).await
     }
 }
 

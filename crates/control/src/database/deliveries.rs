@@ -74,33 +74,20 @@ impl Database {
                 .bind(holder)
                 .execute(&self.pool)
                 .await?;
-            // Looked for before it is tried: a quiet replica writes nothing. The condition stands again in the update, so
-            // that of two replicas one gets a webhook.
-            let free: Vec<String> = sqlx::query_scalar(
-                "SELECT id FROM webhooks WHERE disable_ms IS NULL AND holder <> $1 AND held_until_ms < $2 \
-                 ORDER BY id LIMIT $3",
+            // The condition stands twice: of two replicas that find the same webhook free, the second looks at it again
+            // when the first has it.
+            let acquired: Vec<String> = sqlx::query_scalar(
+                "UPDATE webhooks SET holder = $1, held_until_ms = $2 \
+                 WHERE disable_ms IS NULL AND held_until_ms < $3 AND id IN \
+                 (SELECT id FROM webhooks WHERE disable_ms IS NULL AND holder <> $1 AND held_until_ms < $3 \
+                  ORDER BY id LIMIT $4) RETURNING id",
             )
             .bind(holder)
+            .bind(until_ms)
             .bind(now_ms)
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?;
-            let mut acquired = Vec::new();
-            for id in free {
-                let taken = sqlx::query(
-                    "UPDATE webhooks SET holder = $1, held_until_ms = $2 \
-                     WHERE id = $3 AND disable_ms IS NULL AND held_until_ms < $4",
-                )
-                .bind(holder)
-                .bind(until_ms)
-                .bind(&id)
-                .bind(now_ms)
-                .execute(&self.pool)
-                .await?;
-                if taken.rows_affected() == 1 {
-                    acquired.push(id);
-                }
-            }
             let rows = sqlx::query(
                 "SELECT webhooks.*, CAST(0 AS BIGINT) AS pending, CAST(0 AS BIGINT) AS dead FROM webhooks \
                  WHERE holder = $1 AND disable_ms IS NULL ORDER BY id LIMIT $2",
@@ -307,17 +294,11 @@ impl Database {
         .await
     }
 
-    /// Forgets dead letters whose event is forgotten: nobody can read or replay them.
-    pub(super) async fn prune_deliveries(&self) -> Result<(), DatabaseError> {
-        self.bounded(async {
-            sqlx::query(
-                "DELETE FROM deliveries WHERE dead_ms IS NOT NULL AND position < \
-                 (SELECT COALESCE(MIN(position), 0) FROM events)",
-            )
-            .execute(&self.pool)
-            .await?;
-            Ok(())
-        })
-        .await
+    /// Forgets dead letters whose event is forgotten: nobody can read or replay them. How many.
+    pub(super) async fn prune_deliveries(&self, now_ms: i64) -> Result<u64, DatabaseError> {
+        let statement = "DELETE FROM deliveries WHERE (webhook_id, position) IN \
+                         (SELECT webhook_id, position FROM deliveries WHERE dead_ms IS NOT NULL AND dead_ms <= $1 \
+                          AND position < (SELECT MIN(position) FROM events) LIMIT $2)";
+        self.prune(statement, now_ms).await
     }
 }

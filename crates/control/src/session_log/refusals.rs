@@ -1,7 +1,7 @@
 //! Refused publishers as events: of keys that are there alone, and of each key and reason seldom, so that a flood of
 //! guesses is no flood of events. Admission waits for none of it.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use proto::{
     internal::v1::AuthorizeRequest,
@@ -14,6 +14,7 @@ use super::text;
 use crate::{
     database::{Database, DatabaseError, NewEvent, Subject},
     field::now_ms,
+    recent::Recent,
     stream_key::StreamKeyId,
 };
 
@@ -25,8 +26,8 @@ pub(crate) struct Refusals(mpsc::Sender<Refused>);
 pub(crate) struct RefusalWriter {
     queue: mpsc::Receiver<Refused>,
     database: Database,
-    /// When a key's reason was last told.
-    told: HashMap<(StreamKeyId, &'static str), Instant>,
+    /// Keys and reasons that were told.
+    told: Recent<(StreamKeyId, &'static str), ()>,
 }
 
 struct Refused {
@@ -41,7 +42,7 @@ impl Refusals {
         let writer = RefusalWriter {
             queue,
             database,
-            told: HashMap::new(),
+            told: Recent::new(PERIOD, TOLD_MAX),
         };
         (Self(sender), writer)
     }
@@ -113,21 +114,7 @@ impl RefusalWriter {
     }
 
     fn is_due(&mut self, key: (StreamKeyId, &'static str)) -> bool {
-        let now = Instant::now();
-        if self.told.len() >= TOLD_MAX {
-            self.told
-                .retain(|_, told| now.duration_since(*told) < PERIOD);
-        }
-        if self.told.len() >= TOLD_MAX && !self.told.contains_key(&key) {
-            return false;
-        }
-        match self.told.get(&key) {
-            Some(told) if now.duration_since(*told) < PERIOD => false,
-            Some(_) | None => {
-                self.told.insert(key, now);
-                true
-            }
-        }
+        self.told.get(&key).is_none() && self.told.insert(key, (), Instant::now())
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use proto::v1::{
@@ -19,7 +19,7 @@ use tonic::Code;
 use super::{
     backend::{Asked, Backend, Reply},
     event_service::report,
-    fixture::{Fixture, Replica, of_tenant, reason},
+    fixture::{Fixture, Replica, of_tenant, reason, until},
     on_both,
 };
 use crate::standard_webhooks::{ID, SIGNATURE, Secret, TIMESTAMP, verify};
@@ -32,8 +32,6 @@ on_both!(
     a_webhook_is_there_for_its_own_tenant_alone,
     a_url_that_is_not_called_is_refused,
 );
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Replica {
     async fn create_webhook(&self, url: String) -> CreateWebhookResponse {
@@ -59,15 +57,6 @@ impl Replica {
             self.report(vec![report]).await.unwrap();
         }
     }
-}
-
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so().await {
-        assert!(started.elapsed() < PATIENCE, "{what} in time");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    println!("{what} after {:?}", started.elapsed());
 }
 
 fn is_signed(secret: &str, asked: &Asked) -> bool {

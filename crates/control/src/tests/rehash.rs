@@ -1,6 +1,6 @@
 //! What is stored under an old pepper moves to the newest one, and the old one can be retired.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::v1::{
     CreateStreamKeyRequest, CreateWebhookRequest, CreateWebhookResponse, GetStreamKeyRequest,
@@ -10,7 +10,7 @@ use proto::v1::{
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, Replica, of_tenant},
+    fixture::{Fixture, Replica, of_tenant, until},
     on_both,
 };
 use crate::{
@@ -25,16 +25,6 @@ on_both!(
     a_pepper_is_retired_once_keys_were_shown,
     nothing_depends_on_a_pepper_that_others_may_not_have_yet,
 );
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !condition().await {
-        assert!(begun.elapsed() < DEADLINE, "{what} does not come");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 fn second() -> String {
     format!("2:{}\n", "5".repeat(64))

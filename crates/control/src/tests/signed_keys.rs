@@ -39,7 +39,7 @@ on_both!(
 );
 
 pub(super) const ISSUER: &str = "https://platform.test";
-const APP: &str = "signed";
+pub(super) const APP: &str = "signed";
 
 fn set(keys: &[&SigningKey]) -> String {
     let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
@@ -59,7 +59,7 @@ fn application(keys: KeySetLocation, tenant: Option<&str>) -> Application {
 }
 
 /// With an application whose keys are signed with the key that comes back.
-fn signing(fixture: &mut Fixture, tenant: Option<&str>) -> SigningKey {
+pub(super) fn signing(fixture: &mut Fixture, tenant: Option<&str>) -> SigningKey {
     let key = SigningKey::ed25519("one");
     let path = fixture.directory.path().join("jwks.json");
     std::fs::write(&path, set(&[&key])).unwrap();
