@@ -41,7 +41,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use self::backup::{BackupError, backup};
 use self::growth::Growth;
 pub(crate) use self::{
-    credentials::Refused,
+    credentials::{Refused, Standing},
     deliveries::{Delivery, Settled, Settlement},
     events::{EventEntry, NewEvent, Subject},
     keys::{
@@ -50,7 +50,7 @@ pub(crate) use self::{
     },
     log::Logged,
     quotas::QuotaByGroup,
-    rehash::Rehash,
+    rehash::{Outdated, Rehash},
     requests::{KnownRequest, NewRequest},
     revocations::{ChangedTerms, LogEntry, Target, Termination},
     tokens::TokenRecord,
@@ -312,6 +312,11 @@ fn migrator() -> Migrator {
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
         migration(8, "quotas", include_str!("../migrations/0008_quotas.sql")),
+        migration(
+            10,
+            "old peppers",
+            include_str!("../migrations/0010_old_peppers.sql"),
+        ),
     ])
 }
 

@@ -84,12 +84,12 @@ impl Quotas {
         self.default
     }
 
-    /// Whether what these terms start fits; from then on it counts.
+    /// Whether what these terms start fits; from then on it counts, for as long as it is admitted.
     pub(crate) async fn admit(
         &self,
         shared: &Shared,
         terms: &Terms,
-    ) -> Result<Result<(), Refusal>, Status> {
+    ) -> Result<Result<Admitted<'_>, Refusal>, Status> {
         let by_group = self.limits(&shared.database, &terms.tenant).await;
         let by_group =
             by_group.inspect_err(|_status| shared.metrics.key_check("undecided", "database"))?;
@@ -101,7 +101,7 @@ impl Quotas {
             .iter()
             .all(|quota| quota.max_sessions == 0 && quota.max_bitrate_bps == 0)
         {
-            return Ok(Ok(()));
+            return Ok(Ok(Admitted(None)));
         }
         self.read(&shared.registry).await;
         let stream = StreamId::derive(&terms.tenant, &terms.app, &terms.stream);
@@ -112,10 +112,10 @@ impl Quotas {
             bitrate_bps: terms.policy.limits.max_bitrate_bps,
         };
         let place = (stream, terms.policy.role.slot());
-        Ok(self
-            .live
-            .lock()
-            .admit(place, session, [of_tenant, of_group], Instant::now()))
+        let mut live = self.live.lock();
+        let before = live.sessions.get(&place).cloned();
+        let admitted = live.admit(place, session, [of_tenant, of_group], Instant::now());
+        Ok(admitted.map(|()| Admitted(Some((self, place, before)))))
     }
 
     /// What is live of a tenant as a whole, and of each of its groups that have sessions; `None`: nobody knows.
@@ -197,7 +197,37 @@ impl Quotas {
     }
 }
 
+/// A session that counts. Dropped before it is kept, it does not: it was refused after all.
+#[must_use]
+pub(crate) struct Admitted<'a>(Option<(&'a Quotas, Place, Option<Session>)>);
+
+impl Admitted<'_> {
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some((quotas, place, before)) = self.0.take() {
+            quotas.live.lock().withdraw(place, before);
+        }
+    }
+}
+
 impl Live {
+    /// As it was before a session was admitted.
+    fn withdraw(&mut self, place: Place, before: Option<Session>) {
+        self.admitted.remove(&place);
+        if let Some(session) = self.sessions.remove(&place) {
+            self.count(&session, u32::saturating_sub, u64::saturating_sub);
+        }
+        if let Some(before) = before {
+            self.count(&before, u32::saturating_add, u64::saturating_add);
+            self.sessions.insert(place, before);
+        }
+    }
+
     fn admit(
         &mut self,
         place: Place,
@@ -347,6 +377,34 @@ mod tests {
         assert_eq!(admit(&mut live, "c"), Err(Refusal::QuotaOfSessions));
         live.replace(Vec::new(), now + ADMITTED_AGE);
         assert_eq!(admit(&mut live, "c"), Ok(()));
+    }
+
+    #[test]
+    fn what_was_refused_after_all_does_not_count() {
+        let quotas = Quotas::new(Quota::default());
+        let one = Quota {
+            max_sessions: 1,
+            ..Quota::default()
+        };
+        let admit = |stream| {
+            let mut live = quotas.live.lock();
+            let place = place(stream);
+            let before = live.sessions.get(&place).cloned();
+            let limits = [one, Quota::default()];
+            let admitted = live.admit(place, session("g", 5), limits, Instant::now());
+            admitted.map(|()| Admitted(Some((&quotas, place, before))))
+        };
+        drop(admit("a").ok().unwrap());
+        assert!(quotas.live.lock().admitted.is_empty());
+        let kept = admit("b");
+        assert_eq!(admit("a").err(), Some(Refusal::QuotaOfSessions));
+        kept.ok().unwrap().keep();
+        // Who was there is there again.
+        drop(admit("b").ok().unwrap());
+        assert_eq!(admit("a").err(), Some(Refusal::QuotaOfSessions));
+        let account = ("default".to_owned(), "g".to_owned());
+        let of_group = quotas.live.lock().totals.get(&account).copied();
+        assert_eq!(of_group.unwrap().bitrate_bps, 5);
     }
 
     #[test]
