@@ -106,7 +106,10 @@ impl fmt::Display for BesideHung {
             ("a key of the same application at its bound", &self.key),
         ] {
             let ratio = ratio(durations);
-            writeln!(f, "beside {what}: {durations}; p99 {ratio:.2} times as long")?;
+            writeln!(
+                f,
+                "beside {what}: {durations}; p99 {ratio:.2} times as long"
+            )?;
         }
         Ok(())
     }

@@ -7,10 +7,7 @@ use data_encoding::HEXLOWER;
 
 use sqlx::Row as _;
 
-use super::{
-    Database, DatabaseError, KeyRecord, WebhookRecord,
-    keys::hex,
-};
+use super::{Database, DatabaseError, KeyRecord, WebhookRecord, keys::hex};
 use crate::{pepper::Mac, stream_key::StreamKeyId};
 
 /// A key's HMAC as it was read, and as it is to be.

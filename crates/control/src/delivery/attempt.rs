@@ -31,7 +31,7 @@ pub(super) enum Outcome {
     /// 410: the receiver wants nothing any more.
     Gone,
     Failed(String),
-    /// The event could not be read in time: as if nobody was asked.
+    /// The event could not be read, or the hold was over before an answer: as if nobody was asked.
     NotTried,
 }
 
