@@ -249,12 +249,7 @@ impl Control {
         let (followed, events) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
         let (refusals, refusal_writer) = Refusals::new(database.clone());
-        let (rehashes, rehasher) = Rehashes::new(
-            database.clone(),
-            peppers.clone(),
-            metrics.clone(),
-            REHASH_DELAY,
-        );
+        let (rehashes, rehasher) = Rehashes::new(&database, &peppers, &metrics, REHASH_DELAY);
         let sources = Sources {
             egress: egress.clone(),
             metrics: metrics.clone(),

@@ -33,6 +33,23 @@ struct Families {
     rpc_duration: Family<Labels<2>, Histogram, fn() -> Histogram>,
 }
 
+impl Families {
+    fn register_peppers(&self, metrics: &runtime::metrics::Metrics) {
+        metrics.register(|registry| {
+            registry.register(
+                "pepper_rewrites",
+                "What was stored under an old pepper and is under the newest now",
+                self.pepper_rewrites.clone(),
+            );
+            registry.register(
+                "pepper_outdated",
+                "What is stored under a pepper before the newest",
+                self.pepper_outdated.clone(),
+            );
+        });
+    }
+}
+
 impl ControlMetrics {
     pub(crate) fn register(metrics: &runtime::metrics::Metrics) -> Self {
         let families = Families {
@@ -96,16 +113,6 @@ impl ControlMetrics {
                 "Applications whose admission webhook is left alone",
                 families.breakers_open.clone(),
             );
-            registry.register(
-                "pepper_rewrites",
-                "What was stored under an old pepper and is under the newest now",
-                families.pepper_rewrites.clone(),
-            );
-            registry.register(
-                "pepper_outdated",
-                "What is stored under a pepper before the newest",
-                families.pepper_outdated.clone(),
-            );
             registry.register_with_unit(
                 "rpc_server_duration",
                 "Unary calls served",
@@ -113,6 +120,7 @@ impl ControlMetrics {
                 families.rpc_duration.clone(),
             );
         });
+        families.register_peppers(metrics);
         Self(Arc::new(families))
     }
 

@@ -113,7 +113,7 @@ impl Quotas {
         };
         let place = (stream, terms.policy.role.slot());
         let mut live = self.live.lock();
-        let before = live.sessions.get(&place).cloned();
+        let before = live.before(&place);
         let admitted = live.admit(place, session, [of_tenant, of_group], Instant::now());
         Ok(admitted.map(|()| Admitted(Some((self, place, before)))))
     }
@@ -199,7 +199,10 @@ impl Quotas {
 
 /// A session that counts. Dropped before it is kept, it does not: it was refused after all.
 #[must_use]
-pub(crate) struct Admitted<'a>(Option<(&'a Quotas, Place, Option<Session>)>);
+pub(crate) struct Admitted<'a>(Option<(&'a Quotas, Place, Before)>);
+
+/// Who had the place, and what was admitted to it.
+type Before = (Option<Session>, Option<(Instant, Session)>);
 
 impl Admitted<'_> {
     pub(crate) fn keep(mut self) {
@@ -216,9 +219,17 @@ impl Drop for Admitted<'_> {
 }
 
 impl Live {
+    fn before(&self, place: &Place) -> Before {
+        let session = self.sessions.get(place).cloned();
+        (session, self.admitted.get(place).cloned())
+    }
+
     /// As it was before a session was admitted.
-    fn withdraw(&mut self, place: Place, before: Option<Session>) {
+    fn withdraw(&mut self, place: Place, (before, admitted): Before) {
         self.admitted.remove(&place);
+        if let Some(admitted) = admitted {
+            self.admitted.insert(place, admitted);
+        }
         if let Some(session) = self.sessions.remove(&place) {
             self.count(&session, u32::saturating_sub, u64::saturating_sub);
         }
@@ -389,7 +400,7 @@ mod tests {
         let admit = |stream| {
             let mut live = quotas.live.lock();
             let place = place(stream);
-            let before = live.sessions.get(&place).cloned();
+            let before = live.before(&place);
             let limits = [one, Quota::default()];
             let admitted = live.admit(place, session("g", 5), limits, Instant::now());
             admitted.map(|()| Admitted(Some((&quotas, place, before))))

@@ -42,18 +42,18 @@ impl Rehashes {
     /// `delay`: how long a new pepper is to be there before anything depends on it. Other replicas may get it later, and
     /// would refuse the key until they have it.
     pub(crate) fn new(
-        database: Database,
-        peppers: Reloading<Peppers>,
-        metrics: ControlMetrics,
+        database: &Database,
+        peppers: &Reloading<Peppers>,
+        metrics: &ControlMetrics,
         delay: Duration,
     ) -> (Self, Rehasher) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let newest = (peppers.load().current(), Instant::now());
         let rehasher = Rehasher {
             queue,
-            database,
-            peppers,
-            metrics,
+            database: database.clone(),
+            peppers: peppers.clone(),
+            metrics: metrics.clone(),
             delay,
             period: PERIOD,
             looked_at: None,

@@ -190,13 +190,9 @@ async fn nothing_depends_on_a_pepper_that_others_may_not_have_yet(fixture: Fixtu
     let stored = record(&control, &key.id).await;
     let peppers = control.shared.peppers.load_full();
     for (delay, version) in [(fixture.rehash_delay, 1), (Duration::ZERO, 2)] {
-        let database = control.shared.database.clone();
-        let (rehashes, rehasher) = Rehashes::new(
-            database,
-            control.shared.peppers.clone(),
-            control.shared.metrics.clone(),
-            delay,
-        );
+        let shared = &control.shared;
+        let (database, metrics) = (&shared.database, &shared.metrics);
+        let (rehashes, rehasher) = Rehashes::new(database, &shared.peppers, metrics, delay);
         // More than there is room for: nobody waits.
         for _ in 0..1000 {
             rehashes.tell(&peppers, &stored, &stream_key);
