@@ -44,7 +44,7 @@ use self::growth::Growth;
 #[cfg(test)]
 pub(crate) use self::prune::ROWS_PER_STEP;
 pub(crate) use self::{
-    credentials::Refused,
+    credentials::{Refused, Standing},
     deliveries::{Delivery, Settled, Settlement},
     events::{EventEntry, NewEvent, Subject},
     keys::{
@@ -53,7 +53,7 @@ pub(crate) use self::{
     },
     log::Logged,
     quotas::QuotaByGroup,
-    rehash::Rehash,
+    rehash::{Outdated, Rehash},
     requests::{KnownRequest, NewRequest},
     revocations::{ChangedTerms, LogEntry, Target, Termination},
     tokens::TokenRecord,
@@ -319,6 +319,11 @@ fn migrator() -> Migrator {
             9,
             "prune and reconcile",
             include_str!("../migrations/0009_prune_and_reconcile.sql"),
+        ),
+        migration(
+            10,
+            "old peppers",
+            include_str!("../migrations/0010_old_peppers.sql"),
         ),
     ])
 }

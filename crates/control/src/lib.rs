@@ -15,6 +15,7 @@ mod caller;
 mod client_certificate;
 mod cluster;
 mod config;
+mod credential_ids;
 mod database;
 mod delivery;
 mod events;
@@ -34,6 +35,7 @@ mod rehash;
 mod secret_file;
 mod session_log;
 mod sessions;
+mod shares;
 mod signed_keys;
 mod standard_webhooks;
 mod stream_key;
@@ -76,6 +78,7 @@ use self::{
     access::Access,
     admission::{Admission, Sources},
     cluster::ClusterState,
+    credential_ids::CredentialIds,
     database::{Database, EventEntry},
     delivery::{Deliverer, DeliveryMetrics, Pacing},
     events::Events,
@@ -193,6 +196,9 @@ pub enum ControlError {
         /// Its version.
         version: u32,
     },
+    /// What ids of credentials are made with could not be encrypted, or agreed on with other replicas.
+    #[error("the key for ids of credentials cannot be stored")]
+    CredentialKey,
     /// A secret could not be read.
     #[error("a secret cannot be used")]
     Secret(#[from] FileError),
@@ -235,6 +241,8 @@ impl Control {
         )?;
         let database = Database::open(&config.database).await?;
         let pepper_file = PepperFile::open(config.pepper_file, database.clone()).await?;
+        let peppers = pepper_file.peppers();
+        let credential_ids = CredentialIds::open(&database, &peppers.load()).await?;
         let deliveries = DeliveryMetrics::register(&metrics);
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
@@ -244,8 +252,7 @@ impl Control {
         let (followed, events) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
         let (refusals, refusal_writer) = Refusals::new(database.clone());
-        let (rehashes, rehasher) =
-            Rehashes::new(database.clone(), pepper_file.peppers(), REHASH_DELAY);
+        let (rehashes, rehasher) = Rehashes::new(&database, &peppers, &metrics, REHASH_DELAY);
         let sources = Sources {
             egress: egress.clone(),
             metrics: metrics.clone(),
@@ -257,7 +264,8 @@ impl Control {
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
             database,
-            peppers: pepper_file.peppers(),
+            peppers,
+            credential_ids,
             signer,
             leases: Leases::new(registry.clone()),
             registry,
@@ -352,6 +360,7 @@ pub(crate) struct Shared {
     grant_lifetime: Duration,
     database: Database,
     peppers: Reloading<Peppers>,
+    credential_ids: CredentialIds,
     signer: Reloading<GrantSigner>,
     registry: Registry,
     leases: Leases,

@@ -87,12 +87,12 @@ impl Quotas {
         self.default
     }
 
-    /// Whether what these terms start fits; from then on it counts.
+    /// Whether what these terms start fits; from then on it counts, for as long as it is admitted.
     pub(crate) async fn admit(
         &self,
         shared: &Shared,
         terms: &Terms,
-    ) -> Result<Result<(), Refusal>, Status> {
+    ) -> Result<Result<Admitted<'_>, Refusal>, Status> {
         let by_group = self.limits(&shared.database, &terms.tenant).await;
         let by_group =
             by_group.inspect_err(|_status| shared.metrics.key_check("undecided", "database"))?;
@@ -104,7 +104,7 @@ impl Quotas {
             .iter()
             .all(|quota| quota.max_sessions == 0 && quota.max_bitrate_bps == 0)
         {
-            return Ok(Ok(()));
+            return Ok(Ok(Admitted(None)));
         }
         self.read(&shared.leases).await;
         let stream = StreamId::derive(&terms.tenant, &terms.app, &terms.stream);
@@ -115,12 +115,10 @@ impl Quotas {
             bitrate_bps: terms.policy.limits.max_bitrate_bps,
         };
         let place = (stream, terms.policy.role.slot());
-        Ok(self.live.lock().admit(
-            place,
-            Arc::new(session),
-            [of_tenant, of_group],
-            Instant::now(),
-        ))
+        let mut live = self.live.lock();
+        let before = live.before(&place);
+        let admitted = live.admit(place, Arc::new(session), [of_tenant, of_group], Instant::now());
+        Ok(admitted.map(|()| Admitted(Some((self, place, before)))))
     }
 
     /// What is live of a tenant as a whole, and of each of its groups that have sessions; `None`: nobody knows.
@@ -190,7 +188,48 @@ impl Quotas {
     }
 }
 
+/// A session that counts. Dropped before it is kept, it does not: it was refused after all.
+#[must_use]
+pub(crate) struct Admitted<'a>(Option<(&'a Quotas, Place, Before)>);
+
+/// Who had the place, and what was admitted to it.
+type Before = (Option<Arc<Session>>, Option<(Instant, Arc<Session>)>);
+
+impl Admitted<'_> {
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some((quotas, place, before)) = self.0.take() {
+            quotas.live.lock().withdraw(place, before);
+        }
+    }
+}
+
 impl Live {
+    fn before(&self, place: &Place) -> Before {
+        let session = self.sessions.get(place).cloned();
+        (session, self.admitted.get(place).cloned())
+    }
+
+    /// As it was before a session was admitted.
+    fn withdraw(&mut self, place: Place, (before, admitted): Before) {
+        self.admitted.remove(&place);
+        if let Some(admitted) = admitted {
+            self.admitted.insert(place, admitted);
+        }
+        if let Some(session) = self.sessions.remove(&place) {
+            self.totals.leave(&session);
+        }
+        if let Some(before) = before {
+            self.totals.enter(&before);
+            self.sessions.insert(place, before);
+        }
+    }
+
     fn admit(
         &mut self,
         place: Place,
@@ -370,6 +409,34 @@ mod tests {
         assert_eq!(admit(&mut live, "c"), Err(Refusal::QuotaOfSessions));
         live.replace(&[], now + ADMITTED_AGE);
         assert_eq!(admit(&mut live, "c"), Ok(()));
+    }
+
+    #[test]
+    fn what_was_refused_after_all_does_not_count() {
+        let quotas = Quotas::new(Quota::default());
+        let one = Quota {
+            max_sessions: 1,
+            ..Quota::default()
+        };
+        let admit = |stream| {
+            let mut live = quotas.live.lock();
+            let place = place(stream);
+            let before = live.before(&place);
+            let limits = [one, Quota::default()];
+            let admitted = live.admit(place, session("g", 5), limits, Instant::now());
+            admitted.map(|()| Admitted(Some((&quotas, place, before))))
+        };
+        drop(admit("a").ok().unwrap());
+        assert!(quotas.live.lock().admitted.is_empty());
+        let kept = admit("b");
+        assert_eq!(admit("a").err(), Some(Refusal::QuotaOfSessions));
+        kept.ok().unwrap().keep();
+        // Who was there is there again.
+        drop(admit("b").ok().unwrap());
+        assert_eq!(admit("a").err(), Some(Refusal::QuotaOfSessions));
+        let account = ("default".to_owned(), "g".to_owned());
+        let of_group = quotas.live.lock().totals.get(&account).copied();
+        assert_eq!(of_group.unwrap().bitrate_bps, 5);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) enum Takeover {
 /// An offer in which every value is in its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Checked {
-    stream: String,
+    pub(super) stream: String,
     pub(super) tenant: String,
     policy: Policy,
     takeover_policy: TakeoverPolicy,
@@ -75,11 +75,6 @@ impl Offer {
 }
 
 impl Checked {
-    /// Whether it is for the stream of this name.
-    pub(super) fn is_of(&self, stream: &str) -> bool {
-        self.stream == stream
-    }
-
     /// What this encoder gets of it, or what it lacks.
     pub(super) fn terms(
         self,

@@ -51,6 +51,8 @@ pub(crate) struct DeadDelivery {
 /// A webhook's deliveries and what happened to some of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settlement<'a> {
+    /// Who delivers; nothing is noted where that is somebody else by now.
+    pub(crate) holder: &'a str,
     pub(crate) webhook_id: &'a str,
     pub(crate) settled: &'a [(u64, Settled)],
     pub(crate) last_success_ms: Option<i64>,
@@ -186,12 +188,13 @@ impl Database {
         .await
     }
 
-    /// Notes what became of deliveries.
+    /// Notes what became of deliveries: unless another process holds the webhook by now. Whether that was done.
     pub(crate) async fn settle_deliveries(
         &self,
         settlement: Settlement<'_>,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<bool, DatabaseError> {
         let Settlement {
+            holder,
             webhook_id,
             settled,
             last_success_ms,
@@ -200,6 +203,16 @@ impl Database {
         } = settlement;
         self.bounded(async {
             let mut transaction = self.pool.begin().await?;
+            // Locks it: nobody takes it over in between.
+            let held =
+                sqlx::query("UPDATE webhooks SET holder = holder WHERE id = $1 AND holder = $2")
+                    .bind(webhook_id)
+                    .bind(holder)
+                    .execute(&mut *transaction)
+                    .await?;
+            if held.rows_affected() != 1 {
+                return Ok(false);
+            }
             for (position, settled) in settled {
                 let position = i64::try_from(*position).unwrap_or(i64::MAX);
                 let (attempts, next_ms, dead_ms, error) = match settled {
@@ -236,28 +249,31 @@ impl Database {
             }
             note_outcome(&mut transaction, webhook_id, last_success_ms, last_error).await?;
             transaction.commit().await?;
-            Ok(())
+            Ok(true)
         })
         .await
     }
 
-    /// Nothing more is delivered: the receiver said that it is gone.
+    /// Nothing more is delivered, since the receiver said that it is gone: unless another process holds the webhook by now.
+    /// Whether that was done.
     pub(crate) async fn disable_webhook(
         &self,
+        holder: &str,
         webhook_id: &str,
         now_ms: i64,
         error: &str,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<bool, DatabaseError> {
         self.bounded(async {
-            sqlx::query(
-                "UPDATE webhooks SET disable_ms = $1, last_error = $2, holder = '' WHERE id = $3",
+            let disabled = sqlx::query(
+                "UPDATE webhooks SET disable_ms = $1, last_error = $2, holder = '' WHERE id = $3 AND holder = $4",
             )
             .bind(now_ms)
             .bind(error)
             .bind(webhook_id)
+            .bind(holder)
             .execute(&self.pool)
             .await?;
-            Ok(())
+            Ok(disabled.rows_affected() == 1)
         })
         .await
     }

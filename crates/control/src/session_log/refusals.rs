@@ -12,6 +12,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::text;
 use crate::{
+    admission::Refusal,
     database::{Database, DatabaseError, NewEvent, Subject},
     field::now_ms,
     recent::Recent,
@@ -52,20 +53,21 @@ impl Refusals {
         &self,
         request: &AuthorizeRequest,
         claimed_id: Option<&str>,
-        reason: &'static str,
-        description: String,
+        refusal: &Refusal,
+        description: &str,
     ) {
         let id = claimed_id.and_then(|id| StreamKeyId::parse(id).ok());
-        let Some(id) = id.filter(|_| !NOBODYS_KEY.contains(&reason)) else {
+        let Some(id) = id.filter(|_| !refusal.is_of_no_key()) else {
             return;
         };
+        let reason = refusal.outcome();
         let event = SessionEvent {
             session_id: request.session_id.clone(),
             stream_key_id: id.to_string(),
             client_address: text(&request.client_address),
             encoder: text(&request.encoder),
             reason: reason.to_owned(),
-            description,
+            description: description.to_owned(),
             ..SessionEvent::default()
         };
         self.0.try_send(Refused { id, reason, event }).ok();
@@ -118,15 +120,6 @@ impl RefusalWriter {
     }
 }
 
-/// Refusals that nobody's key is behind, or perhaps nobody's.
-const NOBODYS_KEY: [&str; 6] = [
-    "challenge_forged",
-    "malformed",
-    "mistyped",
-    "too_many_attempts",
-    "unknown",
-    "unknown_user",
-];
 /// Of one key and reason, one event.
 const PERIOD: Duration = Duration::from_secs(10);
 const PERIOD_MS: i64 = 10_000;

@@ -41,7 +41,7 @@ pub(crate) struct TailArguments {
 pub(crate) enum WebhooksCommand {
     /// Have events posted to a URL; what signs them is shown this once
     Create {
-        /// https://host[:port]/path
+        /// https://host[:port]/path; on Kubernetes the port has to be one of the cluster's `networkPolicy.webhookPorts` (443)
         #[arg(long)]
         url: String,
         /// Such as `session.started`; several times for several types [default: every type]

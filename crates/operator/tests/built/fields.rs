@@ -74,6 +74,7 @@ fn cluster_fields() -> Vec<Field> {
         ("networkPolicy.apiFrom", peer.clone(), json!([])),
         ("networkPolicy.playbackFrom", peer.clone(), json!([])),
         ("networkPolicy.metricsFrom", peer.clone(), json!([])),
+        ("networkPolicy.webhookPorts", json!([443]), json!([])),
         (
             "networkPolicy.extraEgress",
             json!([{"to": peer}]),
