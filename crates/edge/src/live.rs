@@ -34,6 +34,8 @@ struct Directory {
     sessions: BTreeMap<SessionId, Arc<LiveSession>>,
     /// What control said may overtake the answer to the Authorize that it contradicts.
     recent: VecDeque<(Instant, Order)>,
+    /// When the last one was said that found no room any more.
+    forgotten: Option<Instant>,
 }
 
 /// What control says of sessions that it has granted.
@@ -124,6 +126,10 @@ impl LiveSessions {
         for (_, order) in directory.recent.iter().filter(|(at, _)| *at >= asked) {
             session.obey(order);
         }
+        if directory.forgotten.is_some_and(|at| at >= asked) {
+            // Nobody knows what was said of it.
+            session.ending.end(End::Internal);
+        }
         directory
             .sessions
             .insert(session.session.clone(), session.clone());
@@ -140,12 +146,12 @@ impl LiveSessions {
         let mut directory = self.directory.lock();
         let mut sessions: Vec<_> = directory.sessions.values().cloned().collect();
         directory.recent.push_back((now, order.clone()));
-        while directory.recent.len() > RECENT_MAX
-            || directory
-                .recent
-                .front()
-                .is_some_and(|(at, _)| now - *at > RECENT)
-        {
+        while let Some((at, _)) = directory.recent.front() {
+            let (at, is_full) = (*at, directory.recent.len() > RECENT_MAX);
+            if !is_full && now - at <= RECENT {
+                break;
+            }
+            directory.forgotten = Some(at);
             directory.recent.pop_front();
         }
         drop(directory);

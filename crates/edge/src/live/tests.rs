@@ -68,6 +68,24 @@ async fn a_revocation_that_overtakes_the_grant_counts() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_session_of_which_too_much_was_said_meanwhile_does_not_start() {
+    let live = LiveSessions::default();
+    let asked = Instant::now();
+    for number in 0..=RECENT_MAX {
+        revoke(&live, Target::StreamKey(format!("k{number}")));
+    }
+    let (forgotten, other) = (session("a", "k0"), session("b", "other"));
+    for session in [&forgotten, &other] {
+        let _registration = live.enter(session.clone(), asked);
+        assert_eq!(session.ending().now(), Some(End::Internal));
+    }
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let later = session("c", "other");
+    let _registration = live.enter(later.clone(), Instant::now());
+    assert_eq!(later.ending().now(), None);
+}
+
 #[tokio::test]
 async fn the_first_reason_stays_and_a_lost_task_is_an_end_too() {
     let live = LiveSessions::default();

@@ -1,6 +1,9 @@
 //! The command lines of `events`, `webhooks` and `sessions`.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Subcommand};
 use proto::{cloud_events, v1::EventType};
@@ -53,6 +56,9 @@ pub(crate) enum WebhooksCommand {
         /// [default: the tenant of the token]
         #[arg(long, default_value = "", hide_default_value = true)]
         tenant: String,
+        /// Write the secret to this file (mode 0600) instead of showing it
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
     },
     /// List webhooks, oldest first
     List {
