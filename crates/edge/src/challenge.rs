@@ -37,7 +37,7 @@ pub(crate) fn begin(context: &Arc<Context>, user: String, client: Client) -> Cha
 
 /// Each counts as a refused attempt until it is answered rightly.
 async fn ask(context: &Context, user: String, client: &Client) -> Result<AdobeChallenge, Refusal> {
-    if context.shutdown.is_draining() {
+    if context.drain.is_begun() {
         return Err(Refusal::not_available("draining"));
     }
     let address = client.address.ip();

@@ -22,6 +22,7 @@ mod telemetry;
 
 use std::path::{Path, PathBuf};
 
+use runtime::shutdown::DrainTimes;
 use serde::Deserialize;
 
 use self::{
@@ -67,11 +68,27 @@ pub(crate) fn control(file: &Path) -> Result<(Shared, ControlConfig), ConfigErro
     })
 }
 
+impl Sections {
+    fn drain_times(&self) -> DrainTimes {
+        let default = DrainTimes::default();
+        DrainTimes {
+            notice: self
+                .drain_notice
+                .as_ref()
+                .map_or(default.notice, |time| time.0),
+            timeout: self
+                .drain_timeout
+                .as_ref()
+                .map_or(default.timeout, |time| time.0),
+        }
+    }
+}
+
 /// Reads what an edge process needs.
 pub(crate) fn edge(file: &Path) -> Result<(Shared, EdgeConfig), ConfigError> {
     load("edge", file, environment(), |sections, check| {
         let section = check.required("edge", sections.edge.take())?;
-        section.finish(check)
+        section.finish(sections.drain_times(), check)
     })
 }
 
