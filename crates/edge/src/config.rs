@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
-use runtime::shutdown::DrainTimes;
 
 /// Everything an edge can be told. `Default` is what production starts from.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +25,6 @@ pub struct Config {
     pub connections: ConnectionLimits,
     /// How the edge gets empty.
     pub drain: DrainLimits,
-    /// Of a drain that was ordered; the process's own by default.
-    pub drain_times: DrainTimes,
     /// Limits of the way to the origin.
     pub relay: RelayLimits,
     /// Limits of the protocol.

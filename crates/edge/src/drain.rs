@@ -1,12 +1,12 @@
 //! How an edge gets empty: serving → noticed → draining → empty.
 //!
-//! The process's end makes it leave, or an order that can be taken back. Noticed, it is not ready and takes everything
-//! in as before. Draining, it refuses new publishes; encoders that said that they follow a request to connect elsewhere
-//! get one, and go on here until they leave; the others go on until shortly before the end, when each is closed at a
-//! keyframe. Both are paced: another edge has to take them in.
+//! Noticed, it is not ready and takes everything in as before. Draining, it refuses new publishes; encoders that said that
+//! they follow a request to connect elsewhere get one, and go on here until they leave; the others go on until shortly
+//! before the end, when each is closed at a keyframe. Both are paced: another edge has to take them in.
 
 use std::{sync::Arc, time::Duration};
 
+use runtime::shutdown::DrainTimes;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout_at},
@@ -17,18 +17,9 @@ use crate::{
     Context, HOUSEKEEPING_PERIOD, end::End, leases, live::Farewell, revocations::jittered,
 };
 
-/// Where the edge is on its way to be empty. A cheap handle.
-#[derive(Clone)]
+/// Where the edge is on its way to be empty.
 pub(crate) struct Drain {
     phase: watch::Sender<Phase>,
-    order: watch::Sender<Option<Order>>,
-}
-
-/// An order to get empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Order {
-    /// From the end of the notice to the end of the last session; `None`: as configured.
-    pub(crate) timeout: Option<Duration>,
 }
 
 /// How far the edge is.
@@ -41,21 +32,6 @@ pub(crate) enum Phase {
     Empty,
 }
 
-/// Why it leaves.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    /// The process ends; there is no way back.
-    Shutdown,
-    Order(Order),
-}
-
-/// What came first.
-enum Step {
-    Done,
-    TakenBack,
-    Shutdown,
-}
-
 /// The readiness condition: new publishers are wanted.
 const READY: &str = "edge-drain";
 
@@ -63,17 +39,7 @@ impl Drain {
     pub(crate) fn new() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Serving),
-            order: watch::Sender::new(None),
         }
-    }
-
-    /// Asks the edge to get empty, or takes that back. Whether anything changed.
-    pub(crate) fn order(&self, order: Option<Order>) -> bool {
-        self.order.send_if_modified(|current| {
-            let news = *current != order;
-            *current = order;
-            news
-        })
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -83,24 +49,6 @@ impl Drain {
     /// Whether new publishes are refused.
     pub(crate) fn is_begun(&self) -> bool {
         self.phase() > Phase::Noticed
-    }
-
-    async fn ordered(&self) -> Order {
-        let mut orders = self.order.subscribe();
-        match orders.wait_for(Option::is_some).await.map(|order| *order) {
-            Ok(Some(order)) => order,
-            // The sender is `self`.
-            Ok(None) | Err(_) => std::future::pending().await,
-        }
-    }
-
-    /// Ends when the order is no longer this one.
-    async fn taken_back(&self, order: Order) {
-        let mut orders = self.order.subscribe();
-        let changed = orders.wait_for(|current| *current != Some(order)).await;
-        if changed.is_err() {
-            std::future::pending::<()>().await;
-        }
     }
 }
 
@@ -131,71 +79,18 @@ impl Phase {
     }
 }
 
-/// Follows shutdown and orders for as long as the edge runs.
+/// Follows the process's shutdown; never returns.
 pub(crate) async fn run(context: Arc<Context>) {
-    loop {
-        let cause = tokio::select! {
-            biased;
-            () = context.shutdown.leaving() => Cause::Shutdown,
-            order = context.drain.ordered() => Cause::Order(order),
-        };
-        match leave(&context, cause).await {
-            Step::Done => return std::future::pending().await,
-            Step::Shutdown => {}
-            Step::TakenBack => {
-                stay(&context);
-                enter(&context, Phase::Serving);
-            }
-        }
-    }
-}
-
-/// Notice, drain, and the time behind it.
-async fn leave(context: &Context, cause: Cause) -> Step {
-    let times = context.config.drain_times;
-    // A process that ends while it drains by an order takes nothing in again.
-    if !context.drain.is_begun() {
-        enter(context, Phase::Noticed);
-        let notice = async {
-            match cause {
-                Cause::Shutdown => context.shutdown.draining().await,
-                Cause::Order(_) => sleep(times.notice).await,
-            }
-        };
-        match unless_changed(context, cause, notice).await {
-            Step::Done => {}
-            step @ (Step::TakenBack | Step::Shutdown) => return step,
-        }
-    }
-    let ordered = match cause {
-        Cause::Shutdown => context.shutdown.stops_at(),
-        Cause::Order(order) => order.timeout.map(|timeout| Instant::now() + timeout),
-    };
-    let until = ordered.unwrap_or_else(|| Instant::now() + times.timeout);
-    enter(context, Phase::Draining(until));
-    let step = unless_changed(context, cause, empty(context, until)).await;
-    if !matches!(step, Step::Done) {
-        return step;
-    }
-    enter(context, Phase::Empty);
-    unless_changed(context, cause, std::future::pending()).await
-}
-
-/// Does this as long as the cause holds.
-async fn unless_changed(context: &Context, cause: Cause, act: impl Future<Output = ()>) -> Step {
-    let changed = async {
-        match cause {
-            Cause::Shutdown => std::future::pending().await,
-            Cause::Order(order) => tokio::select! {
-                () = context.drain.taken_back(order) => Step::TakenBack,
-                () = context.shutdown.leaving() => Step::Shutdown,
-            },
-        }
-    };
-    tokio::select! {
-        () = act => Step::Done,
-        step = changed => step,
-    }
+    enter(&context, Phase::Serving);
+    context.shutdown.leaving().await;
+    enter(&context, Phase::Noticed);
+    context.shutdown.draining().await;
+    let default = || Instant::now() + DrainTimes::default().timeout;
+    let until = context.shutdown.stops_at().unwrap_or_else(default);
+    enter(&context, Phase::Draining(until));
+    empty(&context, until).await;
+    enter(&context, Phase::Empty);
+    std::future::pending().await
 }
 
 fn enter(context: &Context, phase: Phase) {
@@ -218,13 +113,6 @@ pub(crate) fn tell(context: &Context) {
     metrics
         .drain_remaining_sessions
         .set(i64::try_from(remaining).unwrap_or(i64::MAX));
-}
-
-/// Nobody has to go any more; who was asked may still do so.
-fn stay(context: &Context) {
-    for session in context.live.all() {
-        session.bid(Farewell::Stay);
-    }
 }
 
 /// Ends when there is no session any more.

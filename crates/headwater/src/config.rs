@@ -22,7 +22,6 @@ mod telemetry;
 
 use std::path::{Path, PathBuf};
 
-use runtime::shutdown::DrainTimes;
 use serde::Deserialize;
 
 use self::{
@@ -68,27 +67,11 @@ pub(crate) fn control(file: &Path) -> Result<(Shared, ControlConfig), ConfigErro
     })
 }
 
-impl Sections {
-    fn drain_times(&self) -> DrainTimes {
-        let default = DrainTimes::default();
-        DrainTimes {
-            notice: self
-                .drain_notice
-                .as_ref()
-                .map_or(default.notice, |time| time.0),
-            timeout: self
-                .drain_timeout
-                .as_ref()
-                .map_or(default.timeout, |time| time.0),
-        }
-    }
-}
-
 /// Reads what an edge process needs.
 pub(crate) fn edge(file: &Path) -> Result<(Shared, EdgeConfig), ConfigError> {
     load("edge", file, environment(), |sections, check| {
         let section = check.required("edge", sections.edge.take())?;
-        section.finish(sections.drain_times(), check)
+        section.finish(check)
     })
 }
 

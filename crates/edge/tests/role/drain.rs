@@ -9,6 +9,8 @@ use registry::{
     Standing, StreamId,
 };
 
+use runtime::shutdown::DrainTimes;
+
 use crate::{
     encoder::{Encoder, Said, media},
     harness::{Harness, assert_same, in_time, until},
@@ -35,6 +37,17 @@ fn claim(harness: &Harness, name: &str) -> Claim {
         home_ttl: Duration::from_secs(60),
         stats: LeaseStats::default(),
     }
+}
+
+/// As a process that got SIGTERM.
+fn drain_within(harness: &Harness, timeout: Duration) {
+    let shutdown = harness.shutdown.clone();
+    let times = DrainTimes {
+        notice: Duration::ZERO,
+        timeout,
+    };
+    shutdown.give_notice();
+    tokio::spawn(async move { shutdown.keep_time(times).await });
 }
 
 #[tokio::test]
@@ -73,14 +86,11 @@ async fn an_encoder_that_follows_requests_is_asked_and_loses_nothing() {
 
 #[tokio::test]
 async fn an_encoder_that_does_not_is_closed_at_a_keyframe_before_the_end() {
-    let harness = Harness::start_with(1, |config| {
-        config.drain_times.timeout = Duration::from_secs(4);
-    })
-    .await;
+    let harness = Harness::start(1).await;
     let mut encoder = Encoder::publish(harness.address, "live", "good-legacy").await;
     let (_, session) = harness.owner().await;
     let begun = Instant::now();
-    harness.shutdown.drain();
+    drain_within(&harness, Duration::from_secs(4));
     let sent = media(0..2_000, 10);
     let mut messages = sent.chunks(2);
     let said = loop {
@@ -107,14 +117,11 @@ async fn an_encoder_that_does_not_is_closed_at_a_keyframe_before_the_end() {
 
 #[tokio::test]
 async fn a_publisher_without_keyframes_is_closed_at_the_end() {
-    let harness = Harness::start_with(1, |config| {
-        config.drain_times.timeout = Duration::from_secs(1);
-    })
-    .await;
+    let harness = Harness::start(1).await;
     let mut encoder = Encoder::publish(harness.address, "live", "good-silent").await;
     encoder.send_all(&media(0..2, 100)).await;
     let begun = Instant::now();
-    harness.shutdown.drain();
+    drain_within(&harness, Duration::from_secs(1));
     let said = in_time("the close", encoder.said()).await;
     assert!(matches!(said, Said::Rejected(_)), "{said:?}");
     let elapsed = begun.elapsed();

@@ -5,7 +5,7 @@ mod tls;
 use std::{net::SocketAddr, path::PathBuf};
 
 use edge::{ProxyProtocol, StaticOrigin};
-use runtime::{shutdown::DrainTimes, tls::EncoderTlsFiles};
+use runtime::tls::EncoderTlsFiles;
 use serde::Deserialize;
 
 use self::tls::{PlainRtmp, TerminatedTls, TlsVersion};
@@ -152,7 +152,7 @@ defaulted_section! {
 }
 
 impl Section {
-    pub(super) fn finish(self, drain_times: DrainTimes, check: &mut Check) -> Option<EdgeConfig> {
+    pub(super) fn finish(self, check: &mut Check) -> Option<EdgeConfig> {
         let default = shared::certificate("edge", self.certificate, self.private_key, check);
         let others = check.optional_directory("edge.certificates", self.certificates);
         let client_certificates = self.client_certificates.unwrap_or_default();
@@ -188,7 +188,6 @@ impl Section {
             },
             connections: ConnectionsSection::finish(self.connections),
             drain: DrainSection::finish(self.drain),
-            drain_times,
             relay: RelaySection::finish(self.relay),
             rtmp: RtmpSection::finish(self.rtmp),
         };

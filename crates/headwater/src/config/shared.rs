@@ -117,7 +117,12 @@ impl Shared {
         Some(Self {
             process: ProcessConfig {
                 admin: admin?.0,
-                drain: sections.drain_times(),
+                drain: DrainTimes {
+                    notice: sections.drain_notice.map_or(Duration::ZERO, |time| time.0),
+                    timeout: sections
+                        .drain_timeout
+                        .map_or(Duration::from_secs(30), |time| time.0),
+                },
                 log_filter,
                 log_format: match log.format {
                     Some(Format::Json) => LogFormat::Json,
