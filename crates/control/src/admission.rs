@@ -290,6 +290,7 @@ impl Admission {
             reconnect_window_ms: policy.reconnect_window_seconds.saturating_mul(1000),
             limits: Some(policy.limits.message()),
             quota_group: policy.quota_group,
+            takeover_priority: policy.takeover_priority,
         })
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn begin(context: &Arc<Context>, user: String, client: Client) -> Cha
 async fn ask(context: &Context, user: String, client: &Client) -> Result<AdobeChallenge, Refusal> {
     let address = client.address.ip();
     context.guesses.turn(address).await?;
-    if context.shutdown.is_draining() {
+    if context.drain.is_begun() {
         return Err(Refusal::not_available("draining"));
     }
     tokio::time::sleep(context.guesses.refused(address)).await;

@@ -12,7 +12,7 @@ use proto::{
     internal::v1::KeyChange,
     v1::{MediaLimits, SessionEvent},
 };
-use registry::{EdgeName, LeaseStats, OriginName, Renewal, SessionId, Slot, StreamId};
+use registry::{EdgeName, LeaseStats, OriginName, Renewal, SessionId, Slot, Standing, StreamId};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
@@ -66,9 +66,23 @@ pub(crate) struct LiveSession {
     granted_ms: u64,
     /// When it is to end, likewise; `None`: no such time.
     until_ms: watch::Sender<Option<u64>>,
+    /// Whether its encoder said that it follows a request to connect elsewhere.
+    pub(crate) reconnects: bool,
+    farewell: watch::Sender<Farewell>,
     ending: Ending,
     lease: Mutex<LeaseState>,
     renewed: Notify,
+}
+
+/// What an edge that gets empty wants of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Farewell {
+    /// Nothing.
+    Stay,
+    /// Its encoder is asked to connect elsewhere.
+    Ask,
+    /// It ends at its next keyframe.
+    Close,
 }
 
 /// What a grant says of a session's media and time.
@@ -94,6 +108,7 @@ pub(crate) struct LeaseState {
     pub(crate) origin: Option<OriginName>,
     pub(crate) broadcast_id: String,
     pub(crate) stats: LeaseStats,
+    standing: Standing,
     limits: Limits,
     /// Of video track 0.
     frames: u64,
@@ -163,7 +178,7 @@ impl LiveSessions {
     pub(crate) fn end(&self, session: &SessionId, end: End) {
         let found = self.directory.lock().sessions.get(session).cloned();
         if let Some(session) = found {
-            session.ending.end(end);
+            session.ending.end(session.end_for(end));
         }
     }
 
@@ -187,8 +202,9 @@ impl LiveSession {
     pub(crate) fn new(
         (stream, slot): (StreamId, Slot),
         (session, edge): (SessionId, EdgeName),
-        home_ttl: Duration,
+        (home_ttl, standing): (Duration, Standing),
         (stats, terms): (LeaseStats, Terms),
+        reconnects: bool,
         ending: Ending,
     ) -> Self {
         let now = Instant::now();
@@ -201,6 +217,8 @@ impl LiveSession {
             home_ttl,
             granted_ms: terms.granted_ms,
             until_ms: watch::Sender::new(terms.until_ms),
+            reconnects,
+            farewell: watch::Sender::new(Farewell::Stay),
             ending,
             lease: Mutex::new(LeaseState {
                 epoch: 0,
@@ -208,6 +226,7 @@ impl LiveSession {
                 origin: None,
                 broadcast_id: String::new(),
                 stats,
+                standing,
                 limits: Limits::new(terms.limits),
                 frames: 0,
                 last_media: now,
@@ -316,9 +335,50 @@ impl LiveSession {
             } else {
                 now - lease.last_media
             },
+            standing: lease.standing.clone(),
             home_ttl: self.home_ttl,
             stats: lease.stats.clone(),
         })
+    }
+
+    /// Whoever claims the stream from its next renewal on is the session's successor. Ends when no renewal is under way
+    /// that does not say so yet.
+    pub(crate) async fn note_leaving(&self) {
+        loop {
+            let renewed = self.renewed.notified();
+            {
+                let mut lease = self.lease.lock();
+                lease.standing.leaving = true;
+                if !lease.renewing {
+                    return;
+                }
+            }
+            renewed.await;
+        }
+    }
+
+    /// What claims of others are measured against.
+    pub(crate) fn standing(&self) -> Standing {
+        self.lease.lock().standing.clone()
+    }
+
+    /// Tells the session's connection what is wanted of it.
+    pub(crate) fn bid(&self, farewell: Farewell) {
+        self.farewell.send_replace(farewell);
+    }
+
+    /// What is wanted of it, as that changes.
+    pub(crate) fn farewell(&self) -> watch::Receiver<Farewell> {
+        self.farewell.subscribe()
+    }
+
+    /// How the session ends for this reason, now.
+    pub(crate) fn end_for(&self, end: End) -> End {
+        if self.lease.lock().standing.leaving {
+            end.once_asked_to_leave()
+        } else {
+            end
+        }
     }
 
     pub(crate) fn renewal_done(&self) {
@@ -345,7 +405,7 @@ impl LiveSession {
     /// `grace`. Who ends a session tells the log and the registry, and the registry may be faster.
     pub(crate) async fn fenced(&self, grace: Duration) {
         if timeout(grace, self.ending.ended()).await.is_err() {
-            self.ending.end(End::Fenced);
+            self.ending.end(self.end_for(End::Fenced));
         }
     }
 

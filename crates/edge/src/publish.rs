@@ -14,7 +14,7 @@ use proto::{
     },
     v1::{EventType, SessionEvent},
 };
-use registry::{LeaseStats, SessionId};
+use registry::{LeaseStats, Policy, SessionId, Standing};
 use rtmp::PublishRequest;
 use runtime::{error::chain, telemetry, tls::ClientCertificate};
 use tokio::{
@@ -163,7 +163,7 @@ impl Publication {
                 description: "The service is busy right now, please try again".to_owned(),
             });
         }
-        if self.context.shutdown.is_draining() {
+        if self.context.drain.is_begun() {
             return Err(Refusal::not_available("draining"));
         }
         let granted = tokio::select! {
@@ -371,10 +371,30 @@ impl Publication {
         LiveSession::new(
             (granted.stream, granted.slot),
             (self.session.clone(), self.context.edge.clone()),
-            granted.reconnect_window + HOME_GRACE,
+            (
+                granted.reconnect_window + HOME_GRACE,
+                self.standing(granted),
+            ),
             (self.stats(granted), granted.terms.clone()),
+            self.capabilities.reconnects(),
             self.ending.clone(),
         )
+    }
+
+    fn standing(&self, granted: &Granted) -> Standing {
+        Standing {
+            priority: granted.priority,
+            address: match granted.policy {
+                Policy::SameAddress(_) => {
+                    Standing::address(granted.stream, self.client.address.ip())
+                }
+                Policy::Priority(_)
+                | Policy::Reject
+                | Policy::Takeover
+                | Policy::TakeoverIfStale(_) => String::new(),
+            },
+            leaving: false,
+        }
     }
 
     fn stats(&self, granted: &Granted) -> LeaseStats {

@@ -30,6 +30,10 @@ pub(super) enum Takeover {
     IfStale,
     #[serde(rename = "reject")]
     Never,
+    #[serde(rename = "priority")]
+    Priority,
+    #[serde(rename = "same_address")]
+    SameAddress,
 }
 
 /// An offer in which every value is in its range.
@@ -66,6 +70,8 @@ impl Offer {
             policy: self.policy,
             takeover_policy: match self.takeover_policy {
                 Takeover::Never => TakeoverPolicy::Reject,
+                Takeover::Priority => TakeoverPolicy::Priority,
+                Takeover::SameAddress => TakeoverPolicy::SameAddress,
                 Takeover::Always => TakeoverPolicy::Takeover,
                 Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
             },

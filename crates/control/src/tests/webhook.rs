@@ -16,9 +16,9 @@ use serde_json::json;
 
 use super::{
     backend::{Asked, Backend, Reply},
-    fixture::{Fixture, Replica, of_tenant, reason},
+    fixture::{Fixture, Replica, of_tenant, reason, until},
     on_both,
-    rehash::{add_pepper, second, until},
+    rehash::{add_pepper, second},
     session_service::publish,
     signed_keys::{denied, granted},
 };

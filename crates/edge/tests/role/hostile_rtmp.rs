@@ -41,7 +41,7 @@ async fn is_ended(harness: &Harness, key: &str, bytes: &[u8], expected: &str) {
         Said::Rejected(description) => assert!(description.contains(expected), "{description}"),
         // What we said was overtaken by a reset.
         Said::Closed => {}
-        Said::Started => panic!("started twice"),
+        said @ (Said::AskedToReconnect | Said::Started) => panic!("{said:?}"),
     }
     until("the log line", || logged().contains(expected)).await;
 }
