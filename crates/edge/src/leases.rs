@@ -59,6 +59,18 @@ async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
     }
 }
 
+/// Renews these now, because what their leases say has changed.
+pub(crate) async fn renew_now(context: &Context, sessions: &[Arc<LiveSession>]) {
+    let sessions = sessions.iter();
+    let renewals: Vec<_> = sessions
+        .filter_map(|session| Some((session.renewal()?, session.clone())))
+        .collect();
+    let down = AtomicBool::new(false);
+    for chunk in renewals.chunks(PIPELINE_MAX) {
+        say(&renew_chunk(context, chunk).await, &down);
+    }
+}
+
 async fn renew_chunk(
     context: &Context,
     chunk: &[(Renewal, Arc<LiveSession>)],

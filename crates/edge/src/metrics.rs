@@ -40,6 +40,8 @@ pub(crate) struct EdgeMetrics {
     pub(crate) revocation_watch_restarts: Counter,
     pub(crate) session_reports: Family<Outcome, Counter>,
     pub(crate) drain_remaining_sessions: Gauge,
+    pub(crate) drain_phase: Gauge,
+    pub(crate) reconnect_requests: Family<Outcome, Counter>,
 }
 
 /// Why, as a stable word.
@@ -111,11 +113,6 @@ impl EdgeMetrics {
                 &this.connections_active,
             );
             register_gauge(
-                "drain_remaining_sessions",
-                "Sessions that a drain waits for",
-                &this.drain_remaining_sessions,
-            );
-            register_gauge(
                 "forward_queue_bytes",
                 "Memory of all replay rings",
                 &budget.gauge(),
@@ -160,9 +157,30 @@ impl EdgeMetrics {
                 &this.revocation_watch_restarts,
             );
         });
+        this.register_drain(metrics);
         this.register_tls(metrics);
         this.register_labelled(metrics);
         this
+    }
+
+    fn register_drain(&self, metrics: &Metrics) {
+        metrics.register(|registry| {
+            registry.register(
+                "drain_remaining_sessions",
+                "Sessions that a drain waits for",
+                self.drain_remaining_sessions.clone(),
+            );
+            registry.register(
+                "edge_drain_phase",
+                "0 serving, 1 noticed, 2 draining, 3 empty",
+                self.drain_phase.clone(),
+            );
+            registry.register(
+                "reconnect_requests",
+                "Encoders that a drain wanted to connect elsewhere",
+                self.reconnect_requests.clone(),
+            );
+        });
     }
 
     fn register_tls(&self, metrics: &Metrics) {
@@ -290,6 +308,8 @@ impl EdgeMetrics {
             revocation_watch_restarts: Counter::default(),
             session_reports: Family::default(),
             drain_remaining_sessions: Gauge::default(),
+            drain_phase: Gauge::default(),
+            reconnect_requests: Family::default(),
         }
     }
 

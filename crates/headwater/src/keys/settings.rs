@@ -23,6 +23,7 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
         description,
         expires_in,
         takeover,
+        takeover_priority,
         client_certificate,
         label,
         not_before,
@@ -41,7 +42,6 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     } = given;
     let key = &mut settings.stream_key;
     let mut policy = PublishPolicy::default();
-    let mut limits = MediaLimits::default();
     let paths = &mut settings.paths;
     let mut put = |field: Field, given: bool| {
         if given {
@@ -54,6 +54,8 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     key.expire_time = expires_in.map(api::expire_time);
     put(Field::Takeover, takeover.is_some());
     key.takeover_policy = takeover.map(takeover_policy).unwrap_or_default().into();
+    put(Field::TakeoverPriority, takeover_priority.is_some());
+    policy.takeover_priority = takeover_priority.unwrap_or_default();
     put(Field::ClientCertificate, client_certificate.is_some());
     key.client_certificate = client_certificate.unwrap_or_default();
     put(Field::Labels, !label.is_empty());
@@ -63,19 +65,23 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     put(Field::MaxSession, max_session.is_some());
     policy.max_session_seconds = seconds(max_session, "--max-session")?;
     put(Field::MaxBitrate, max_bitrate.is_some());
-    limits.max_bitrate_bps = max_bitrate.unwrap_or_default();
     put(Field::MaxSize, max_size.is_some());
-    (limits.max_width, limits.max_height) = max_size.unwrap_or_default();
     put(Field::MaxFrameRate, max_frame_rate.is_some());
-    limits.max_frame_rate_millihertz = max_frame_rate.unwrap_or_default();
     put(Field::MaxKeyframeInterval, max_keyframe_interval.is_some());
-    limits.max_keyframe_interval_ms = milliseconds(max_keyframe_interval)?;
     put(Field::VideoCodec, !video_codec.is_empty());
-    limits.video_codecs = video_codec;
     put(Field::AudioCodec, !audio_codec.is_empty());
-    limits.audio_codecs = audio_codec;
     put(Field::Container, container.is_some());
-    limits.containers = container.map(wrapping).into_iter().collect();
+    let (max_width, max_height) = max_size.unwrap_or_default();
+    policy.limits = Some(MediaLimits {
+        max_bitrate_bps: max_bitrate.unwrap_or_default(),
+        max_width,
+        max_height,
+        max_frame_rate_millihertz: max_frame_rate.unwrap_or_default(),
+        max_keyframe_interval_ms: milliseconds(max_keyframe_interval)?,
+        video_codecs: video_codec,
+        audio_codecs: audio_codec,
+        containers: container.map(wrapping).into_iter().collect(),
+    });
     put(Field::AllowFrom, !allow_from.is_empty());
     policy.allowed_cidrs = allow_from;
     put(Field::ReconnectWindow, reconnect_window.is_some());
@@ -84,7 +90,6 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     policy.role = role.map(ingest_role).unwrap_or_default().into();
     put(Field::QuotaGroup, quota_group.is_some());
     policy.quota_group = quota_group.unwrap_or_default();
-    policy.limits = Some(limits);
     key.policy = Some(policy);
     Ok(settings)
 }
@@ -110,6 +115,7 @@ impl Field {
             Self::ReconnectWindow => &["policy.reconnect_window_seconds"],
             Self::Role => &["policy.role"],
             Self::Takeover => &["takeover_policy"],
+            Self::TakeoverPriority => &["policy.takeover_priority"],
             Self::VideoCodec => &["policy.limits.video_codecs"],
         }
     }
@@ -139,6 +145,8 @@ fn takeover_policy(takeover: Takeover) -> TakeoverPolicy {
         Takeover::Always => TakeoverPolicy::Takeover,
         Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
         Takeover::Never => TakeoverPolicy::Reject,
+        Takeover::Priority => TakeoverPolicy::Priority,
+        Takeover::SameAddress => TakeoverPolicy::SameAddress,
     }
 }
 

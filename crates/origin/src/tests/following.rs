@@ -1,7 +1,7 @@
 //! Several origins: any of them serves what one of them owns.
 
 use proto::internal::v1::FollowRequest;
-use registry::{EdgeName, LeaseStats, Renewal, RenewalOutcome, SessionId, Slot};
+use registry::{EdgeName, LeaseStats, Renewal, RenewalOutcome, SessionId, Slot, Standing};
 
 use super::{
     outputs::{file, late_player},
@@ -84,6 +84,7 @@ async fn renew(registry: &Registry, epoch: u64, attempt: u32, origin: &str) {
         broadcast_id: "b1".to_owned(),
         media_age: Duration::ZERO,
         home_ttl: Duration::from_secs(60),
+        standing: Standing::default(),
         stats: LeaseStats::default(),
     };
     let outcomes = registry.renew(&[renewal]).await.unwrap();
