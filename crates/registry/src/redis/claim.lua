@@ -50,7 +50,6 @@ if repeated then
   redis.call('HSET', KEYS[1], 'origin', origin)
 else
   redis.call('SET', KEYS[2], epoch, 'PX', EPOCH_TTL_MS)
-  redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[1], 'sess', session, 'edge', edge, 'origin', origin, 'epoch', epoch, 'attempt', '0',
     'hb', decimal(now), 'since', since, 'psess', previous_session, 'pedge', previous_edge, 'stats', ARGV[10])
 end
