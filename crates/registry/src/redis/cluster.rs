@@ -277,15 +277,22 @@ fn read_range(row: &Value, asked: &Address) -> Option<Range> {
     let [first, last, Value::Array(primary), ..] = row.as_slice() else {
         return None;
     };
-    let first: u16 = from_redis_value_ref(first).ok()?;
-    let last: u16 = from_redis_value_ref(last).ok()?;
+    let (first, last) = (number(first)?, number(last)?);
     // A node that does not know its own name leaves it out.
     let host: Option<String> = from_redis_value_ref(primary.first()?).ok()?;
     let host = host.filter(|host| !host.is_empty());
     let host = host.as_deref().unwrap_or_else(|| asked.host());
-    let port: u16 = from_redis_value_ref(primary.get(1)?).ok()?;
+    let port = number(primary.get(1)?)?;
     let usable = first <= last && last < SLOTS && host != "?";
     usable.then(|| (first, last, Address::new(host, port)))
+}
+
+/// The crate would wrap what is too large.
+fn number(value: &Value) -> Option<u16> {
+    let Value::Int(number) = value else {
+        return None;
+    };
+    u16::try_from(*number).ok()
 }
 
 /// How often the nodes are asked in any case.
@@ -300,3 +307,47 @@ const ASKED_MAX: usize = 5;
 
 /// Connections to nodes of one cluster.
 const MEMBERS_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn row(first: i64, last: i64, host: Value, port: i64) -> Value {
+        let primary = Value::Array(vec![host, Value::Int(port), text("id")]);
+        Value::Array(vec![Value::Int(first), Value::Int(last), primary])
+    }
+
+    #[test]
+    fn slots_are_read_or_left_out() {
+        let asked = Address::new("10.0.0.9", 1);
+        let rows = vec![
+            row(8192, 16383, text("b"), 6380),
+            row(0, 8191, Value::Nil, 6379),
+            row(1, 0, text("a"), 1),
+            row(0, 16384, text("a"), 1),
+            row(-1, 5, text("a"), 1),
+            row(0, 5, text("?"), 1),
+            row(0, 5, text("a"), 70_000),
+            Value::Array(vec![]),
+            Value::Nil,
+        ];
+        let info = text("cluster_state:ok\r\ncluster_current_epoch:7\r\n");
+        let expected = vec![
+            (0, 8191, Address::new("10.0.0.9", 6379)),
+            (8192, 16383, Address::new("b", 6380)),
+        ];
+        let read_rows = |rows, info| read(&[Value::Array(rows), info], &asked);
+        assert_eq!(
+            read_rows(rows.clone(), info.clone()),
+            Some((7, expected.clone()))
+        );
+        assert_eq!(read_rows(rows, Value::Nil), Some((0, expected)));
+        assert_eq!(read_rows(vec![], info), None, "nothing is assigned");
+        assert_eq!(read(&[Value::Nil, Value::Nil], &asked), None);
+        assert_eq!(read(&[], &asked), None);
+    }
+}

@@ -211,8 +211,10 @@ impl Sentinel {
         let configuration = format!(
             "port 0\ntls-port {port}\ntls-cert-file tls.crt\ntls-key-file tls.key\ntls-ca-cert-file ca.crt\n\
              tls-auth-clients no\ntls-replication yes\nbind 127.0.0.1\n\
-             user default off\nuser watcher on >password-of-watcher ~* &* +@all\n\
-             sentinel sentinel-user watcher\nsentinel sentinel-pass password-of-watcher\n\
+             user default off\nuser peer on >password-of-peer ~* &* +@all\n\
+             user watcher on >password-of-watcher resetchannels &+switch-master -@all +ping +subscribe \
+             +sentinel|get-master-addr-by-name +sentinel|master\n\
+             sentinel sentinel-user peer\nsentinel sentinel-pass password-of-peer\n\
              sentinel monitor main 127.0.0.1 {} 2\nsentinel auth-user main admin\nsentinel auth-pass main {}\n\
              sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n",
             primary.port(),
