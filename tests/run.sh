@@ -40,5 +40,6 @@ if ((passed == 0)); then
   status=1
 fi
 echo
+sed -n 's/^.*tests: not run: /not run: /p' "$log" | sort -u
 echo "$passed passed, $failed failed"
 exit "$status"

@@ -3,7 +3,7 @@
 # packages), promtool, valkey-server and a Python environment with grpcio under the target directory, a Kubernetes control plane, and the
 # encoders and players of tests/encoders.
 # Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
-# skipped proves nothing.
+# skipped proves nothing. Go and Node alone may be missing: what they would run is said.
 #
 # Usage: tests/setup.sh TARGET_DIRECTORY
 set -euo pipefail
@@ -149,7 +149,7 @@ build_client_examples() {
       missing+=("the Go example of docs/clients (it did not build: see above)")
   else
     rm -f "$program"
-    echo "tests: no go here: the Go example of docs/clients is not run"
+    echo "tests: not run: the Go example of docs/clients (no go here)"
   fi
   if command -v npm >/dev/null; then
     # npm leaves its own record of what it installed.
@@ -158,7 +158,7 @@ build_client_examples() {
       missing+=("the Node example of docs/clients (npm could not install its packages: see above)")
   else
     rm -rf "$clients/node/node_modules"
-    echo "tests: no npm here: the Node example of docs/clients is not run"
+    echo "tests: not run: the Node example of docs/clients (no npm here)"
   fi
 }
 

@@ -14,7 +14,7 @@
 //! - [`guess`]: stream keys that nobody issued.
 //! - [`witness`]: a session that must not notice what happens beside it.
 //! - [`metrics`]: what docs/metrics.md promises.
-//! - [`mounted`]: files that change as those of a pod do.
+//! - [`mounted`]: files that change as those of a pod do. [`volume`]: file systems that are full or read-only.
 //! - [`authority`]: certificates of the internal ports. [`collector`]: an OpenTelemetry collector that keeps what it is sent.
 //! - [`backend`]: a platform's own, for webhooks. [`signing`]: the keys that a platform signs.
 //! - [`api`]: the public gRPC API. [`secrets`]: looks for a secret in what the processes leave behind.
@@ -60,10 +60,11 @@ pub mod standalone;
 pub mod subscriber;
 pub mod synthetic;
 pub mod tls;
+pub mod volume;
 pub mod wait;
 pub mod witness;
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -78,6 +79,13 @@ pub async fn turn() -> SemaphorePermit<'static> {
 /// Waits for a turn alone: for tests that load the machine or measure time.
 pub async fn turn_alone() -> SemaphorePermit<'static> {
     SLOTS.acquire_many(2).await.unwrap()
+}
+
+/// Says that something is not run, and why: to whoever runs the tests, whatever becomes of what a test prints.
+pub fn not_run(what: &str, why: &str) {
+    let said = format!("tests: not run: {what} ({why})\n");
+    // What the macros print is kept from view where a test passes.
+    std::io::stderr().write_all(said.as_bytes()).unwrap();
 }
 
 /// A loopback port that is free now. The system hands ports out in turn: another process hardly gets the same one soon.

@@ -20,7 +20,9 @@ const START: Duration = Duration::from_secs(30);
 
 /// A running server with one empty database.
 pub struct Postgres {
-    _process: Process,
+    /// None while it is down.
+    process: Option<Process>,
+    logs: PathBuf,
     // Not inside the test's own directory: the server's user must be able to reach it.
     directory: TempDir,
     port: u16,
@@ -48,34 +50,80 @@ impl Postgres {
                 "--encoding",
                 "UTF8",
             ]));
-        let port = crate::free_port();
+        let mut this = Self {
+            process: None,
+            logs: logs.to_owned(),
+            directory,
+            port: crate::free_port(),
+        };
+        this.start_again().await;
+        let created = this.client("createdb", &[DATABASE]);
+        assert!(created.status.success(), "{}", text(&created.stderr));
+        this
+    }
+
+    /// Starts it on its data, where it was.
+    pub async fn start_again(&mut self) {
         let mut server = as_server_user(&program("postgres"));
-        server.arg("-D").arg(&data).arg("-k").arg(directory.path());
+        let directory = self.directory.path();
+        server.arg("-D").arg(directory.join("data"));
+        server.arg("-k").arg(directory);
         for setting in [
             "listen_addresses=127.0.0.1",
-            // What a crash of the machine would lose does not matter to a test.
+            // What a crash of the machine would lose does not matter to a test; what one of the server would, does.
             "fsync=off",
-            "synchronous_commit=off",
             "full_page_writes=off",
             "max_connections=40",
             "shared_buffers=16MB",
         ] {
             server.args(["-c", setting]);
         }
-        server.args(["-p", &port.to_string()]);
-        let process = Process::spawn("postgres", &mut server, logs);
-        let this = Self {
-            _process: process,
-            directory,
-            port,
-        };
+        server.args(["-p", &self.port.to_string()]);
+        self.process = Some(Process::spawn("postgres", &mut server, &self.logs));
         wait_until("PostgreSQL to accept connections", START, || {
-            this.client("pg_isready", &["-q"]).status.success()
+            self.client("pg_isready", &["-q"]).status.success()
         })
         .await;
-        let created = this.client("createdb", &[DATABASE]);
-        assert!(created.status.success(), "{}", text(&created.stderr));
-        this
+    }
+
+    /// Ends all of it as a crash does.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.process.take().expect("PostgreSQL runs").kill();
+    }
+
+    /// Sends a signal to every process of it, `STOP` or `CONT`: the first one's does not concern the others.
+    pub fn signal(&self, signal: &str) {
+        let Some(process) = &self.process else {
+            return;
+        };
+        let first = process.id();
+        let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children"));
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{signal}")).arg(first.to_string());
+        kill.args(children.unwrap().split_whitespace());
+        // Some of them may have ended in the meantime.
+        kill.output().unwrap();
+    }
+
+    /// A directory of another file system, where the whole database is from now on. Nobody may be connected.
+    pub fn moves_to(&self, directory: &Path) {
+        run(Command::new("chown").arg("postgres").arg(directory));
+        let place = format!(
+            "CREATE TABLESPACE elsewhere LOCATION '{}'",
+            directory.display()
+        );
+        self.execute(&place);
+        self.execute(&format!(
+            "ALTER DATABASE {DATABASE} SET TABLESPACE elsewhere"
+        ));
+    }
+
+    /// Runs a statement as the one who may do anything, whatever the server's defaults are.
+    pub fn execute(&self, statement: &str) {
+        let writes = "SET default_transaction_read_only = off";
+        let executed = self.client("psql", &["-d", "postgres", "-c", writes, "-c", statement]);
+        assert!(executed.status.success(), "{}", text(&executed.stderr));
     }
 
     /// For control's configuration.
@@ -105,6 +153,13 @@ impl Postgres {
             .current_dir(self.directory.path())
             .output()
             .unwrap()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // What is stopped does not notice that the first one has ended.
+        self.signal("CONT");
     }
 }
 

@@ -44,6 +44,35 @@ pub fn in_namespace(kind: &str) -> Command {
     command
 }
 
+/// What a test is told that runs in a namespace; as libtest understands it, tests to leave out, and none is called so.
+const INSIDE: &str = "inside-of-a-namespace";
+
+/// Runs a test in a namespace of its own, where everything that it starts is: starts it again by its name, which is what
+/// then goes `inside`.
+pub async fn alone_in_namespace(
+    kind: &str,
+    test: &str,
+    deadline: Duration,
+    inside: impl Future<Output = ()>,
+) {
+    if std::env::args().any(|argument| argument == INSIDE) {
+        return inside.await;
+    }
+    let _turn = crate::turn().await;
+    // Inside, nobody waits for a build.
+    crate::binary::headwater();
+    let logs = tempfile::tempdir().unwrap();
+    let mut command = in_namespace(kind);
+    command.arg("--").arg(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--skip", INSIDE]);
+    let mut inside = Process::spawn("inside", &mut command, logs.path());
+    let status = inside.exit(deadline).await;
+    let printed = inside.printed();
+    println!("{printed}");
+    assert!(status.success(), "{status}:\n{}", inside.log());
+    assert!(printed.contains("1 passed"), "it was not run");
+}
+
 impl Process {
     /// Starts a command of [`command`]. What it prints is appended to `<directory>/<name>.out`, what it logs (standard
     /// error) to `<directory>/<name>.log`.

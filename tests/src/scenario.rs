@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    api::Api,
+    api::{Api, IssuedKey},
     cluster::Cluster,
     deployment::{APP, Deployment},
+    encoder::RtmpStatus,
     ffmpeg::Pace,
     fixture, flv,
+    wait::wait_for,
     witness::Witness,
 };
 
@@ -72,5 +74,35 @@ pub async fn ends(witness: &Witness, start: Instant) {
         "{} ended {:?} after the call (goal {REVOCATION_GOAL:?})",
         witness.key.stream,
         start.elapsed()
+    );
+}
+
+/// Publishes and stops at once, where that is allowed; what the server said.
+pub async fn tries_to_publish(deployment: &Deployment, key: &IssuedKey) -> RtmpStatus {
+    let mut encoder = deployment.encoder().await;
+    let status = encoder.publish(&key.app, &key.secret).await.unwrap();
+    if status.level == "status" {
+        encoder.finish(&key.secret).await.unwrap();
+    }
+    status
+}
+
+/// Waits until a publisher is let in.
+pub async fn is_accepted(deployment: &Deployment, key: &IssuedKey, deadline: Duration) {
+    wait_for("a publisher to be accepted again", deadline, async || {
+        let status = tries_to_publish(deployment, key).await;
+        (status.code == "NetStream.Publish.Start").then_some(())
+    })
+    .await;
+}
+
+/// Fails unless the person at the encoder is told that a retry helps.
+pub fn assert_refused_for_now(status: &RtmpStatus) {
+    assert_eq!(status.level, "error", "{status:?}");
+    assert_eq!(status.code, "NetStream.Publish.BadName", "{status:?}");
+    let description = status.description.to_lowercase();
+    assert!(
+        description.contains("again") || description.contains("later"),
+        "the person is told that a retry helps: {status:?}"
     );
 }

@@ -60,7 +60,7 @@ belongs to Kubernetes itself (an affinity, a list) stays as it is: {} has a mean
 {{- $given := dict -}}
 {{- range $key, $value := . -}}
 {{- if kindIs "invalid" $value -}}
-{{- else if has $key (list "securityContext" "topologySpreadConstraints") -}}
+{{- else if has $key (list "securityContext" "topologySpreadConstraints" "webhookPorts") -}}
 {{- $_ := set $given $key $value -}}
 {{- else if and (kindIs "map" $value) (ne $key "affinity") -}}
 {{- $inner := include "headwater.given" $value | fromYaml -}}

@@ -18,18 +18,17 @@ use proto::error::status;
 use runtime::{
     bearer::{BearerCredentials, BearerError, credential},
     egress::Egress,
-    grpc::Peer,
     reload::FileError,
     tls::ClientCertificate,
 };
-use tonic::{Code, Status, metadata::MetadataMap};
+use tonic::{Code, Status};
 
 pub use self::config::{
     ApiAccess, ClaimOr, Permission, TokenIssuer, TokenPermissions, TokenVerification,
 };
 use self::{issuer::Issuer, token_cache::TokenCache};
 use crate::{
-    caller::{EVERY, Identity, Scopes},
+    caller::{EVERY, Identity, Scopes, Shown},
     client_certificate::CertificateBinding,
     database::Database,
     field::now_ms,
@@ -78,16 +77,18 @@ impl Access {
         self.default_tenant.clone()
     }
 
-    /// Whose request this is.
+    /// Whose credential this is.
     pub(crate) async fn identify(
         &self,
-        metadata: &MetadataMap,
-        peer: Option<&Peer>,
+        shown: &Shown,
         database: &Database,
     ) -> Result<Identity, Status> {
-        let header = metadata.get("authorization").map(|value| value.as_bytes());
-        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-        if let (None, Some(certificate)) = (header, certificate) {
+        #[cfg(test)]
+        if let Some(tenant) = &shown.tenant {
+            return Ok(tenant.identity());
+        }
+        let header = shown.authorization.as_ref().map(|value| value.as_bytes());
+        if let (None, Some(certificate)) = (header, &shown.certificate) {
             return self.by_certificate(certificate);
         }
         let credential = credential(header).map_err(unauthenticated)?;

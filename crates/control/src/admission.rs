@@ -10,7 +10,7 @@ mod source;
 mod watch;
 mod webhook;
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use proto::internal::v1::{
     AuthorizeRequest, AuthorizeResponse, Grant, ReportSessionsRequest, ReportSessionsResponse,
@@ -87,10 +87,10 @@ impl AdmissionService for Admission {
         request: Request<WatchRevocationsRequest>,
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
         require_role(&request, Role::Edge)?;
-        let room = self.watches.room()?;
+        let room = self.watches.room(None)?;
         let watch = RevocationWatch::open(&self.shared, request.into_inner().after).await?;
         let counted = self.shared.metrics.watch_opened();
-        Ok(self.watches.serve(watch, (room, counted)))
+        Ok(self.watches.serve(watch, pending(), (room, counted)))
     }
 
     async fn report_sessions(
@@ -146,13 +146,11 @@ impl Admission {
         let decision = match verdict.outcome {
             Ok(terms) => Decision::SignedGrant(self.grant(&request, terms, verdict.by, now_ms)),
             Err(refusal) => {
-                let reason = refusal.outcome();
-                let claimed_id = verdict.claimed_id.clone();
+                let claimed_id = verdict.claimed_id.as_deref();
                 self.refused(&request, claimed_id, &refusal, verdict.by);
                 let denial = refusal.denial();
-                let (claimed_id, description) = (verdict.claimed_id, denial.description.clone());
                 let refusals = &self.shared.refusals;
-                refusals.tell(&request, claimed_id.as_deref(), reason, description);
+                refusals.tell(&request, claimed_id, &refusal, &denial.description);
                 Decision::Denial(denial)
             }
         };
@@ -179,11 +177,16 @@ impl Admission {
             Some(Source::Signed(signed)) => signed.decide(&self.shared, shown, now_ms).await,
             Some(Source::Webhook(webhook)) => webhook.decide(&self.shared, shown, now_ms).await,
         };
-        verdict.inspect_err(|_undecided| self.shared.metrics.key_check("undecided", "database"))
+        verdict.inspect_err(|_undecided| self.undecided())
     }
 
-    /// The same, if the terms take this publisher now, what they start fits into the quotas, and the credential has a use
-    /// left.
+    /// The database did not answer.
+    fn undecided(&self) {
+        self.shared.metrics.key_check("undecided", "database");
+    }
+
+    /// The same, if the terms take this publisher now, what they start fits into the quotas, the credential has a use
+    /// left, and the stream is the tenant's. What is refused counts nowhere, and claims nothing.
     async fn admit(
         &self,
         verdict: Verdict,
@@ -197,22 +200,31 @@ impl Admission {
         if let Err(refusal) = terms.admits(&request.client_address, now_ms) {
             return refuse(refusal, verdict.by);
         }
-        if let Err(refusal) = self.shared.quotas.admit(&self.shared, terms).await? {
-            return refuse(refusal, "registry");
-        }
-        // Last: what was refused for another reason is no use.
+        let admitted = match self.shared.quotas.admit(&self.shared, terms).await? {
+            Ok(admitted) => admitted,
+            Err(refusal) => return refuse(refusal, "registry"),
+        };
+        // The source looked for the owner before: what is left is that two tenants claim at the same time.
         if let Some(uses) = &verdict.uses
             && let Err(refusal) = uses.count(&self.shared, request).await?
         {
             return refuse(refusal, "registry");
         }
+        if verdict.claims {
+            let claimed = self.shared.claim_stream(terms).await;
+            let claimed = claimed.inspect_err(|_undecided| self.undecided())?;
+            if let Some(foreign) = claimed {
+                return refuse(foreign, "database");
+            }
+        }
+        admitted.keep();
         Ok(verdict)
     }
 
     fn refused(
         &self,
         request: &AuthorizeRequest,
-        claimed_id: Option<String>,
+        claimed_id: Option<&str>,
         refusal: &Refusal,
         by: &'static str,
     ) {
@@ -278,6 +290,7 @@ impl Admission {
             reconnect_window_ms: policy.reconnect_window_seconds.saturating_mul(1000),
             limits: Some(policy.limits.message()),
             quota_group: policy.quota_group,
+            takeover_priority: policy.takeover_priority,
         })
     }
 }
@@ -301,6 +314,8 @@ pub(crate) struct Verdict {
     pub(crate) claimed_id: Option<String>,
     /// `None`: it can be used again and again.
     pub(crate) uses: Option<Uses>,
+    /// Whether the stream was nobody's.
+    pub(crate) claims: bool,
 }
 
 impl Verdict {
@@ -310,6 +325,7 @@ impl Verdict {
             by,
             claimed_id,
             uses: None,
+            claims: false,
         }
     }
 }

@@ -1,5 +1,8 @@
 //! How fast keys are checked where there are many, and how soon a revocation is told: without ports, so that control
-//! and its database are measured alone. `crates/control/examples/authorize.rs` runs it.
+//! and its database are measured alone. `crates/control/examples/authorize.rs` runs it; what a source that hangs costs
+//! others, `crates/control/examples/hung_source.rs`.
+
+mod hung_source;
 
 use std::{
     fmt::{self, Write as _},
@@ -26,6 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status};
 use zeroize::Zeroizing;
 
+pub use self::hung_source::{BesideHung, Rounds, beside_hung_source};
 use crate::{
     Config, Control, ControlError, DatabaseConfig, Dependencies, Shared, admission::Admission,
     database::DatabaseError, keys::StreamKeys, stream_key::StreamKey,
@@ -98,24 +102,13 @@ struct Bench {
     shared: Arc<Shared>,
     keys: StreamKeys,
     admission: Admission,
+    _following: AbortOnDropHandle<()>,
 }
 
 /// Fills an empty database and measures.
 pub async fn run(config: Config, load: Load) -> Result<Figures, BenchmarkError> {
     let is_sqlite = matches!(config.database, DatabaseConfig::Sqlite { .. });
-    let dependencies = Dependencies {
-        registry: Registry::Memory(MemoryRegistry::new()),
-        metrics: Metrics::default(),
-        readiness: Default::default(),
-    };
-    let control = Control::new(config, dependencies).await?;
-    let _following = AbortOnDropHandle::new(tokio::spawn(control.follower.run()));
-    let shared = control.shared;
-    let bench = Arc::new(Bench {
-        keys: StreamKeys(shared.clone()),
-        admission: Admission::new(shared.clone(), Shutdown::default()),
-        shared,
-    });
+    let bench = Arc::new(Bench::open(config).await?);
     let started = Instant::now();
     let secrets = Arc::new(bench.fill(load).await?);
     let fill = started.elapsed();
@@ -136,6 +129,22 @@ pub async fn run(config: Config, load: Load) -> Result<Figures, BenchmarkError> 
 }
 
 impl Bench {
+    async fn open(config: Config) -> Result<Self, BenchmarkError> {
+        let dependencies = Dependencies {
+            registry: Registry::Memory(MemoryRegistry::new()),
+            metrics: Metrics::default(),
+            readiness: Default::default(),
+        };
+        let control = Control::new(config, dependencies).await?;
+        let shared = control.shared;
+        Ok(Self {
+            keys: StreamKeys(shared.clone()),
+            admission: Admission::new(shared.clone(), Shutdown::default()),
+            shared,
+            _following: AbortOnDropHandle::new(tokio::spawn(control.follower.run())),
+        })
+    }
+
     /// Makes one key as everybody does, and the others like it; the secrets of those that are to be checked.
     async fn fill(&self, load: Load) -> Result<Vec<Secret>, BenchmarkError> {
         let request = CreateStreamKeyRequest {
@@ -222,7 +231,7 @@ impl Bench {
             tasks.push(tokio::spawn(async move {
                 let mut durations = Vec::new();
                 for (number, secret) in secrets.iter().enumerate().skip(first).step_by(at_once) {
-                    durations.push(bench.check(number, secret).await?);
+                    durations.push(bench.check("live", number, secret).await?);
                 }
                 Ok::<_, BenchmarkError>(durations)
             }));
@@ -234,10 +243,15 @@ impl Bench {
         Ok(Durations::new(durations, started.elapsed()))
     }
 
-    async fn check(&self, number: usize, secret: &str) -> Result<Duration, BenchmarkError> {
+    async fn check(
+        &self,
+        app: &str,
+        number: usize,
+        secret: &str,
+    ) -> Result<Duration, BenchmarkError> {
         let request = AuthorizeRequest {
             credential: Some(Credential::StreamKey(secret.to_owned())),
-            app: "live".to_owned(),
+            app: app.to_owned(),
             client_address: "192.0.2.1:40000".to_owned(),
             session_id: format!("session-{number}"),
             ..AuthorizeRequest::default()

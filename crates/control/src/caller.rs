@@ -1,10 +1,16 @@
 //! Who calls: what a caller may do on the public port, a role on the internal one.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proto::error::status;
-use runtime::{grpc::Peer, identity::Role};
-use tonic::{Code, Request, Status};
+use runtime::{grpc::Peer, identity::Role, tls::ClientCertificate};
+use tokio::time::{Instant, sleep};
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+};
+
+use crate::{Shared, field::now_ms};
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,9 +133,37 @@ pub(crate) struct Identity {
     pub(crate) expire_ms: Option<i64>,
 }
 
+/// What came with a request and says whose it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    /// Does not show in a debug format.
+    pub(crate) authorization: Option<MetadataValue<Ascii>>,
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
+    #[cfg(test)]
+    pub(crate) tenant: Option<Tenant>,
+}
+
+impl Shown {
+    fn of<T>(request: &Request<T>) -> Self {
+        let mut authorization = request.metadata().get("authorization").cloned();
+        if let Some(authorization) = &mut authorization {
+            authorization.set_sensitive(true);
+        }
+        let peer = request.extensions().get::<Peer>();
+        Self {
+            authorization,
+            certificate: peer.and_then(|peer| peer.certificate.clone()),
+            #[cfg(test)]
+            tenant: request.extensions().get().cloned(),
+        }
+    }
+}
+
 /// Who calls, and was found to have the scope of the call.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
+    shown: Shown,
+    scope: Scope,
     /// `None`: every tenant's.
     tenant: Option<Arc<str>>,
     /// The tenant that is meant where a request names none.
@@ -165,29 +199,67 @@ impl Caller {
             self.tenant(named).map(Some)
         }
     }
+
+    /// The one tenant that the caller is of; `None`: every tenant's.
+    pub(crate) fn own_tenant(&self) -> Option<&Arc<str>> {
+        self.tenant.as_ref()
+    }
+
+    /// Waits for the end of what the caller may do: its credential expires, was revoked or replaced, or has the scope of
+    /// the call no more. For answers that stay open.
+    pub(crate) async fn ended(self, shared: Arc<Shared>) -> Status {
+        let mut known = Instant::now();
+        loop {
+            let left_ms = self
+                .expire_ms
+                .map(|expire_ms| expire_ms.saturating_sub(now_ms()));
+            let left = left_ms.map(|left_ms| Duration::from_millis(left_ms.max(0).unsigned_abs()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return ended();
+            }
+            sleep(left.map_or(CHECK_PERIOD, |left| left.min(CHECK_PERIOD))).await;
+            match shared.access.identify(&self.shown, &shared.database).await {
+                Ok(now) if now.tenant == self.tenant && now.scopes.has(self.scope) => {
+                    known = Instant::now();
+                }
+                Err(status) if status.code() == Code::Unavailable => {
+                    if known.elapsed() > UNKNOWN_MAX {
+                        return status;
+                    }
+                }
+                Ok(_) | Err(_) => return ended(),
+            }
+        }
+    }
 }
 
-impl crate::Shared {
+fn ended() -> Status {
+    let description = "the credential has expired, was revoked, or is not good for this any more";
+    status(Code::Unauthenticated, "CREDENTIAL_ENDED", description)
+}
+
+/// How often the credential of an answer that stays open is looked at again: one that was revoked ends it within this,
+/// what another replica's change takes, and a query.
+pub(crate) const CHECK_PERIOD: Duration = Duration::from_secs(5);
+/// For how long it goes on where nobody can say.
+const UNKNOWN_MAX: Duration = Duration::from_secs(30);
+
+impl Shared {
     /// Lets a public request in, or says why not. Every method begins with this: what it acts for comes from here.
     pub(crate) async fn caller<T>(
         &self,
         request: &Request<T>,
         scope: Scope,
     ) -> Result<Caller, Status> {
-        let (metadata, peer) = (request.metadata(), request.extensions().get::<Peer>());
-        #[cfg(test)]
-        let known = request.extensions().get::<Tenant>().map(Tenant::identity);
-        #[cfg(not(test))]
-        let known = None;
-        let identity = match known {
-            Some(identity) => identity,
-            None => self.access.identify(metadata, peer, &self.database).await?,
-        };
+        let shown = Shown::of(request);
+        let identity = self.access.identify(&shown, &self.database).await?;
         if !identity.scopes.has(scope) {
             let description = format!("the caller's credential has no scope {}", scope.as_str());
             return Err(status(Code::PermissionDenied, "SCOPE_MISSING", description));
         }
         Ok(Caller {
+            shown,
+            scope,
             tenant: identity.tenant,
             default_tenant: self.access.default_tenant(),
             scopes: identity.scopes,
@@ -227,12 +299,12 @@ pub(crate) fn require_role<T>(request: &Request<T>, admitted: Role) -> Result<()
 
 /// Tests that call services directly say whom they call for; no request from a port has this.
 #[cfg(test)]
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tenant(pub(crate) Arc<str>);
 
 #[cfg(test)]
 impl Tenant {
-    fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         Identity {
             tenant: Some(self.0.clone()),
             scopes: Scopes::All,

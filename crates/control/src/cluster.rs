@@ -70,7 +70,7 @@ impl ClusterState {
     }
 
     async fn count(&self) -> Option<u32> {
-        match timeout(COUNT_TIMEOUT, self.shared.registry.leases()).await {
+        match timeout(COUNT_TIMEOUT, self.shared.leases.at_most(Duration::ZERO)).await {
             Ok(Ok(leases)) => Some(u32::try_from(leases.len()).unwrap_or(u32::MAX)),
             Ok(Err(error)) => {
                 tracing::debug!(

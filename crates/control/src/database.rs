@@ -10,6 +10,7 @@ mod growth;
 mod keys;
 mod log;
 mod pool;
+mod prune;
 mod quotas;
 mod rehash;
 mod requests;
@@ -40,8 +41,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use self::backup::{BackupError, backup};
 use self::growth::Growth;
+#[cfg(test)]
+pub(crate) use self::prune::ROWS_PER_STEP;
 pub(crate) use self::{
-    credentials::Refused,
+    credentials::{Refused, Standing},
     deliveries::{Delivery, Settled, Settlement},
     events::{EventEntry, NewEvent, Subject},
     keys::{
@@ -50,7 +53,7 @@ pub(crate) use self::{
     },
     log::Logged,
     quotas::QuotaByGroup,
-    rehash::Rehash,
+    rehash::{Outdated, Rehash},
     requests::{KnownRequest, NewRequest},
     revocations::{ChangedTerms, LogEntry, Target, Termination},
     tokens::TokenRecord,
@@ -312,6 +315,16 @@ fn migrator() -> Migrator {
         ),
         migration(7, "events", include_str!("../migrations/0007_events.sql")),
         migration(8, "quotas", include_str!("../migrations/0008_quotas.sql")),
+        migration(
+            9,
+            "prune and reconcile",
+            include_str!("../migrations/0009_prune_and_reconcile.sql"),
+        ),
+        migration(
+            10,
+            "old peppers",
+            include_str!("../migrations/0010_old_peppers.sql"),
+        ),
     ])
 }
 

@@ -7,6 +7,7 @@
 mod attempt;
 mod metrics;
 mod pacing;
+mod room;
 mod worker;
 
 use std::{
@@ -17,19 +18,23 @@ use std::{
 
 use runtime::{egress::Egress, error::chain, shutdown::Shutdown};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::worker::Worker;
+#[cfg(test)]
+pub(crate) use self::room::TENANT_REQUESTS_MAX;
 pub(crate) use self::{metrics::DeliveryMetrics, pacing::Pacing};
+use self::{metrics::Share, room::Room, worker::Worker};
 use crate::{Shared, field::now_ms};
 
 /// Delivers to the webhooks that this process holds.
 pub(crate) struct Deliverer {
     context: Arc<Context>,
     held: HashMap<String, Held>,
+    /// Of webhooks that are held and cannot be delivered to.
+    unusable: Vec<Share>,
 }
 
 /// What all deliveries of a process have in common.
@@ -40,8 +45,7 @@ pub(crate) struct Context {
     pacing: Pacing,
     /// The name of this process beside others.
     holder: String,
-    /// Requests under way, to all webhooks.
-    requests: Semaphore,
+    room: Room,
 }
 
 struct Held {
@@ -63,11 +67,12 @@ impl Deliverer {
             metrics,
             pacing,
             holder: uuid::Uuid::now_v7().to_string(),
-            requests: Semaphore::new(REQUESTS_MAX),
+            room: Room::new(),
         };
         Self {
             context: Arc::new(context),
             held: HashMap::new(),
+            unusable: Vec::new(),
         }
     }
 
@@ -91,6 +96,7 @@ impl Deliverer {
             }
         }
         self.held.clear();
+        self.unusable.clear();
         let released = self
             .context
             .shared
@@ -127,6 +133,7 @@ impl Deliverer {
             ids.contains(id.as_str()) && !acquired.contains(id) && !held.worker.is_finished()
         });
         let until = now.checked_add(hold).unwrap_or(now);
+        self.unusable.clear();
         for webhook in webhooks {
             if let Some(held) = self.held.get(&webhook.id) {
                 held.until.send_replace(until);
@@ -134,24 +141,26 @@ impl Deliverer {
             }
             let (sender, receiver) = watch::channel(until);
             let id = webhook.id.clone();
-            if let Some(worker) = Worker::new(self.context.clone(), webhook, receiver) {
-                let worker = AbortOnDropHandle::new(tokio::spawn(worker.run()));
-                self.held.insert(
-                    id,
-                    Held {
-                        until: sender,
-                        worker,
-                    },
-                );
-            }
+            let Some(worker) = Worker::new(self.context.clone(), webhook, receiver) else {
+                let mut share = self.context.metrics.share();
+                share.set(0, 0, true);
+                self.unusable.push(share);
+                continue;
+            };
+            let worker = AbortOnDropHandle::new(tokio::spawn(worker.run()));
+            self.held.insert(
+                id,
+                Held {
+                    until: sender,
+                    worker,
+                },
+            );
         }
     }
 }
 
 /// Webhooks that one process delivers to: as many as there may be.
 const HELD_MAX: u32 = 1000;
-/// Requests under way, of one process.
-const REQUESTS_MAX: usize = 128;
 /// Until a webhook whose process died is taken over, at most; longer than any request.
 const HOLD: Duration = Duration::from_secs(15);
 const HOLD_PERIOD: Duration = Duration::from_secs(3);

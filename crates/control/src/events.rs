@@ -21,7 +21,7 @@ use crate::{
     database::{EventEntry, Subject},
     field::timestamp,
     page_token::LogCursor,
-    watches::{Answers, Watches},
+    watches::{Answers, PUBLIC_WATCHES_MAX, Watches},
 };
 
 /// Serves one control process's watches, and the webhooks of all.
@@ -36,7 +36,7 @@ impl Events {
         Self {
             webhooks: Webhooks(shared.clone()),
             shared,
-            watches: Watches::new(WATCHES_MAX, ANSWERS_QUEUED_MAX, shutdown),
+            watches: Watches::new(PUBLIC_WATCHES_MAX, ANSWERS_QUEUED_MAX, shutdown),
         }
     }
 }
@@ -50,9 +50,10 @@ impl EventService for Events {
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let caller = self.shared.caller(&request, Scope::EventsRead).await?;
-        let room = self.watches.room()?;
+        let room = self.watches.room(caller.own_tenant())?;
         let watch = EventWatch::open(&self.shared, &caller, request.into_inner()).await?;
-        Ok(self.watches.serve(watch, room))
+        let end = caller.ended(self.shared.clone());
+        Ok(self.watches.serve(watch, end, room))
     }
 
     async fn create_webhook(
@@ -119,7 +120,5 @@ pub(crate) fn message(entry: &EventEntry) -> Event {
     }
 }
 
-/// Watches of one control process.
-const WATCHES_MAX: usize = 256;
 /// Answers that wait for one watcher to read them.
 const ANSWERS_QUEUED_MAX: usize = 4;

@@ -249,7 +249,12 @@ pub(crate) fn now_ms() -> i64 {
     let since_epoch = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+    millis(since_epoch)
+}
+
+/// Whole milliseconds, as times are stored.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn readable(text: &str) -> Result<(), &'static str> {

@@ -295,7 +295,7 @@ fn password(
     stream_key: &StreamKey,
     wanted: bool,
 ) -> Result<Option<Vec<u8>>, Status> {
-    let seal = || peppers.seal(stream_key.id(), &password_equivalent(stream_key));
+    let seal = || peppers.seal(stream_key.id(), &password_equivalent(stream_key)[..]);
     let sealed = wanted.then(seal).transpose();
     Ok(sealed?)
 }

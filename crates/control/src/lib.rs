@@ -15,12 +15,14 @@ mod caller;
 mod client_certificate;
 mod cluster;
 mod config;
+mod credential_ids;
 mod database;
 mod delivery;
 mod events;
 mod field;
 mod jwt;
 mod keys;
+mod leases;
 mod live;
 mod log_tail;
 mod metrics;
@@ -28,10 +30,12 @@ mod page_token;
 mod pepper;
 mod policy;
 mod quotas;
+mod recent;
 mod rehash;
 mod secret_file;
 mod session_log;
 mod sessions;
+mod shares;
 mod signed_keys;
 mod standard_webhooks;
 mod stream_key;
@@ -74,10 +78,12 @@ use self::{
     access::Access,
     admission::{Admission, Sources},
     cluster::ClusterState,
+    credential_ids::CredentialIds,
     database::{Database, EventEntry},
     delivery::{Deliverer, DeliveryMetrics, Pacing},
     events::Events,
     keys::StreamKeys,
+    leases::Leases,
     log_tail::{LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperError, PepperFile, Peppers},
@@ -134,7 +140,7 @@ impl Background {
         let look = shared
             .live_sessions
             .clone()
-            .look(shared.registry.clone(), shared.events.clone());
+            .look(shared.leases.clone(), shared.events.clone());
         [
             tokio::spawn(followed.run()),
             tokio::spawn(refusals.run()),
@@ -190,6 +196,9 @@ pub enum ControlError {
         /// Its version.
         version: u32,
     },
+    /// What ids of credentials are made with could not be encrypted, or agreed on with other replicas.
+    #[error("the key for ids of credentials cannot be stored")]
+    CredentialKey,
     /// A secret could not be read.
     #[error("a secret cannot be used")]
     Secret(#[from] FileError),
@@ -232,6 +241,8 @@ impl Control {
         )?;
         let database = Database::open(&config.database).await?;
         let pepper_file = PepperFile::open(config.pepper_file, database.clone()).await?;
+        let peppers = pepper_file.peppers();
+        let credential_ids = CredentialIds::open(&database, &peppers.load()).await?;
         let deliveries = DeliveryMetrics::register(&metrics);
         let metrics = ControlMetrics::register(&metrics);
         let (follower, tail) =
@@ -241,8 +252,7 @@ impl Control {
         let (followed, events) =
             LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
         let (refusals, refusal_writer) = Refusals::new(database.clone());
-        let (rehashes, rehasher) =
-            Rehashes::new(database.clone(), pepper_file.peppers(), REHASH_DELAY);
+        let (rehashes, rehasher) = Rehashes::new(&database, &peppers, &metrics, REHASH_DELAY);
         let sources = Sources {
             egress: egress.clone(),
             metrics: metrics.clone(),
@@ -254,8 +264,10 @@ impl Control {
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
             database,
-            peppers: pepper_file.peppers(),
+            peppers,
+            credential_ids,
             signer,
+            leases: Leases::new(registry.clone()),
             registry,
             quotas: Quotas::new(config.default_quota),
             metrics,
@@ -348,8 +360,10 @@ pub(crate) struct Shared {
     grant_lifetime: Duration,
     database: Database,
     peppers: Reloading<Peppers>,
+    credential_ids: CredentialIds,
     signer: Reloading<GrantSigner>,
     registry: Registry,
+    leases: Leases,
     quotas: Quotas,
     metrics: ControlMetrics,
     tail: watch::Receiver<LogTail>,

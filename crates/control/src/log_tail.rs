@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::{
     database::{Database, DatabaseError, LogEntry, Logged},
-    field::now_ms,
+    field::{self, now_ms},
     metrics::ControlMetrics,
 };
 
@@ -195,17 +195,18 @@ impl<E: Logged> LogFollower<E> {
         self.poll_period = period;
     }
 
-    /// Follows the log until it is dropped.
-    pub(crate) async fn run(mut self) {
+    /// Follows the log until it is dropped. It is pruned beside that: nobody hears late of an entry because much is old.
+    pub(crate) async fn run(self) {
+        tokio::join!(prune::<E>(self.database.clone()), self.follow());
+    }
+
+    async fn follow(mut self) {
         let mut poll = interval(self.poll_period);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut prune = interval(PRUNE_PERIOD);
-        prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = poll.tick() => self.poll().await,
                 Ok(()) = self.growth.changed() => self.poll().await,
-                _ = prune.tick() => self.prune().await,
             }
         }
     }
@@ -273,21 +274,23 @@ impl<E: Logged> LogFollower<E> {
             }
         }
     }
+}
 
-    async fn prune(&self) {
-        let retention_ms = i64::try_from(RETENTION.as_millis()).unwrap_or(i64::MAX);
-        match self
-            .database
-            .prune_log::<E>(now_ms().saturating_sub(retention_ms))
-            .await
-        {
+/// Has old entries forgotten, and what goes with them, now and then.
+async fn prune<E: Logged>(database: Database) {
+    let mut due = interval(PRUNE_PERIOD);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let before_ms = now_ms().saturating_sub(field::millis(RETENTION));
+        match database.prune_log::<E>(before_ms).await {
             Ok(0) => {}
             Ok(pruned) => tracing::info!(pruned, "the {} was pruned", E::NAME),
             Err(error) => {
                 tracing::info!(reason = chain(&error), "the {} is not pruned yet", E::NAME)
             }
         }
-        if let Err(error) = E::prune_beside(&self.database, now_ms()).await {
+        if let Err(error) = E::prune_beside(&database, now_ms()).await {
             tracing::info!(
                 reason = chain(&error),
                 "what goes with the {} is not pruned yet",

@@ -11,6 +11,8 @@ use prometheus_client::{
 };
 use tonic::{Response, Status};
 
+use crate::database::Outdated;
+
 /// A cheap handle.
 #[derive(Clone)]
 pub(crate) struct ControlMetrics(Arc<Families>);
@@ -26,7 +28,26 @@ struct Families {
     webhook_answers: Family<Labels<2>, Counter>,
     webhook_duration: Histogram,
     breakers_open: Gauge,
+    pepper_rewrites: Family<Labels<1>, Counter>,
+    pepper_outdated: Family<Labels<1>, Gauge>,
     rpc_duration: Family<Labels<2>, Histogram, fn() -> Histogram>,
+}
+
+impl Families {
+    fn register_peppers(&self, metrics: &runtime::metrics::Metrics) {
+        metrics.register(|registry| {
+            registry.register(
+                "pepper_rewrites",
+                "What was stored under an old pepper and is under the newest now",
+                self.pepper_rewrites.clone(),
+            );
+            registry.register(
+                "pepper_outdated",
+                "What is stored under a pepper before the newest",
+                self.pepper_outdated.clone(),
+            );
+        });
+    }
 }
 
 impl ControlMetrics {
@@ -45,6 +66,8 @@ impl ControlMetrics {
                 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5,
             ]),
             breakers_open: Gauge::default(),
+            pepper_rewrites: Family::default(),
+            pepper_outdated: Family::default(),
             rpc_duration: Family::new_with_constructor(|| {
                 // 0.1 s is the objective.
                 Histogram::new([
@@ -97,6 +120,7 @@ impl ControlMetrics {
                 families.rpc_duration.clone(),
             );
         });
+        families.register_peppers(metrics);
         Self(Arc::new(families))
     }
 
@@ -133,6 +157,26 @@ impl ControlMetrics {
 
     pub(crate) fn breaker_closed(&self) {
         self.0.breakers_open.dec();
+    }
+
+    /// `stream_key` (its secret was shown), `password` (of a key), `webhook` or `credential_key`.
+    pub(crate) fn pepper_rewritten(&self, kind: &'static str) {
+        let rewrites = &self.0.pepper_rewrites;
+        rewrites.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    /// How much needs an old pepper.
+    pub(crate) fn pepper_outdated(&self, outdated: &Outdated) {
+        for (kind, count) in [
+            ("stream_key", outdated.stream_keys),
+            ("previous_secret", outdated.previous_secrets),
+            ("webhook", outdated.webhooks),
+            ("answer", outdated.answers),
+            ("credential_key", outdated.credential_keys),
+        ] {
+            let gauge = &self.0.pepper_outdated;
+            gauge.get_or_create(&[("kind", kind)]).set(count);
+        }
     }
 
     pub(crate) fn admin_action(&self, action: &'static str) {

@@ -1,6 +1,6 @@
 //! The peppers: what the database's HMACs are keyed with, and the database alone does not give away. More keys are derived
 //! from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques, one encrypts the answers
-//! that requests get again, one makes ids of credentials that are not ours, one encrypts the secrets of webhooks.
+//! that requests get again, one encrypts the secrets of webhooks, one what ids of credentials are made with.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
-    adobe::{OpaqueMac, PasswordEquivalent},
+    adobe::{OpaqueMac, password_equivalent},
     database::{Database, DatabaseError, KeyRecord},
     field::now_ms,
     stream_key::{RandomError, StreamKey, StreamKeyId},
@@ -35,9 +35,14 @@ struct Pepper {
     opaques: hmac::Key,
     passwords: RandomizedNonceKey,
     webhooks: RandomizedNonceKey,
-    credentials: hmac::Key,
     answers: RandomizedNonceKey,
+    /// The credential key of a database that has none yet.
+    first_credential_key: CredentialKey,
+    credential_keys: RandomizedNonceKey,
 }
+
+/// What ids of credentials that are no rows of ours are made with ([`crate::credential_ids`]).
+pub(crate) type CredentialKey = Zeroizing<Vec<u8>>;
 
 /// An HMAC-SHA256 of a stream key.
 pub(crate) type Mac = [u8; 32];
@@ -81,7 +86,11 @@ impl Peppers {
 
     /// With the current version.
     pub(crate) fn mac(&self, stream_key: &StreamKey) -> Mac {
-        let tag = hmac::sign(&self.current.1.stream_keys, &*stream_key.mac_input());
+        self.sign(&*stream_key.mac_input())
+    }
+
+    fn sign(&self, input: &[u8]) -> Mac {
+        let tag = hmac::sign(&self.current.1.stream_keys, input);
         let mut mac = [0; 32];
         for (byte, tag) in mac.iter_mut().zip(tag.as_ref()) {
             *byte = *tag;
@@ -108,21 +117,31 @@ impl Peppers {
         is_current | is_previous
     }
 
-    /// In constant time; false where the version is not known.
+    /// In constant time; false where the version is not known. Of the secret, or of what is stored for the key's password.
     pub(crate) fn verify(&self, version: u32, stream_key: &StreamKey, mac: &Mac) -> bool {
         let pepper = self.keys.get(&version);
+        let equivalent = password_equivalent(stream_key);
         pepper.is_some_and(|pepper| {
-            hmac::verify(&pepper.stream_keys, &*stream_key.mac_input(), mac).is_ok()
+            let verify = |input: &[u8]| hmac::verify(&pepper.stream_keys, input, mac).is_ok();
+            let is_of_secret = verify(&*stream_key.mac_input());
+            is_of_secret | verify(&password_input(stream_key.id(), &equivalent[..]))
         })
     }
 
+    /// With the current version, of what is stored for a key's password. It stands for the HMAC of the secret, which an
+    /// encoder that logs in never shows; whoever has the secret can make it too.
+    pub(crate) fn password_mac(&self, id: StreamKeyId, equivalent: &[u8]) -> Mac {
+        self.sign(&password_input(id, equivalent))
+    }
+
+    /// Whether the file has older versions than the newest.
+    pub(crate) fn has_older(&self) -> bool {
+        self.keys.len() > 1
+    }
+
     /// Encrypts with the current version what is stored for a key's password; only for that key it can be opened.
-    pub(crate) fn seal(
-        &self,
-        id: StreamKeyId,
-        equivalent: &PasswordEquivalent,
-    ) -> Result<Vec<u8>, RandomError> {
-        seal(&self.current.1.passwords, &id.to_string(), &equivalent[..])
+    pub(crate) fn seal(&self, id: StreamKeyId, equivalent: &[u8]) -> Result<Vec<u8>, RandomError> {
+        seal(&self.current.1.passwords, &id.to_string(), equivalent)
     }
 
     /// The opposite; `None` where the version is not known, or it was sealed otherwise.
@@ -174,13 +193,20 @@ impl Peppers {
         tag.as_ref().first_chunk().copied()
     }
 
-    /// Public, and the same for the same credential of an application as long as the pepper is.
-    pub(crate) fn credential_id(&self, app: &str, credential: &str) -> String {
-        // No application holds a zero byte.
-        let named = Zeroizing::new(format!("{app}\0{credential}"));
-        let tag = hmac::sign(&self.current.1.credentials, named.as_bytes());
-        let (id, _rest) = tag.as_ref().split_at(tag.as_ref().len() / 2);
-        HEXLOWER.encode(id)
+    /// What ids were made with before a key for them was stored.
+    pub(crate) fn first_credential_key(&self) -> &CredentialKey {
+        &self.current.1.first_credential_key
+    }
+
+    /// Encrypts with the current version what ids of credentials are made with.
+    pub(crate) fn seal_credential_key(&self, key: &CredentialKey) -> Result<Vec<u8>, RandomError> {
+        seal(&self.current.1.credential_keys, CREDENTIAL_KEY, key)
+    }
+
+    /// The opposite; `None` where the version is not known, or it was sealed otherwise.
+    pub(crate) fn open_credential_key(&self, version: u32, sealed: &[u8]) -> Option<CredentialKey> {
+        let credential_keys = &self.keys.get(&version)?.credential_keys;
+        open(credential_keys, CREDENTIAL_KEY, sealed)
     }
 }
 
@@ -192,17 +218,27 @@ impl Pepper {
         let opaques = derived(b"headwater-adobe-opaque-v1");
         let passwords = derived(b"headwater-adobe-password-v1");
         let webhooks = derived(b"headwater-webhook-v1");
-        let credentials = derived(b"headwater-credential-id-v1");
+        let first_credential_key = derived(b"headwater-credential-id-v1");
+        let credential_keys = derived(b"headwater-credential-key-v1");
         let answers = derived(b"headwater-answer-v1");
         Some(Self {
             opaques: hmac::Key::new(hmac::HMAC_SHA256, opaques.as_ref()),
-            credentials: hmac::Key::new(hmac::HMAC_SHA256, credentials.as_ref()),
+            first_credential_key: Zeroizing::new(first_credential_key.as_ref().to_vec()),
+            credential_keys: RandomizedNonceKey::new(&AES_256_GCM, credential_keys.as_ref())
+                .ok()?,
             passwords: RandomizedNonceKey::new(&AES_256_GCM, passwords.as_ref()).ok()?,
             answers: RandomizedNonceKey::new(&AES_256_GCM, answers.as_ref()).ok()?,
             webhooks: RandomizedNonceKey::new(&AES_256_GCM, webhooks.as_ref()).ok()?,
             stream_keys,
         })
     }
+}
+
+/// What is authenticated in the place of the secret.
+fn password_input(id: StreamKeyId, equivalent: &[u8]) -> Zeroizing<Vec<u8>> {
+    // No secret is as long.
+    let label = format!("headwater-password-mac-v1\0{id}\0");
+    Zeroizing::new([label.as_bytes(), equivalent].concat())
 }
 
 /// Nonce, ciphertext, tag; for that id alone it can be opened.
@@ -321,6 +357,8 @@ pub fn generate_pepper_file() -> Option<Zeroizing<String>> {
 }
 
 const PEPPER_BYTES: usize = 32;
+/// There is one.
+const CREDENTIAL_KEY: &str = "credential-key";
 
 #[cfg(test)]
 mod tests {
@@ -357,8 +395,8 @@ mod tests {
     fn what_is_sealed_opens_for_its_key_and_version_alone() {
         let peppers = Peppers::parse(&format!("1:{}\n2:{}", hex("a"), hex("b"))).unwrap();
         let [key, other] = [(); 2].map(|()| StreamKey::generate().unwrap());
-        let equivalent = crate::adobe::password_equivalent(&key);
-        let sealed = peppers.seal(key.id(), &equivalent).unwrap();
+        let equivalent = password_equivalent(&key);
+        let sealed = peppers.seal(key.id(), &equivalent[..]).unwrap();
         assert_eq!(sealed.len(), NONCE_LEN + 24 + 16);
         let open = |version, id, sealed: &[u8]| peppers.open(version, id, sealed);
         let opened = open(2, key.id(), &sealed).unwrap();
@@ -368,7 +406,10 @@ mod tests {
         let mut changed = sealed.clone();
         changed[20] ^= 1;
         assert!(open(2, key.id(), &changed).is_none() && open(2, key.id(), &[1; 5]).is_none());
-        assert_ne!(sealed, peppers.seal(key.id(), &equivalent).unwrap());
+        assert_ne!(sealed, peppers.seal(key.id(), &equivalent[..]).unwrap());
+        let mac = peppers.password_mac(key.id(), &equivalent[..]);
+        assert!(peppers.verify(2, &key, &mac) && !peppers.verify(1, &key, &mac));
+        assert!(!peppers.verify(2, &other.with_id(key.id()), &mac));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Policy {
     /// Empty: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) quota_group: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) takeover_priority: u32,
 }
 
 /// As `headwater.v1.MediaLimits`; 0 and empty: not limited.
@@ -107,6 +109,7 @@ impl Terms {
 
 const SESSION_SECONDS_MAX: u32 = 30 * 24 * 60 * 60;
 const RECONNECT_WINDOW_SECONDS_MAX: u32 = 1800;
+const TAKEOVER_PRIORITY_MAX: u32 = 1000;
 /// A terabit: so far from what anybody publishes that sums of it cannot overflow.
 pub(crate) const BITRATE_BPS_MAX: u64 = 1_000_000_000_000;
 const CIDRS_MAX: usize = 32;
@@ -137,6 +140,7 @@ impl Policy {
             reconnect_window_seconds: message.reconnect_window_seconds,
             role: role.unwrap_or_default(),
             quota_group: message.quota_group,
+            takeover_priority: message.takeover_priority,
             limits: Limits {
                 max_bitrate_bps: limits.max_bitrate_bps,
                 max_width: limits.max_width,
@@ -178,6 +182,13 @@ impl Policy {
             "policy.allowed_cidrs",
             at_most(self.allowed_cidrs.len() <= CIDRS_MAX, "at most 32"),
         );
+        violations.check(
+            "policy.takeover_priority",
+            at_most(
+                self.takeover_priority <= TAKEOVER_PRIORITY_MAX,
+                "at most 1000",
+            ),
+        );
         violations.check("policy.quota_group", quota_group(&self.quota_group));
         violations.check(
             "policy.limits.max_bitrate_bps",
@@ -209,6 +220,7 @@ impl Policy {
             }
             .into(),
             quota_group: self.quota_group.clone(),
+            takeover_priority: self.takeover_priority,
         }
     }
 

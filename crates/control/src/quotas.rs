@@ -1,6 +1,6 @@
 //! How many sessions, and which bitrate, a tenant (or a group of its keys) has live, and whether one more fits.
 //!
-//! The registry's leases are read at most once a [`SNAPSHOT_AGE`], and only for tenants that have such a quota; what was
+//! Live leases are counted at most once a [`SNAPSHOT_AGE`], and only for tenants that have such a quota; what was
 //! admitted since is added, so that a burst at one control does not get past. Several controls do not hear of each
 //! other's admissions before the leases are there: together they may admit too much for about a second.
 //!
@@ -14,7 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use registry::{Lease, Registry, RegistryError, StreamId};
+use registry::{Lease, RegistryError, StreamId};
 use runtime::error::chain;
 use tokio::{
     sync::Semaphore,
@@ -27,7 +27,9 @@ use crate::{
     admission::Refusal,
     config::Quota,
     database::{Database, QuotaByGroup},
+    leases::Leases,
     policy::Terms,
+    recent::Recent,
 };
 
 /// What is live.
@@ -40,7 +42,7 @@ pub(crate) struct Use {
 /// One control process's view.
 pub(crate) struct Quotas {
     default: Quota,
-    limits: Mutex<HashMap<String, (Instant, Arc<QuotaByGroup>)>>,
+    limits: Mutex<Recent<String, Arc<QuotaByGroup>>>,
     live: Mutex<Live>,
     reading: Semaphore,
 }
@@ -51,19 +53,20 @@ struct Live {
     /// When the registry was asked last, whether or not it answered.
     asked: Option<Instant>,
     answers: bool,
-    sessions: HashMap<Place, Session>,
-    totals: HashMap<Account, Use>,
+    sessions: HashMap<Place, Arc<Session>>,
+    totals: Totals,
     /// Admitted here, and perhaps not in the registry yet.
-    admitted: HashMap<Place, (Instant, Session)>,
+    admitted: HashMap<Place, (Instant, Arc<Session>)>,
 }
 
 /// A stream and its slot: there is one session at a time. Who publishes there again takes the place of the one before.
 type Place = (StreamId, u32);
 
-/// What a quota is of: a tenant, and one of its groups or the empty name.
-type Account = (String, String);
+/// By tenant, and by the groups of its keys; the empty name is the tenant as a whole.
+#[derive(Default)]
+struct Totals(HashMap<String, BTreeMap<String, Use>>);
 
-#[derive(Clone, Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Session {
     tenant: String,
     group: String,
@@ -74,7 +77,7 @@ impl Quotas {
     pub(crate) fn new(default: Quota) -> Self {
         Self {
             default,
-            limits: Mutex::default(),
+            limits: Mutex::new(Recent::new(LIMITS_AGE, TENANTS_KNOWN_MAX)),
             live: Mutex::default(),
             reading: Semaphore::new(1),
         }
@@ -84,12 +87,12 @@ impl Quotas {
         self.default
     }
 
-    /// Whether what these terms start fits; from then on it counts.
+    /// Whether what these terms start fits; from then on it counts, for as long as it is admitted.
     pub(crate) async fn admit(
         &self,
         shared: &Shared,
         terms: &Terms,
-    ) -> Result<Result<(), Refusal>, Status> {
+    ) -> Result<Result<Admitted<'_>, Refusal>, Status> {
         let by_group = self.limits(&shared.database, &terms.tenant).await;
         let by_group =
             by_group.inspect_err(|_status| shared.metrics.key_check("undecided", "database"))?;
@@ -101,9 +104,9 @@ impl Quotas {
             .iter()
             .all(|quota| quota.max_sessions == 0 && quota.max_bitrate_bps == 0)
         {
-            return Ok(Ok(()));
+            return Ok(Ok(Admitted(None)));
         }
-        self.read(&shared.registry).await;
+        self.read(&shared.leases).await;
         let stream = StreamId::derive(&terms.tenant, &terms.app, &terms.stream);
         let session = Session {
             tenant: terms.tenant.clone(),
@@ -112,56 +115,49 @@ impl Quotas {
             bitrate_bps: terms.policy.limits.max_bitrate_bps,
         };
         let place = (stream, terms.policy.role.slot());
-        Ok(self
-            .live
-            .lock()
-            .admit(place, session, [of_tenant, of_group], Instant::now()))
+        let mut live = self.live.lock();
+        let before = live.before(&place);
+        let admitted = live.admit(
+            place,
+            Arc::new(session),
+            [of_tenant, of_group],
+            Instant::now(),
+        );
+        Ok(admitted.map(|()| Admitted(Some((self, place, before)))))
     }
 
     /// What is live of a tenant as a whole, and of each of its groups that have sessions; `None`: nobody knows.
     pub(crate) async fn used(
         &self,
-        registry: &Registry,
+        leases: &Leases,
         tenant: &str,
     ) -> Option<BTreeMap<String, Use>> {
-        if !self.read(registry).await {
+        if !self.read(leases).await {
             return None;
         }
         let live = self.live.lock();
-        let own = live
-            .totals
-            .iter()
-            .filter(|((of, _group), _used)| of == tenant);
-        let used = own.map(|((_tenant, group), used)| (group.clone(), *used));
-        Some(used.collect())
+        Some(live.totals.0.get(tenant).cloned().unwrap_or_default())
     }
 
     /// A quota was set: the next decision asks the database.
     pub(crate) fn forget_limits(&self, tenant: &str) {
-        self.limits.lock().remove(tenant);
+        self.limits.lock().remove(&tenant.to_owned());
     }
 
     async fn limits(&self, database: &Database, tenant: &str) -> Result<Arc<QuotaByGroup>, Status> {
-        let known = self.limits.lock().get(tenant).cloned();
-        if let Some((at, by_group)) = known
-            && at.elapsed() < LIMITS_AGE
-        {
-            return Ok(by_group);
+        let tenant = tenant.to_owned();
+        if let Some(by_group) = self.limits.lock().get(&tenant) {
+            return Ok(by_group.clone());
         }
-        let by_group = Arc::new(database.quotas(tenant).await?);
+        let by_group = Arc::new(database.quotas(&tenant).await?);
         let mut limits = self.limits.lock();
-        if limits.len() >= TENANTS_KNOWN_MAX {
-            limits.retain(|_tenant, (at, _quotas)| at.elapsed() < LIMITS_AGE);
-        }
-        if limits.len() < TENANTS_KNOWN_MAX {
-            limits.insert(tenant.to_owned(), (Instant::now(), by_group.clone()));
-        }
+        limits.insert(tenant, by_group.clone(), Instant::now());
         Ok(by_group)
     }
 
     /// Has [`Live`] as fresh as [`SNAPSHOT_AGE`], also where the registry does not answer; whether it does. Callers
     /// meanwhile wait for the same answer.
-    async fn read(&self, registry: &Registry) -> bool {
+    async fn read(&self, leases: &Leases) -> bool {
         // An error says that the semaphore was closed: nobody does.
         let _alone = self.reading.acquire().await.ok();
         {
@@ -174,14 +170,14 @@ impl Quotas {
             }
             live.asked = Some(Instant::now());
         }
-        let leases = match timeout(READ_TIMEOUT, registry.leases()).await {
+        let leases = match timeout(READ_TIMEOUT, leases.at_most(Duration::ZERO)).await {
             Ok(leases) => leases,
-            Err(elapsed) => Err(RegistryError::Unavailable(elapsed.into())),
+            Err(elapsed) => Err(Arc::new(RegistryError::Unavailable(elapsed.into()))),
         };
         let mut live = self.live.lock();
         match leases {
             Ok(leases) => {
-                live.replace(leases, Instant::now());
+                live.replace(&leases, Instant::now());
                 live.answers = true;
             }
             Err(error) if live.answers => {
@@ -197,24 +193,64 @@ impl Quotas {
     }
 }
 
+/// A session that counts. Dropped before it is kept, it does not: it was refused after all.
+#[must_use]
+pub(crate) struct Admitted<'a>(Option<(&'a Quotas, Place, Before)>);
+
+/// Who had the place, and what was admitted to it.
+type Before = (Option<Arc<Session>>, Option<(Instant, Arc<Session>)>);
+
+impl Admitted<'_> {
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some((quotas, place, before)) = self.0.take() {
+            quotas.live.lock().withdraw(place, before);
+        }
+    }
+}
+
 impl Live {
+    fn before(&self, place: &Place) -> Before {
+        let session = self.sessions.get(place).cloned();
+        (session, self.admitted.get(place).cloned())
+    }
+
+    /// As it was before a session was admitted.
+    fn withdraw(&mut self, place: Place, (before, admitted): Before) {
+        self.admitted.remove(&place);
+        if let Some(admitted) = admitted {
+            self.admitted.insert(place, admitted);
+        }
+        if let Some(session) = self.sessions.remove(&place) {
+            self.totals.leave(&session);
+        }
+        if let Some(before) = before {
+            self.totals.enter(&before);
+            self.sessions.insert(place, before);
+        }
+    }
+
     fn admit(
         &mut self,
         place: Place,
-        session: Session,
+        session: Arc<Session>,
         [of_tenant, of_group]: [Quota; 2],
         now: Instant,
     ) -> Result<(), Refusal> {
         let before = self.sessions.get(&place).cloned();
+        let before_there = before.is_some();
         if let Some(before) = &before {
-            self.count(before, u32::saturating_sub, u64::saturating_sub);
+            self.totals.leave(before);
         }
         let fits = self
-            .fits(&session.tenant, "", of_tenant, session.bitrate_bps)
-            .and_then(|()| {
-                let group = session.group.as_str();
-                self.fits(&session.tenant, group, of_group, session.bitrate_bps)
-            });
+            .totals
+            .fits(&session, "", of_tenant)
+            .and_then(|()| self.totals.fits(&session, &session.group, of_group));
         let there = if fits.is_ok() {
             if self.admitted.len() >= ADMITTED_MAX {
                 self.admitted
@@ -228,17 +264,64 @@ impl Live {
         } else {
             before
         };
-        if let Some(session) = there {
-            self.count(&session, u32::saturating_add, u64::saturating_add);
+        // While the registry does not answer, nothing takes out what is put in here.
+        let known = before_there || self.sessions.len() < SESSIONS_MAX;
+        if let Some(session) = there.filter(|_| known) {
+            self.totals.enter(&session);
             self.sessions.insert(place, session);
         }
         fits
     }
 
-    fn fits(&self, tenant: &str, group: &str, quota: Quota, bps: u64) -> Result<(), Refusal> {
-        let account = (tenant.to_owned(), group.to_owned());
-        let used = self.totals.get(&account).copied().unwrap_or_default();
-        let bitrate_bps = used.bitrate_bps.saturating_add(bps);
+    /// What the registry tells, and what it cannot tell yet. A session that is as it was stays as it is.
+    fn replace(&mut self, leases: &[Lease], now: Instant) {
+        let before = std::mem::take(&mut self.sessions);
+        self.admitted
+            .retain(|_place, (at, _session)| now.duration_since(*at) < ADMITTED_AGE);
+        self.sessions = leases
+            .iter()
+            .map(|lease| {
+                let place = (lease.stream, lease.slot.number().into());
+                let admitted = self.admitted.get(&place);
+                let admitted_bps = admitted.map_or(0, |(_at, admitted)| admitted.bitrate_bps);
+                let bitrate_bps = lease.stats.bitrate_bps.max(admitted_bps);
+                let same = before
+                    .get(&place)
+                    .filter(|before| before.is(lease, bitrate_bps));
+                let session = same.cloned().unwrap_or_else(|| {
+                    Arc::new(Session {
+                        tenant: lease.stats.tenant.clone(),
+                        group: lease.stats.quota_group.clone(),
+                        bitrate_bps,
+                    })
+                });
+                (place, session)
+            })
+            .collect();
+        for (place, (_at, admitted)) in &self.admitted {
+            let there = self.sessions.entry(*place);
+            there.or_insert_with(|| admitted.clone());
+        }
+        self.totals = Totals::default();
+        for session in self.sessions.values() {
+            self.totals.enter(session);
+        }
+    }
+}
+
+impl Session {
+    fn is(&self, lease: &Lease, bitrate_bps: u64) -> bool {
+        self.tenant == lease.stats.tenant
+            && self.group == lease.stats.quota_group
+            && self.bitrate_bps == bitrate_bps
+    }
+}
+
+impl Totals {
+    fn fits(&self, session: &Session, group: &str, quota: Quota) -> Result<(), Refusal> {
+        let used = self.0.get(&session.tenant).and_then(|of| of.get(group));
+        let used = used.copied().unwrap_or_default();
+        let bitrate_bps = used.bitrate_bps.saturating_add(session.bitrate_bps);
         if quota.max_sessions > 0 && used.sessions >= quota.max_sessions {
             Err(Refusal::QuotaOfSessions)
         } else if quota.max_bitrate_bps > 0
@@ -250,51 +333,33 @@ impl Live {
         }
     }
 
-    /// Counts a session into its tenant's total and its group's, or out of them.
-    fn count(
-        &mut self,
-        session: &Session,
-        sessions: fn(u32, u32) -> u32,
-        bitrate: fn(u64, u64) -> u64,
-    ) {
-        let mut accounts = vec![String::new()];
-        if !session.group.is_empty() {
-            accounts.push(session.group.clone());
-        }
-        for group in accounts {
-            let used = self
-                .totals
-                .entry((session.tenant.clone(), group))
-                .or_default();
-            used.sessions = sessions(used.sessions, 1);
-            used.bitrate_bps = bitrate(used.bitrate_bps, session.bitrate_bps);
-        }
+    fn enter(&mut self, session: &Session) {
+        self.each(session, |used| {
+            used.sessions = used.sessions.saturating_add(1);
+            used.bitrate_bps = used.bitrate_bps.saturating_add(session.bitrate_bps);
+        });
     }
 
-    /// What the registry tells, and what it cannot tell yet.
-    fn replace(&mut self, leases: Vec<Lease>, now: Instant) {
-        self.sessions = leases
-            .into_iter()
-            .map(|lease| {
-                let session = Session {
-                    tenant: lease.stats.tenant,
-                    group: lease.stats.quota_group,
-                    bitrate_bps: lease.stats.bitrate_bps,
-                };
-                ((lease.stream, lease.slot.number().into()), session)
-            })
-            .collect();
-        self.admitted
-            .retain(|_place, (at, _session)| now.duration_since(*at) < ADMITTED_AGE);
-        for (place, (_at, admitted)) in &self.admitted {
-            let there = self.sessions.entry(*place);
-            let session = there.or_insert_with(|| admitted.clone());
-            session.bitrate_bps = session.bitrate_bps.max(admitted.bitrate_bps);
+    fn leave(&mut self, session: &Session) {
+        self.each(session, |used| {
+            used.sessions = used.sessions.saturating_sub(1);
+            used.bitrate_bps = used.bitrate_bps.saturating_sub(session.bitrate_bps);
+        });
+    }
+
+    /// The tenant's as a whole, and the group's.
+    fn each(&mut self, session: &Session, change: impl Fn(&mut Use)) {
+        let of_tenant = match self.0.get_mut(&session.tenant) {
+            Some(of_tenant) => of_tenant,
+            None => self.0.entry(session.tenant.clone()).or_default(),
+        };
+        change(of_tenant.entry(String::new()).or_default());
+        if session.group.is_empty() {
+            return;
         }
-        self.totals.clear();
-        let sessions: Vec<_> = self.sessions.values().cloned().collect();
-        for session in &sessions {
-            self.count(session, u32::saturating_add, u64::saturating_add);
+        match of_tenant.get_mut(&session.group) {
+            Some(of_group) => change(of_group),
+            None => change(of_tenant.entry(session.group.clone()).or_default()),
         }
     }
 }
@@ -307,6 +372,8 @@ const READ_TIMEOUT: Duration = Duration::from_millis(500);
 /// renewal, 5 s later.
 const ADMITTED_AGE: Duration = Duration::from_secs(10);
 const ADMITTED_MAX: usize = 65_536;
+/// Beyond these a session is admitted and not counted until the registry tells of it: some 50 MB.
+const SESSIONS_MAX: usize = 262_144;
 /// How old what is known of a tenant's quotas may be.
 const LIMITS_AGE: Duration = Duration::from_secs(1);
 const TENANTS_KNOWN_MAX: usize = 10_000;
@@ -319,12 +386,12 @@ mod tests {
         (StreamId::derive("default", "live", stream), 0)
     }
 
-    fn session(group: &str, bitrate_bps: u64) -> Session {
-        Session {
+    fn session(group: &str, bitrate_bps: u64) -> Arc<Session> {
+        Arc::new(Session {
             tenant: "default".to_owned(),
             group: group.to_owned(),
             bitrate_bps,
-        }
+        })
     }
 
     #[test]
@@ -343,10 +410,38 @@ mod tests {
         // The same place again is no third.
         assert_eq!(admit(&mut live, "b"), Ok(()));
         assert_eq!(admit(&mut live, "c"), Err(Refusal::QuotaOfSessions));
-        live.replace(Vec::new(), now + ADMITTED_AGE / 2);
+        live.replace(&[], now + ADMITTED_AGE / 2);
         assert_eq!(admit(&mut live, "c"), Err(Refusal::QuotaOfSessions));
-        live.replace(Vec::new(), now + ADMITTED_AGE);
+        live.replace(&[], now + ADMITTED_AGE);
         assert_eq!(admit(&mut live, "c"), Ok(()));
+    }
+
+    #[test]
+    fn what_was_refused_after_all_does_not_count() {
+        let quotas = Quotas::new(Quota::default());
+        let one = Quota {
+            max_sessions: 1,
+            ..Quota::default()
+        };
+        let admit = |stream| {
+            let mut live = quotas.live.lock();
+            let place = place(stream);
+            let before = live.before(&place);
+            let limits = [one, Quota::default()];
+            let admitted = live.admit(place, session("g", 5), limits, Instant::now());
+            admitted.map(|()| Admitted(Some((&quotas, place, before))))
+        };
+        drop(admit("a").ok().unwrap());
+        assert!(quotas.live.lock().admitted.is_empty());
+        let kept = admit("b");
+        assert_eq!(admit("a").err(), Some(Refusal::QuotaOfSessions));
+        kept.ok().unwrap().keep();
+        // Who was there is there again.
+        drop(admit("b").ok().unwrap());
+        assert_eq!(admit("a").err(), Some(Refusal::QuotaOfSessions));
+        let account = ("default".to_owned(), "g".to_owned());
+        let of_group = quotas.live.lock().totals.get(&account).copied();
+        assert_eq!(of_group.unwrap().bitrate_bps, 5);
     }
 
     #[test]

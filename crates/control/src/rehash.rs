@@ -1,5 +1,6 @@
 //! Moves what is stored from old peppers to the newest one, so that an old one can be retired: a stream key when its right
-//! secret is shown (nobody else knows it), webhooks one after the other. Admission waits for none of it.
+//! secret is shown (nobody else knows it); what can be decrypted here, keys with a password and webhooks above all, one
+//! after the other. Admission waits for none of it.
 
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use tracing::{debug, info, warn};
 use crate::{
     adobe::password_equivalent,
     database::{Database, DatabaseError, KeyRecord, Rehash},
+    field::now_ms,
+    metrics::ControlMetrics,
     pepper::Peppers,
-    stream_key::StreamKey,
+    stream_key::{StreamKey, StreamKeyId},
 };
 
 /// Takes keys that were shown. A cheap handle.
@@ -26,8 +29,11 @@ pub(crate) struct Rehasher {
     queue: mpsc::Receiver<Rehash>,
     database: Database,
     peppers: Reloading<Peppers>,
+    metrics: ControlMetrics,
     delay: Duration,
     period: Duration,
+    /// Of keys with a password, the last that was looked at; `None`: from the first on.
+    looked_at: Option<StreamKeyId>,
     /// The newest version, and since when this process has it.
     newest: (u32, Instant),
 }
@@ -36,18 +42,21 @@ impl Rehashes {
     /// `delay`: how long a new pepper is to be there before anything depends on it. Other replicas may get it later, and
     /// would refuse the key until they have it.
     pub(crate) fn new(
-        database: Database,
-        peppers: Reloading<Peppers>,
+        database: &Database,
+        peppers: &Reloading<Peppers>,
+        metrics: &ControlMetrics,
         delay: Duration,
     ) -> (Self, Rehasher) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let newest = (peppers.load().current(), Instant::now());
         let rehasher = Rehasher {
             queue,
-            database,
-            peppers,
+            database: database.clone(),
+            peppers: peppers.clone(),
+            metrics: metrics.clone(),
             delay,
             period: PERIOD,
+            looked_at: None,
             newest,
         };
         (Self(sender), rehasher)
@@ -63,7 +72,7 @@ impl Rehashes {
             return;
         }
         let adobe = record.adobe.as_ref();
-        let sealed = adobe.map(|_| peppers.seal(record.id, &password_equivalent(stream_key)));
+        let sealed = adobe.map(|_| peppers.seal(record.id, &password_equivalent(stream_key)[..]));
         // Without random numbers nothing is sealed now.
         let Ok(adobe) = sealed.transpose() else {
             return;
@@ -97,7 +106,7 @@ impl Rehasher {
                     Some(rehash) => self.rehash(&rehash).await,
                     None => return,
                 },
-                _ = ticks.tick() => self.reseal_webhooks().await,
+                _ = ticks.tick() => self.look().await,
             }
         }
     }
@@ -109,11 +118,14 @@ impl Rehasher {
         }
         let id = rehash.id;
         match self.database.rehash_key(rehash).await {
-            Ok(true) => debug!(
-                stream_key_id = %id,
-                pepper_version = rehash.new_version,
-                "the key is stored under the newest pepper"
-            ),
+            Ok(true) => {
+                self.metrics.pepper_rewritten("stream_key");
+                debug!(
+                    stream_key_id = %id,
+                    pepper_version = rehash.new_version,
+                    "the key is stored under the newest pepper"
+                );
+            }
             Ok(false) => {}
             Err(error) => info!(
                 stream_key_id = %id,
@@ -123,22 +135,90 @@ impl Rehasher {
         }
     }
 
-    async fn reseal_webhooks(&mut self) {
+    async fn look(&mut self) {
         let peppers = self.peppers.load_full();
-        if !self.is_due(&peppers) {
-            return;
-        }
-        if let Err(error) = self.reseal_some(&peppers).await {
+        let is_due = self.is_due(&peppers);
+        if let Err(error) = self.look_with(&peppers, is_due).await {
             info!(
                 reason = chain(&error),
-                "webhooks stay under their old pepper for now"
+                "what is stored stays under its old pepper for now"
             );
         }
     }
 
-    async fn reseal_some(&self, peppers: &Peppers) -> Result<(), DatabaseError> {
+    async fn look_with(&mut self, peppers: &Peppers, is_due: bool) -> Result<(), DatabaseError> {
+        if !peppers.has_older() {
+            self.metrics.pepper_outdated(&Default::default());
+            return Ok(());
+        }
+        if is_due {
+            self.reseal_credential_key(peppers).await?;
+            self.reseal_webhooks(peppers).await?;
+            self.reseal_passwords(peppers).await?;
+        }
+        let outdated = self.database.outdated(peppers.current(), now_ms()).await?;
+        self.metrics.pepper_outdated(&outdated);
+        Ok(())
+    }
+
+    async fn reseal_credential_key(&self, peppers: &Peppers) -> Result<(), DatabaseError> {
+        let stored = self.database.credential_key().await?;
+        let Some((version, sealed)) = stored.filter(|(old, _)| *old < peppers.current()) else {
+            return Ok(());
+        };
+        let key = peppers.open_credential_key(version, &sealed);
+        // Without random numbers nothing is sealed now.
+        let resealed = key.and_then(|key| peppers.seal_credential_key(&key).ok());
+        if let Some(resealed) = resealed {
+            let newest = peppers.current();
+            let database = &self.database;
+            let stored = database.store_credential_key(Some(&sealed), newest, &resealed);
+            if stored.await? {
+                self.metrics.pepper_rewritten("credential_key");
+            }
+        }
+        Ok(())
+    }
+
+    /// Some of the keys whose password can be decrypted: with it goes the HMAC of the secret, which nobody may ever show.
+    async fn reseal_passwords(&mut self, peppers: &Peppers) -> Result<(), DatabaseError> {
         let newest = peppers.current();
-        let old = self.database.webhooks_before(newest, BATCH_MAX).await?;
+        let after = self.looked_at.take();
+        let old = self.database.passwords_before(newest, after, KEYS_MAX);
+        for record in old.await? {
+            self.looked_at = Some(record.id);
+            let opened = record.adobe.as_ref();
+            let opened =
+                opened.and_then(|sealed| peppers.open(record.pepper_version, record.id, sealed));
+            let Some(equivalent) = opened else {
+                warn!(
+                    stream_key_id = %record.id,
+                    pepper_version = record.pepper_version,
+                    "what is stored for the password cannot be opened"
+                );
+                continue;
+            };
+            let Ok(sealed) = peppers.seal(record.id, &equivalent) else {
+                return Ok(());
+            };
+            let rehash = Rehash {
+                id: record.id,
+                old_version: record.pepper_version,
+                old_mac: record.mac,
+                new_version: newest,
+                new_mac: peppers.password_mac(record.id, &equivalent),
+                adobe: Some(sealed),
+            };
+            if self.database.rehash_key(&rehash).await? {
+                self.metrics.pepper_rewritten("password");
+            }
+        }
+        Ok(())
+    }
+
+    async fn reseal_webhooks(&self, peppers: &Peppers) -> Result<(), DatabaseError> {
+        let newest = peppers.current();
+        let old = self.database.webhooks_before(newest, WEBHOOKS_MAX).await?;
         for (id, version, sealed) in old {
             let opened = peppers.open_webhook(version, &id, &sealed);
             let secret = opened
@@ -148,7 +228,9 @@ impl Rehasher {
             match resealed {
                 Some(sealed) => {
                     let written = self.database.reseal_webhook(&id, version, newest, &sealed);
-                    written.await?;
+                    if written.await? {
+                        self.metrics.pepper_rewritten("webhook");
+                    }
                 }
                 None => warn!(
                     webhook_id = id,
@@ -171,7 +253,9 @@ impl Rehasher {
 
 /// Keys that wait to be written.
 const QUEUE_MAX: usize = 256;
-/// Between looks for webhooks.
+/// Between looks at what is stored.
 const PERIOD: Duration = Duration::from_secs(60);
 /// Webhooks at a time.
-const BATCH_MAX: u32 = 100;
+const WEBHOOKS_MAX: u32 = 100;
+/// Keys with a password at a time: a second or two of writing, for which keys that were shown wait.
+const KEYS_MAX: u32 = 500;

@@ -3,7 +3,7 @@
 mod live;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proto::{
     error::status,
@@ -25,7 +25,7 @@ use crate::{
     database::Termination,
     field::{self, Violations, now_ms, timestamp},
     page_token::{self, Cursor, Page},
-    watches::{Answers, Watches},
+    watches::{Answers, PUBLIC_WATCHES_MAX, Watches},
 };
 
 /// Serves the sessions of the whole cluster.
@@ -91,9 +91,10 @@ impl SessionService for Sessions {
             &mut violations,
         );
         violations.finish()?;
-        let room = self.watches.room()?;
+        let room = self.watches.room(caller.own_tenant())?;
         let watch = SessionWatch::new(self.shared.live_sessions.subscribe(), filter);
-        Ok(self.watches.serve(watch, room))
+        let end = caller.ended(self.shared.clone());
+        Ok(self.watches.serve(watch, end, room))
     }
 }
 
@@ -101,7 +102,7 @@ impl Sessions {
     pub(crate) fn new(shared: Arc<Shared>, shutdown: Shutdown) -> Self {
         Self {
             shared,
-            watches: Watches::new(WATCHES_MAX, ANSWERS_QUEUED_MAX, shutdown),
+            watches: Watches::new(PUBLIC_WATCHES_MAX, ANSWERS_QUEUED_MAX, shutdown),
         }
     }
 
@@ -120,11 +121,15 @@ impl Sessions {
         );
         violations.finish()?;
 
-        let mut leases = self.leases().await?;
-        leases.retain(|(cursor, lease)| {
+        let leases = self.leases().await?;
+        let wanted = leases.iter().filter(|lease| {
             let stats = &lease.stats;
-            *cursor > page.after && filter.takes(&stats.app, &stats.name, &stats.tenant)
+            filter.takes(&stats.app, &stats.name, &stats.tenant)
         });
+        let mut leases: Vec<(Cursor, &Lease)> = wanted
+            .map(|lease| (cursor(lease), lease))
+            .filter(|(cursor, _)| *cursor > page.after)
+            .collect();
         // By their start: a session that begins while somebody pages comes last.
         leases.sort_by(|(one, _), (other, _)| one.cmp(other));
         let last = page_token::cut(&mut leases, page.size);
@@ -132,7 +137,7 @@ impl Sessions {
             next_page_token: last.map(|(cursor, _)| cursor.encode()).unwrap_or_default(),
             sessions: leases
                 .into_iter()
-                .map(|(_, lease)| message(lease))
+                .map(|(_, lease)| message(lease.clone()))
                 .collect(),
         })
     }
@@ -156,8 +161,9 @@ impl Sessions {
         violations.finish()?;
         let lease = self.find(&caller, &request.id).await?;
         let now_ms = now_ms();
-        let hold_off_ms = i64::try_from(self.shared.hold_off.as_millis()).unwrap_or(i64::MAX);
-        let hold_off_ms = ban.flatten().unwrap_or(hold_off_ms);
+        let hold_off_ms = ban
+            .flatten()
+            .unwrap_or_else(|| field::millis(self.shared.hold_off));
         // The log first: it reaches the edge even where the registry fails us now.
         let termination = Termination {
             tenant: &lease.stats.tenant,
@@ -200,20 +206,17 @@ impl Sessions {
     async fn find(&self, caller: &Caller, id: &str) -> Result<Lease, Status> {
         let leases = self.leases().await?;
         let found = leases
-            .into_iter()
-            .find(|(_, lease)| lease.session.as_str() == id && caller.sees(&lease.stats.tenant));
-        let (_, lease) =
-            found.ok_or_else(|| status(Code::NotFound, "SESSION_NOT_FOUND", "no such session"))?;
-        Ok(lease)
+            .iter()
+            .find(|lease| lease.session.as_str() == id && caller.sees(&lease.stats.tenant));
+        found
+            .cloned()
+            .ok_or_else(|| status(Code::NotFound, "SESSION_NOT_FOUND", "no such session"))
     }
 
-    async fn leases(&self) -> Result<Vec<(Cursor, Lease)>, Status> {
-        let leases = self.shared.registry.leases().await;
-        let leases = leases.map_err(|error| unavailable(&error))?;
-        Ok(leases
-            .into_iter()
-            .map(|lease| (cursor(&lease), lease))
-            .collect())
+    async fn leases(&self) -> Result<Arc<Vec<Lease>>, Status> {
+        // As of now: who has just ended a session, or heard of one, asks for it.
+        let leases = self.shared.leases.at_most(Duration::ZERO).await;
+        leases.map_err(|error| unavailable(&error))
     }
 }
 
@@ -322,7 +325,5 @@ fn track(track: LeaseTrack) -> Track {
     }
 }
 
-/// Watches of one control process.
-const WATCHES_MAX: usize = 256;
 /// Answers that wait for one watcher to read them.
 const ANSWERS_QUEUED_MAX: usize = 64;

@@ -3,6 +3,7 @@
 
 use aws_lc_rs::{hmac, rand};
 use data_encoding::BASE64;
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use zeroize::Zeroizing;
 
 use crate::stream_key::RandomError;
@@ -37,8 +38,28 @@ impl Secret {
     }
 }
 
+/// The headers of a request with this [`ID`], [`TIMESTAMP`] (seconds since the Unix epoch) and body; `None` where the id
+/// cannot be in a header.
+pub(crate) fn headers(
+    secret: &Secret,
+    id: &str,
+    timestamp: i64,
+    (content_type, body): (&'static str, &[u8]),
+) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    for (name, value) in [
+        (ID, id),
+        (TIMESTAMP, &timestamp.to_string()),
+        (SIGNATURE, &sign(secret, id, timestamp, body)),
+    ] {
+        headers.insert(name, HeaderValue::from_str(value).ok()?);
+    }
+    Some(headers)
+}
+
 /// The value of [`SIGNATURE`] for a request with this [`ID`], [`TIMESTAMP`] (seconds since the Unix epoch) and body.
-pub(crate) fn sign(secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> String {
+fn sign(secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> String {
     let tag = hmac::sign(&secret.key(), &signed(id, timestamp, body));
     format!("{VERSION},{}", BASE64.encode(tag.as_ref()))
 }
@@ -87,13 +108,19 @@ const GENERATED_BYTES: usize = 32;
 mod tests {
     use super::*;
 
+    /// The example of the convention itself: its libraries are tested with it
+    /// (github.com/standard-webhooks/standard-webhooks, `libraries/*/…test…`).
     #[test]
     fn the_published_example_is_signed_as_published() {
         let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let (id, timestamp) = ("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330);
         let body = br#"{"test": 2432232314}"#;
-        let signature = sign(&secret, id, timestamp, body);
+        let headers = headers(&secret, id, timestamp, ("application/json", body)).unwrap();
+        let signature = headers[SIGNATURE].to_str().unwrap();
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert_eq!(headers[ID], id);
+        assert_eq!(headers[TIMESTAMP], "1614265330");
+        assert_eq!(headers[CONTENT_TYPE], "application/json");
         assert!(verify(
             &secret,
             id,
@@ -101,11 +128,11 @@ mod tests {
             body,
             &format!("v1,AAAA {signature}")
         ));
-        assert!(!verify(&secret, id, timestamp + 1, body, &signature));
-        assert!(!verify(&secret, "msg_other", timestamp, body, &signature));
-        assert!(!verify(&secret, id, timestamp, b"{}", &signature));
+        assert!(!verify(&secret, id, timestamp + 1, body, signature));
+        assert!(!verify(&secret, "msg_other", timestamp, body, signature));
+        assert!(!verify(&secret, id, timestamp, b"{}", signature));
         let other = Secret::generate().unwrap();
-        assert!(!verify(&other, id, timestamp, body, &signature));
+        assert!(!verify(&other, id, timestamp, body, signature));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Tenants {
     async fn quotas(&self, tenant: &str) -> Result<TenantQuotas, Status> {
         let mut by_group = self.0.database.quotas(tenant).await?;
         let keys = self.0.database.key_counts(tenant).await?;
-        let live = self.0.quotas.used(&self.0.registry, tenant).await;
+        let live = self.0.quotas.used(&self.0.leases, tenant).await;
         let live = live.ok_or_else(registry_unavailable)?;
         let used = |group: &str| {
             let live = live.get(group).copied().unwrap_or_default();

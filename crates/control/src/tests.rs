@@ -5,6 +5,7 @@ mod access;
 mod access_over_tls;
 mod admission_service;
 mod adobe_authentication;
+mod audit;
 mod backend;
 mod backup;
 mod cluster_service;
@@ -17,6 +18,7 @@ mod key_changes;
 mod key_policies;
 mod key_service;
 mod postgres;
+mod prune;
 mod quotas;
 mod rehash;
 mod reload;
@@ -25,6 +27,7 @@ mod session_service;
 mod signed_keys;
 mod start;
 mod tokens;
+mod watches;
 mod webhook;
 
 /// Runs each test on both databases.

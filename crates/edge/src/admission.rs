@@ -39,6 +39,7 @@ pub(crate) struct Granted {
     pub(crate) quota_group: String,
     pub(crate) policy: Policy,
     pub(crate) reconnect_window: Duration,
+    pub(crate) priority: u32,
     pub(crate) terms: Terms,
 }
 
@@ -178,6 +179,7 @@ impl Admission {
             stream: StreamId::from_bytes(&grant.stream_id).ok()?,
             slot: Slot::new(grant.slot).ok()?,
             policy: self.policy(grant.takeover_policy),
+            priority: grant.takeover_priority,
             tenant: grant.tenant,
             app: grant.app,
             name: grant.stream,
@@ -199,6 +201,8 @@ impl Admission {
         match policy {
             Some(TakeoverPolicy::Reject) => Policy::Reject,
             Some(TakeoverPolicy::Takeover) => Policy::Takeover,
+            Some(TakeoverPolicy::Priority) => Policy::Priority(self.stale_after),
+            Some(TakeoverPolicy::SameAddress) => Policy::SameAddress(self.stale_after),
             // A policy of a later version: the default is the safe middle.
             Some(TakeoverPolicy::TakeoverIfStale | TakeoverPolicy::Unspecified) | None => {
                 Policy::TakeoverIfStale(self.stale_after)

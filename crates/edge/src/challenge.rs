@@ -37,11 +37,11 @@ pub(crate) fn begin(context: &Arc<Context>, user: String, client: Client) -> Cha
 
 /// Each counts as a refused attempt until it is answered rightly.
 async fn ask(context: &Context, user: String, client: &Client) -> Result<AdobeChallenge, Refusal> {
-    if context.shutdown.is_draining() {
+    let address = client.address.ip();
+    context.guesses.turn(address).await?;
+    if context.drain.is_begun() {
         return Err(Refusal::not_available("draining"));
     }
-    let address = client.address.ip();
-    context.guesses.admit(address)?;
     tokio::time::sleep(context.guesses.refused(address)).await;
     let patience = context.config.relay.authorize_timeout;
     context

@@ -23,6 +23,8 @@ pub struct Config {
     pub client_address: ClientAddress,
     /// Limits of connections.
     pub connections: ConnectionLimits,
+    /// How the edge gets empty.
+    pub drain: DrainLimits,
     /// Limits of the way to the origin.
     pub relay: RelayLimits,
     /// Limits of the protocol.
@@ -136,6 +138,21 @@ pub struct ConnectionLimits {
     pub bitrate_patience: Duration,
 }
 
+/// How an edge gets empty.
+#[derive(Clone, Debug)]
+pub struct DrainLimits {
+    /// Whether encoders that said they can are asked to connect elsewhere.
+    pub reconnect_request: bool,
+    /// They are asked spread over this time.
+    pub reconnect_jitter: Duration,
+    /// The others are closed spread over this time before the end; half of the drain at most.
+    pub close_spread: Duration,
+    /// How long a session that is to be closed may go on to its next keyframe.
+    pub keyframe_wait: Duration,
+    /// Sessions asked or closed per second, the spread notwithstanding while there is time.
+    pub departures_per_second_max: u32,
+}
+
 /// Limits of a publish and of its way to the origin.
 #[derive(Clone, Debug)]
 pub struct RelayLimits {
@@ -163,6 +180,8 @@ pub struct RelayLimits {
     pub reopen_timeout: Duration,
     /// For the last frames of an ended session to be acknowledged.
     pub finish_timeout: Duration,
+    /// For the last frames of a publisher that was asked to leave its edge, before its successor begins.
+    pub leaving_wait: Duration,
     /// For a revocation to explain why the session was fenced, before it ends as taken over.
     pub fenced_grace: Duration,
     /// How often origins are asked for in the registry.
@@ -218,6 +237,18 @@ impl Default for ConnectionLimits {
     }
 }
 
+impl Default for DrainLimits {
+    fn default() -> Self {
+        Self {
+            reconnect_request: true,
+            reconnect_jitter: Duration::from_secs(60),
+            close_spread: Duration::from_secs(60),
+            keyframe_wait: Duration::from_secs(10),
+            departures_per_second_max: 50,
+        }
+    }
+}
+
 impl Default for RelayLimits {
     fn default() -> Self {
         Self {
@@ -233,6 +264,7 @@ impl Default for RelayLimits {
             stall_timeout: Duration::from_secs(2),
             reopen_timeout: Duration::from_secs(30),
             finish_timeout: Duration::from_secs(5),
+            leaving_wait: Duration::from_secs(1),
             fenced_grace: Duration::from_secs(1),
             origins_poll_period: Duration::from_secs(2),
             renew_period: registry::RENEW_PERIOD,

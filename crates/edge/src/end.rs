@@ -31,6 +31,8 @@ pub(crate) enum End {
     Limit(LimitFault),
     /// The encoder's media is nothing that anybody could play.
     Media(MediaFault),
+    /// It went on elsewhere, as it was asked to.
+    Moved,
     /// No origin took the session for too long.
     OriginLost,
     /// The encoder broke the protocol, a limit or a deadline.
@@ -80,6 +82,7 @@ impl End {
             Self::Internal => "internal",
             Self::Limit(fault) => fault.reason(),
             Self::Media(_) => "media_error",
+            Self::Moved => "drain_move",
             Self::OriginLost => "origin_lost",
             Self::Protocol("deadline") => "idle",
             Self::Protocol(_) => "protocol_error",
@@ -90,7 +93,7 @@ impl End {
     /// What the encoder is told; `None` where it knows or cannot be told.
     pub(crate) fn description(self) -> Option<Cow<'static, str>> {
         let fixed = match self {
-            Self::ClientClose | Self::Disconnected => None,
+            Self::ClientClose | Self::Disconnected | Self::Moved => None,
             Self::Drain => Some("The server is restarting, please reconnect"),
             Self::Fenced => Some("Another publisher took over this stream"),
             Self::Internal | Self::OriginLost => {
@@ -116,8 +119,25 @@ impl End {
             | Self::Fenced
             | Self::Internal
             | Self::Media(_)
+            | Self::Moved
             | Self::OriginLost
             | Self::Protocol(_) => false,
+        }
+    }
+
+    /// The end of a session that was asked to go on elsewhere: that is what it does now.
+    pub(crate) fn once_asked_to_leave(self) -> Self {
+        match self {
+            Self::ClientClose | Self::Disconnected | Self::Fenced => Self::Moved,
+            Self::Drain
+            | Self::Expired
+            | Self::Internal
+            | Self::Limit(_)
+            | Self::Media(_)
+            | Self::Moved
+            | Self::OriginLost
+            | Self::Protocol(_)
+            | Self::Revoked => self,
         }
     }
 }

@@ -47,6 +47,18 @@ async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
     }
 }
 
+/// Renews these now, because what their leases say has changed.
+pub(crate) async fn renew_now(context: &Context, sessions: &[Arc<LiveSession>]) {
+    let sessions = sessions.iter();
+    let renewals: Vec<_> = sessions
+        .filter_map(|session| Some((session.renewal()?, session.clone())))
+        .collect();
+    let down = AtomicBool::new(false);
+    for chunk in renewals.chunks(PIPELINE_MAX) {
+        renew_chunk(context, chunk, &down).await;
+    }
+}
+
 async fn renew_chunk(context: &Context, chunk: &[(Renewal, Arc<LiveSession>)], down: &AtomicBool) {
     let renewals: Vec<Renewal> = chunk.iter().map(|(renewal, _)| renewal.clone()).collect();
     let outcomes = context.registry.renew(&renewals).await;

@@ -15,6 +15,7 @@
 //! | [`guesses`] | who is refused too often |
 //! | [`placement`], [`origins`] | which origin, and the connections to it |
 //! | [`live`], [`leases`] | the sessions that publish now, and their leases |
+//! | [`drain`] | how an edge gets empty |
 //! | [`limits`], [`end`] | what a grant holds the media to; why a session is over |
 //! | [`reports`] | what became of sessions, for control |
 
@@ -23,6 +24,7 @@
 mod admission;
 mod challenge;
 mod config;
+mod drain;
 mod end;
 mod guesses;
 mod leases;
@@ -63,8 +65,8 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 pub use config::{
-    ClientAddress, Config, ConnectionLimits, OutagePolicy, PlainRtmp, ProxyProtocol, RelayLimits,
-    StaticOrigin, TerminatedTls,
+    ClientAddress, Config, ConnectionLimits, DrainLimits, OutagePolicy, PlainRtmp, ProxyProtocol,
+    RelayLimits, StaticOrigin, TerminatedTls,
 };
 pub use listener::ConnectionPermits;
 
@@ -111,6 +113,7 @@ pub(crate) struct Context {
     admission: admission::Admission,
     budget: Budget,
     config: Config,
+    drain: drain::Drain,
     edge: EdgeName,
     guesses: guesses::Guesses,
     live: live::LiveSessions,
@@ -167,6 +170,7 @@ impl Edge {
         background.spawn(origins::poll(context.clone()));
         background.spawn(origins::resolve(context.clone()));
         background.spawn(leases::renew(context.clone()));
+        background.spawn(drain::run(context.clone()));
 
         let mut accepting = JoinSet::new();
         for listener in listeners.rtmps {
@@ -198,7 +202,7 @@ impl Edge {
                     error!(?ended, "a task of the edge failed: leaving");
                     context.shutdown.drain();
                 }
-                _ = period.tick() => context.keep_house(draining),
+                _ = period.tick() => context.keep_house(),
             }
         }
         context.publications.close();
@@ -232,6 +236,7 @@ impl Context {
             admission: admission::Admission::new(control, config.relay.stale_after),
             metrics,
             budget,
+            drain: drain::Drain::new(),
             edge: new_edge_name(),
             guesses: guesses::Guesses::new(),
             live: live::LiveSessions::default(),
@@ -252,11 +257,8 @@ impl Context {
         (this, outbox)
     }
 
-    fn keep_house(&self, draining: bool) {
-        let remaining = if draining { self.live.count() } else { 0 };
-        self.metrics
-            .drain_remaining_sessions
-            .set(i64::try_from(remaining).unwrap_or(i64::MAX));
+    fn keep_house(&self) {
+        drain::tell(self);
         let unusable = i64::try_from(self.tls.unusable()).unwrap_or(i64::MAX);
         self.metrics.certificates_unusable.set(unusable);
     }

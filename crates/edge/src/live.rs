@@ -12,7 +12,7 @@ use proto::{
     internal::v1::KeyChange,
     v1::{MediaLimits, SessionEvent},
 };
-use registry::{EdgeName, LeaseStats, OriginName, Renewal, SessionId, Slot, StreamId};
+use registry::{EdgeName, LeaseStats, OriginName, Renewal, SessionId, Slot, Standing, StreamId};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
@@ -34,6 +34,8 @@ struct Directory {
     sessions: BTreeMap<SessionId, Arc<LiveSession>>,
     /// What control said may overtake the answer to the Authorize that it contradicts.
     recent: VecDeque<(Instant, Order)>,
+    /// When the last one was said that found no room any more.
+    forgotten: Option<Instant>,
 }
 
 /// What control says of sessions that it has granted.
@@ -64,9 +66,23 @@ pub(crate) struct LiveSession {
     granted_ms: u64,
     /// When it is to end, likewise; `None`: no such time.
     until_ms: watch::Sender<Option<u64>>,
+    /// Whether its encoder said that it follows a request to connect elsewhere.
+    pub(crate) reconnects: bool,
+    farewell: watch::Sender<Farewell>,
     ending: Ending,
     lease: Mutex<LeaseState>,
     renewed: Notify,
+}
+
+/// What an edge that gets empty wants of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Farewell {
+    /// Nothing.
+    Stay,
+    /// Its encoder is asked to connect elsewhere.
+    Ask,
+    /// It ends at its next keyframe.
+    Close,
 }
 
 /// What a grant says of a session's media and time.
@@ -92,6 +108,7 @@ pub(crate) struct LeaseState {
     pub(crate) origin: Option<OriginName>,
     pub(crate) broadcast_id: String,
     pub(crate) stats: LeaseStats,
+    standing: Standing,
     limits: Limits,
     /// Of video track 0.
     frames: u64,
@@ -124,6 +141,10 @@ impl LiveSessions {
         for (_, order) in directory.recent.iter().filter(|(at, _)| *at >= asked) {
             session.obey(order);
         }
+        if directory.forgotten.is_some_and(|at| at >= asked) {
+            // Nobody knows what was said of it.
+            session.ending.end(End::Internal);
+        }
         directory
             .sessions
             .insert(session.session.clone(), session.clone());
@@ -140,12 +161,12 @@ impl LiveSessions {
         let mut directory = self.directory.lock();
         let mut sessions: Vec<_> = directory.sessions.values().cloned().collect();
         directory.recent.push_back((now, order.clone()));
-        while directory.recent.len() > RECENT_MAX
-            || directory
-                .recent
-                .front()
-                .is_some_and(|(at, _)| now - *at > RECENT)
-        {
+        while let Some((at, _)) = directory.recent.front() {
+            let (at, is_full) = (*at, directory.recent.len() > RECENT_MAX);
+            if !is_full && now - at <= RECENT {
+                break;
+            }
+            directory.forgotten = Some(at);
             directory.recent.pop_front();
         }
         drop(directory);
@@ -157,7 +178,7 @@ impl LiveSessions {
     pub(crate) fn end(&self, session: &SessionId, end: End) {
         let found = self.directory.lock().sessions.get(session).cloned();
         if let Some(session) = found {
-            session.ending.end(end);
+            session.ending.end(session.end_for(end));
         }
     }
 
@@ -181,8 +202,9 @@ impl LiveSession {
     pub(crate) fn new(
         (stream, slot): (StreamId, Slot),
         (session, edge): (SessionId, EdgeName),
-        home_ttl: Duration,
+        (home_ttl, standing): (Duration, Standing),
         (stats, terms): (LeaseStats, Terms),
+        reconnects: bool,
         ending: Ending,
     ) -> Self {
         let now = Instant::now();
@@ -195,6 +217,8 @@ impl LiveSession {
             home_ttl,
             granted_ms: terms.granted_ms,
             until_ms: watch::Sender::new(terms.until_ms),
+            reconnects,
+            farewell: watch::Sender::new(Farewell::Stay),
             ending,
             lease: Mutex::new(LeaseState {
                 epoch: 0,
@@ -202,6 +226,7 @@ impl LiveSession {
                 origin: None,
                 broadcast_id: String::new(),
                 stats,
+                standing,
                 limits: Limits::new(terms.limits),
                 frames: 0,
                 last_media: now,
@@ -310,9 +335,50 @@ impl LiveSession {
             } else {
                 now - lease.last_media
             },
+            standing: lease.standing.clone(),
             home_ttl: self.home_ttl,
             stats: lease.stats.clone(),
         })
+    }
+
+    /// Whoever claims the stream from its next renewal on is the session's successor. Ends when no renewal is under way
+    /// that does not say so yet.
+    pub(crate) async fn note_leaving(&self) {
+        loop {
+            let renewed = self.renewed.notified();
+            {
+                let mut lease = self.lease.lock();
+                lease.standing.leaving = true;
+                if !lease.renewing {
+                    return;
+                }
+            }
+            renewed.await;
+        }
+    }
+
+    /// What claims of others are measured against.
+    pub(crate) fn standing(&self) -> Standing {
+        self.lease.lock().standing.clone()
+    }
+
+    /// Tells the session's connection what is wanted of it.
+    pub(crate) fn bid(&self, farewell: Farewell) {
+        self.farewell.send_replace(farewell);
+    }
+
+    /// What is wanted of it, as that changes.
+    pub(crate) fn farewell(&self) -> watch::Receiver<Farewell> {
+        self.farewell.subscribe()
+    }
+
+    /// How the session ends for this reason, now.
+    pub(crate) fn end_for(&self, end: End) -> End {
+        if self.lease.lock().standing.leaving {
+            end.once_asked_to_leave()
+        } else {
+            end
+        }
     }
 
     pub(crate) fn renewal_done(&self) {
@@ -339,7 +405,7 @@ impl LiveSession {
     /// `grace`. Who ends a session tells the log and the registry, and the registry may be faster.
     pub(crate) async fn fenced(&self, grace: Duration) {
         if timeout(grace, self.ending.ended()).await.is_err() {
-            self.ending.end(End::Fenced);
+            self.ending.end(self.end_for(End::Fenced));
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct EdgeMetrics {
     pub(crate) revocation_watch_restarts: Counter,
     pub(crate) session_reports: Family<Outcome, Counter>,
     pub(crate) drain_remaining_sessions: Gauge,
+    pub(crate) drain_phase: Gauge,
+    pub(crate) reconnect_requests: Family<Outcome, Counter>,
 }
 
 /// Why, as a stable word.
@@ -114,6 +116,11 @@ impl EdgeMetrics {
                 "drain_remaining_sessions",
                 "Sessions that a drain waits for",
                 &this.drain_remaining_sessions,
+            );
+            register_gauge(
+                "edge_drain_phase",
+                "0 serving, 1 noticed, 2 draining, 3 empty",
+                &this.drain_phase,
             );
             register_gauge(
                 "forward_queue_bytes",
@@ -243,6 +250,11 @@ impl EdgeMetrics {
                 self.relay_reopens.clone(),
             );
             registry.register(
+                "reconnect_requests",
+                "Encoders that a drain wanted to connect elsewhere",
+                self.reconnect_requests.clone(),
+            );
+            registry.register(
                 "session_reports",
                 "Reports of sessions for control's event log",
                 self.session_reports.clone(),
@@ -290,6 +302,8 @@ impl EdgeMetrics {
             revocation_watch_restarts: Counter::default(),
             session_reports: Family::default(),
             drain_remaining_sessions: Gauge::default(),
+            drain_phase: Gauge::default(),
+            reconnect_requests: Family::default(),
         }
     }
 

@@ -5,11 +5,7 @@
 
 mod attach;
 
-use std::{
-    borrow::Cow,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use proto::{
     internal::v1::{
@@ -18,7 +14,7 @@ use proto::{
     },
     v1::{EventType, SessionEvent},
 };
-use registry::{LeaseStats, SessionId};
+use registry::{LeaseStats, Policy, SessionId, Standing};
 use rtmp::PublishRequest;
 use runtime::{error::chain, telemetry, tls::ClientCertificate};
 use tokio::{
@@ -36,6 +32,7 @@ use crate::{
     relay::{Feed, Relay, Rpc, Terms},
     replay_ring::{ReplayRing, RingLimits},
     session::Client,
+    unix_ms,
 };
 
 /// The socket's side of a publish. Dropping it ends the publish as a lost connection does.
@@ -56,6 +53,7 @@ struct Publication {
     session: SessionId,
     feed: Feed,
     ending: Ending,
+    /// By the encoder; where its address takes turns, when it was its turn.
     asked: Instant,
 }
 
@@ -70,6 +68,8 @@ struct Ready {
 
 /// The home outlives the reconnect window by this.
 const HOME_GRACE: Duration = Duration::from_secs(60);
+/// How late the end of a session may be behind a jump of the wall clock.
+const WALL_CLOCK_PERIOD: Duration = Duration::from_secs(5);
 
 /// Begins to publish.
 pub(crate) fn begin(context: &Arc<Context>, request: PublishRequest, client: Client) -> Publishing {
@@ -114,7 +114,7 @@ impl Drop for Publishing {
 
 impl Publication {
     async fn run(
-        self,
+        mut self,
         request: PublishRequest,
         decision: oneshot::Sender<Result<Arc<LiveSession>, Refusal>>,
     ) {
@@ -150,14 +150,20 @@ impl Publication {
         self.relay(ready, &traceparent).instrument(session).await;
     }
 
-    async fn prepare(&self, request: PublishRequest) -> Result<Ready, Refusal> {
+    async fn prepare(&mut self, request: PublishRequest) -> Result<Ready, Refusal> {
+        tokio::select! {
+            turn = self.context.guesses.turn(self.client.address.ip()) => turn?,
+            refusal = self.over() => return Err(refusal),
+        }
+        // Nobody else's time is what was waited.
+        self.asked = Instant::now();
         if !self.context.budget.admits() {
             return Err(Refusal {
                 reason: "process_budget",
                 description: "The service is busy right now, please try again".to_owned(),
             });
         }
-        if self.context.shutdown.is_draining() {
+        if self.context.drain.is_begun() {
             return Err(Refusal::not_available("draining"));
         }
         let granted = tokio::select! {
@@ -208,7 +214,6 @@ impl Publication {
         }
         let left = authorize_timeout.saturating_sub(self.asked.elapsed());
         let (guesses, address) = (&self.context.guesses, self.client.address.ip());
-        guesses.admit(address)?;
         let with_password = request.adobe.is_some();
         let request = self.question(request);
         let admission = &self.context.admission;
@@ -339,7 +344,7 @@ impl Publication {
         loop {
             let until = *until_ms.borrow_and_update();
             tokio::select! {
-                () = passed(until) => self.ending.end(End::Expired),
+                () = passed(until, unix_ms) => self.ending.end(End::Expired),
                 // The sender is in `live`: the channel cannot close here.
                 _ = until_ms.changed() => continue,
             }
@@ -366,10 +371,30 @@ impl Publication {
         LiveSession::new(
             (granted.stream, granted.slot),
             (self.session.clone(), self.context.edge.clone()),
-            granted.reconnect_window + HOME_GRACE,
+            (
+                granted.reconnect_window + HOME_GRACE,
+                self.standing(granted),
+            ),
             (self.stats(granted), granted.terms.clone()),
+            self.capabilities.reconnects(),
             self.ending.clone(),
         )
+    }
+
+    fn standing(&self, granted: &Granted) -> Standing {
+        Standing {
+            priority: granted.priority,
+            address: match granted.policy {
+                Policy::SameAddress(_) => {
+                    Standing::address(granted.stream, self.client.address.ip())
+                }
+                Policy::Priority(_)
+                | Policy::Reject
+                | Policy::Takeover
+                | Policy::TakeoverIfStale(_) => String::new(),
+            },
+            leaving: false,
+        }
     }
 
     fn stats(&self, granted: &Granted) -> LeaseStats {
@@ -409,14 +434,14 @@ fn capabilities(announced: rtmp::Capabilities) -> Capabilities {
     }
 }
 
-/// Ends at that time, in milliseconds since the Unix epoch.
-async fn passed(until_ms: Option<u64>) {
-    match until_ms {
-        None => std::future::pending().await,
-        Some(until_ms) => {
-            let until = UNIX_EPOCH + Duration::from_millis(until_ms);
-            sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await;
-        }
+/// Ends at that time of the wall clock, in milliseconds since the Unix epoch: looks at that clock again and again, since it
+/// may be set, and runs on where a machine is suspended and timers are not.
+async fn passed(until_ms: Option<u64>, wall_ms: impl Fn() -> u64) {
+    let Some(until_ms) = until_ms else {
+        return std::future::pending().await;
+    };
+    while let left_ms @ 1.. = until_ms.saturating_sub(wall_ms()) {
+        sleep(Duration::from_millis(left_ms).min(WALL_CLOCK_PERIOD)).await;
     }
 }
 
@@ -433,5 +458,35 @@ fn revoked(end: End) -> Refusal {
         description: end
             .description()
             .map_or_else(|| NOT_AVAILABLE.to_owned(), Cow::into_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_is_one_of_the_wall_clock_wherever_that_jumps() {
+        const HOUR_MS: u64 = 3_600_000;
+        let started = Instant::now();
+        let set_ms = AtomicU64::new(0);
+        let elapsed_ms = || u64::try_from(started.elapsed().as_millis()).unwrap();
+        let wall_ms = || elapsed_ms() + set_ms.load(Ordering::Relaxed);
+        tokio::join!(passed(Some(2 * HOUR_MS), wall_ms), async {
+            sleep(Duration::from_secs(60)).await;
+            set_ms.store(2 * HOUR_MS, Ordering::Relaxed);
+        });
+        let late = started.elapsed() - Duration::from_secs(60);
+        assert!(late <= WALL_CLOCK_PERIOD, "{late:?}");
+
+        // And where it does not, to the millisecond.
+        let now = Instant::now();
+        passed(Some(wall_ms() + HOUR_MS), wall_ms).await;
+        assert_eq!(now.elapsed(), Duration::from_millis(HOUR_MS));
+        passed(Some(0), wall_ms).await;
+        passed(Some(wall_ms()), wall_ms).await;
+        assert_eq!(now.elapsed(), Duration::from_millis(HOUR_MS));
     }
 }

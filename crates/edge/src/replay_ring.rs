@@ -100,9 +100,11 @@ impl ReplayRing {
     }
 
     /// Takes the session's next frame, full or not: whoever pushes looks at [`full`](Self::full) before it reads on.
-    pub(crate) fn push(&mut self, frame: Frame, now: Instant) {
+    /// Whether a decoder can start at it.
+    pub(crate) fn push(&mut self, frame: Frame, now: Instant) -> bool {
         let sequence = self.next_sequence();
-        if self.points.opens_at(&frame, now.into_std()) {
+        let can_start = self.points.opens_at(&frame, now.into_std());
+        if can_start {
             self.random_access.push_back(sequence);
         }
         let charge = charge(&frame);
@@ -113,6 +115,7 @@ impl ReplayRing {
             received: now,
         });
         self.trim(now);
+        can_start
     }
 
     /// The origin has every frame before `next_sequence`. What was never pushed or is acknowledged already changes

@@ -158,21 +158,39 @@ impl Outbox {
                 }
             }
             let reports = std::mem::take(&mut batch);
-            let count = u64::try_from(reports.len()).unwrap_or_default();
-            let outcome = match deliver(&context, ReportSessionsRequest { reports }).await {
-                Ok(()) => "sent",
-                Err(status) => {
-                    warn!(code = ?status.code(), error = status.message(), count, "control refuses reports of sessions");
-                    "refused"
-                }
-            };
-            context.reports.done(outcome, count);
+            let is_one = reports.len() == 1;
+            let request = ReportSessionsRequest { reports };
+            match deliver(&context, &request).await {
+                Err(_one_of_them) if !is_one => send_apart(&context, request).await,
+                outcome => note(&context, outcome, request.reports.len()),
+            }
         }
     }
 }
 
+/// One that control refuses takes none of the others with it.
+async fn send_apart(context: &Context, request: ReportSessionsRequest) {
+    for report in request.reports {
+        let reports = vec![report];
+        let outcome = deliver(context, &ReportSessionsRequest { reports }).await;
+        note(context, outcome, 1);
+    }
+}
+
+fn note(context: &Context, outcome: Result<(), Status>, reports: usize) {
+    let outcome = match outcome {
+        Ok(()) => "sent",
+        Err(status) => {
+            warn!(code = ?status.code(), error = status.message(), "control refuses a report of a session");
+            "refused"
+        }
+    };
+    let reports = u64::try_from(reports).unwrap_or_default();
+    context.reports.done(outcome, reports);
+}
+
 /// Until a control has taken it; an error where none ever will.
-async fn deliver(context: &Context, request: ReportSessionsRequest) -> Result<(), Status> {
+async fn deliver(context: &Context, request: &ReportSessionsRequest) -> Result<(), Status> {
     let mut pause = PAUSE;
     loop {
         let sent = context.admission.control().call(|channel| {

@@ -17,6 +17,7 @@ use rtmp::{
 use runtime::tls::ClientCertificate;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::watch,
     time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep_until, timeout},
 };
 use tracing::{debug, info};
@@ -29,7 +30,7 @@ use crate::{
     admission::Refusal,
     challenge::{self, Challenging},
     end::End,
-    live::LiveSession,
+    live::{Farewell, LiveSession},
     publish::{self, Publishing},
 };
 
@@ -78,6 +79,8 @@ enum State {
     Publishing {
         publishing: Publishing,
         live: Arc<LiveSession>,
+        /// What an edge that gets empty wants of it.
+        farewell: watch::Receiver<Farewell>,
         /// The socket is not read until the origin catches up.
         paused: bool,
     },
@@ -90,6 +93,7 @@ enum Wake {
     Challenged(Result<AdobeChallenge, Refusal>),
     Decided(Result<Arc<LiveSession>, Refusal>),
     Ended(End),
+    Farewell(Farewell),
     Ping,
     Read(io::Result<usize>),
     Room,
@@ -207,6 +211,9 @@ where
                 Wake::Challenged(challenge) => self.handle_challenge(challenge),
                 Wake::Decided(decision) => self.handle_decision(decision),
                 Wake::Ended(end) => return Ok(end),
+                Wake::Farewell(Farewell::Ask) => self.ask_to_reconnect(),
+                // A close waits for a keyframe.
+                Wake::Farewell(Farewell::Stay | Farewell::Close) => {}
                 Wake::Ping => self.rtmp.ping(std_now()),
                 Wake::Read(Ok(0)) => return Ok(End::Disconnected),
                 Wake::Read(Err(error)) => {
@@ -354,6 +361,7 @@ where
                 self.fresh = true;
                 self.state = State::Publishing {
                     publishing,
+                    farewell: live.farewell(),
                     live,
                     paused: false,
                 };
@@ -372,6 +380,7 @@ where
             publishing,
             live,
             paused,
+            ..
         } = &mut self.state
         else {
             return;
@@ -421,10 +430,14 @@ async fn state_wake(state: &mut State) -> Wake {
                 .unwrap_or_else(|_lost| Err(Refusal::not_available("internal"))),
         ),
         State::Publishing {
-            publishing, paused, ..
+            publishing,
+            paused,
+            farewell,
+            ..
         } => {
             tokio::select! {
                 end = publishing.ending.ended() => Wake::Ended(end),
+                Ok(()) = farewell.changed() => Wake::Farewell(*farewell.borrow_and_update()),
                 () = publishing.feed.room(), if *paused => Wake::Room,
             }
         }

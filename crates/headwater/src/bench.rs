@@ -112,6 +112,9 @@ pub(crate) struct PublishArguments {
     /// Connect again after a disconnect, as encoders do; it still counts
     #[arg(long)]
     reconnect: bool,
+    /// Say that a request to connect elsewhere is followed, and follow it: without a disconnect and without a loss
+    #[arg(long)]
+    follow_requests: bool,
     #[command(flatten)]
     trust: TrustArguments,
     #[command(flatten)]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use control::HOLD_OFF;
 use proto::{
     tracks::describe,
     v1::{
@@ -71,7 +70,11 @@ async fn end(
     if json {
         output::json(&json!({ "id": id }));
     } else {
-        let refused_for = humantime_serde::re::humantime::format_duration(ban.unwrap_or(HOLD_OFF));
+        // Without a ban, how long is the server's affair.
+        let refused_for = ban.map_or_else(
+            || "a while".to_owned(),
+            |ban| humantime_serde::re::humantime::format_duration(ban).to_string(),
+        );
         output::line(format_args!(
             "Session {id} ends; its stream key is refused for {refused_for}."
         ));
@@ -234,7 +237,7 @@ fn to_json(session: &Session) -> Value {
         "origin": session.origin,
         "epoch": session.epoch,
         "attempt": session.attempt,
-        "start_time": api::time(session.start_time.as_ref()),
+        "start_time": api::json_time(session.start_time.as_ref()),
         "media_age_ms": session.media_age_ms,
         "client_address": session.client_address,
         "encoder": session.encoder,

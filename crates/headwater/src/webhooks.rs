@@ -1,5 +1,7 @@
 //! `headwater webhooks`: who has events posted, over the gRPC API.
 
+use std::path::Path;
+
 use proto::{
     cloud_events,
     v1::{
@@ -14,7 +16,7 @@ use crate::{
     api::{self, ApiChannel, Server, explain},
     cli::{ServerArguments, WebhooksCommand},
     events::sentence,
-    output,
+    files, output,
 };
 
 type Client = EventServiceClient<ApiChannel>;
@@ -32,6 +34,7 @@ pub(crate) async fn run(
             types,
             description,
             tenant,
+            secret_file,
         } => {
             let request = CreateWebhookRequest {
                 url,
@@ -39,13 +42,17 @@ pub(crate) async fn run(
                 description,
                 tenant,
             };
-            create(&mut client, request, json).await
+            create(&mut client, request, secret_file.as_deref(), json).await
         }
         WebhooksCommand::List { tenant } => list(&mut client, tenant, json).await,
         WebhooksCommand::Get { id } => {
             let webhook = client.get_webhook(GetWebhookRequest { id }).await;
             let webhook = webhook.map_err(|status| explain(&status))?.into_inner();
-            show(&[webhook], json);
+            if json {
+                output::json(&to_json(&webhook));
+            } else {
+                output::table(HEADING, &[row(&webhook)]);
+            }
             Ok(())
         }
         WebhooksCommand::Delete { id } => {
@@ -83,19 +90,33 @@ pub(crate) async fn run(
 async fn create(
     client: &mut Client,
     request: CreateWebhookRequest,
+    secret_file: Option<&Path>,
     json: bool,
 ) -> anyhow::Result<()> {
     let created = client.create_webhook(request).await;
     let created = created.map_err(|status| explain(&status))?.into_inner();
     let webhook = created.webhook.unwrap_or_default();
+    if let Some(path) = secret_file {
+        files::write_private(path, created.secret.as_bytes())?;
+    }
     if json {
         let mut answer = to_json(&webhook);
-        answer["secret"] = created.secret.into();
+        if secret_file.is_none() {
+            answer["secret"] = created.secret.into();
+        }
         output::json(&answer);
-    } else {
-        output::line(format_args!("Webhook  {}", webhook.id));
-        output::line(format_args!("Secret   {}", created.secret));
-        output::line("The secret signs what is delivered. It is not shown again.");
+        return Ok(());
+    }
+    output::line(format_args!("Webhook  {}", webhook.id));
+    match secret_file {
+        Some(path) => output::line(format_args!(
+            "The secret, which signs what is delivered, is in {}",
+            path.display()
+        )),
+        None => {
+            output::line(format_args!("Secret   {}", created.secret));
+            output::line("The secret signs what is delivered. It is not shown again.");
+        }
     }
     Ok(())
 }
@@ -117,27 +138,13 @@ async fn list(client: &mut Client, tenant: String, json: bool) -> anyhow::Result
             break;
         }
     }
-    show(&webhooks, json);
-    Ok(())
-}
-
-fn show(webhooks: &[Webhook], json: bool) {
     if json {
         output::json(&webhooks.iter().map(to_json).collect());
-        return;
+    } else {
+        let rows: Vec<_> = webhooks.iter().map(row).collect();
+        output::table(HEADING, &rows);
     }
-    let rows: Vec<_> = webhooks.iter().map(row).collect();
-    let heading = [
-        "ID",
-        "TENANT",
-        "URL",
-        "TYPES",
-        "PENDING",
-        "DEAD",
-        "DELIVERED",
-        "STATE",
-    ];
-    output::table(heading, &rows);
+    Ok(())
 }
 
 fn row(webhook: &Webhook) -> [String; 8] {
@@ -216,11 +223,22 @@ fn to_json(webhook: &Webhook) -> Value {
         "url": webhook.url,
         "types": names(webhook),
         "description": webhook.description,
-        "create_time": api::time(webhook.create_time.as_ref()),
+        "create_time": api::json_time(webhook.create_time.as_ref()),
         "last_error": webhook.last_error,
-        "last_success_time": api::time(webhook.last_success_time.as_ref()),
-        "disable_time": api::time(webhook.disable_time.as_ref()),
+        "last_success_time": api::json_time(webhook.last_success_time.as_ref()),
+        "disable_time": api::json_time(webhook.disable_time.as_ref()),
         "pending": webhook.pending,
         "dead": webhook.dead,
     })
 }
+
+const HEADING: [&str; 8] = [
+    "ID",
+    "TENANT",
+    "URL",
+    "TYPES",
+    "PENDING",
+    "DEAD",
+    "DELIVERED",
+    "STATE",
+];

@@ -81,6 +81,8 @@ pub enum ValidatedDatabase {
         url: String,
         /// Where it listens.
         port: u16,
+        /// Of each control at once, where it is not as control has it.
+        connections: Option<i32>,
     },
     /// A file on a volume.
     Sqlite(Sqlite),

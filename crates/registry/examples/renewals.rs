@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use redis::{Client, cmd, from_redis_value};
 use registry::{
     EdgeName, LeaseStats, OriginName, RENEW_PERIOD, RedisConfig, RedisRegistry, Registry, Renewal,
-    SessionId, Slot, StreamId,
+    SessionId, Slot, Standing, StreamId,
 };
 use tokio::{
     task::JoinSet,
@@ -123,6 +123,7 @@ fn renewal(edge: usize, session: usize) -> Renewal {
         origin: OriginName::new("origin").unwrap(),
         broadcast_id: "0123456789abcdef0123456789abcdef".to_owned(),
         media_age: Duration::ZERO,
+        standing: Standing::default(),
         home_ttl: RENEW_PERIOD,
         stats: LeaseStats {
             tenant: "bench".to_owned(),

@@ -1,6 +1,8 @@
 //! What is asked of the registry and what it answers. Plain values.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
+
+use aws_lc_rs::digest;
 
 use crate::id::{EdgeName, OriginName, SessionId, Slot, StreamId};
 
@@ -23,6 +25,10 @@ pub struct Claim {
     pub broadcast_id: String,
     /// What happens to a live owner.
     pub policy: Policy,
+    /// What later claims by others are measured against.
+    pub standing: Standing,
+    /// Whether an owner that is about to leave is waited for ([`ClaimOutcome::Leaving`]) and not replaced at once.
+    pub patient: bool,
     /// The epoch granted is above this: an origin has already seen it. 0: no floor.
     pub floor: u64,
     /// How long the home is kept behind the lease.
@@ -40,7 +46,37 @@ pub enum Policy {
     Takeover,
     /// Replaces it where it has sent no media for this long.
     TakeoverIfStale(Duration),
+    /// Replaces it where its priority is higher than the first's, or as [`TakeoverIfStale`](Self::TakeoverIfStale).
+    Priority(Duration),
+    /// Replaces it where its encoder has the first's address, or as [`TakeoverIfStale`](Self::TakeoverIfStale).
+    SameAddress(Duration),
 }
+
+/// What claims of others are measured against.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// For [`Policy::Priority`].
+    pub priority: u32,
+    /// For [`Policy::SameAddress`]: the encoder's, digested ([`Standing::address`]); empty: like no other.
+    pub address: String,
+    /// The session was asked to go on elsewhere: whoever claims the stream is its successor, whatever the policy.
+    pub leaving: bool,
+}
+
+impl Standing {
+    /// Tells addresses apart without telling them: of this stream alone.
+    pub fn address(stream: StreamId, address: IpAddr) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(stream.as_bytes());
+        context.update(address.to_canonical().to_string().as_bytes());
+        let hash = context.finish();
+        let (bytes, _rest) = hash.as_ref().split_at(ADDRESS_BYTES);
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Of a digested address.
+const ADDRESS_BYTES: usize = 16;
 
 /// The answer to a [`Claim`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +93,9 @@ pub enum ClaimOutcome {
         /// Whom it replaced.
         previous: Option<(SessionId, EdgeName)>,
     },
+    /// The owner is about to leave, and its last frames may be on their way: to be asked again in a moment. Only to a
+    /// patient claim.
+    Leaving,
     /// Another session owns it.
     Refused {
         /// That session.
@@ -98,6 +137,8 @@ pub struct Renewal {
     pub broadcast_id: String,
     /// Since the last media came from the encoder.
     pub media_age: Duration,
+    /// What claims of others are measured against.
+    pub standing: Standing,
     /// How long the home is kept behind the lease.
     pub home_ttl: Duration,
     /// What `sessions list` shows.

@@ -16,7 +16,7 @@ pub use id::{
 };
 pub use lease::{
     Claim, ClaimOutcome, Home, LEASE_TRACKS_MAX, Lease, LeaseStats, LeaseTrack, Origin, Owner,
-    Policy, Renewal, RenewalOutcome,
+    Policy, Renewal, RenewalOutcome, Standing,
 };
 pub use memory::MemoryRegistry;
 pub use redis::{

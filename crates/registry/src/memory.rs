@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 
 use crate::{
     Claim, ClaimOutcome, EPOCH_AHEAD_MS_MAX, EPOCH_TTL, EdgeName, Home, LEASE_TTL, Lease, Origin,
-    OriginName, Owner, Policy, Renewal, RenewalOutcome, SessionId, Slot, StreamId, millis,
+    OriginName, Owner, Policy, Renewal, RenewalOutcome, SessionId, Slot, Standing, StreamId,
+    millis,
 };
 
 /// Leases in process memory. A cheap handle.
@@ -178,6 +179,7 @@ struct Held {
     /// When the last media came from the encoder, by the registry's clock.
     media_ms: u64,
     expires_ms: u64,
+    standing: Standing,
     /// Whom the holder replaced: a claim that is repeated gets the same answer.
     previous: Option<(SessionId, EdgeName)>,
 }
@@ -204,7 +206,10 @@ impl State {
                 let owner = other.lease.session.clone();
                 let edge = other.lease.edge.clone();
                 let media_age = Duration::from_millis(now.saturating_sub(other.media_ms));
-                if !replaces(claim.policy, media_age) {
+                if other.standing.leaving && claim.patient {
+                    return ClaimOutcome::Leaving;
+                }
+                if !replaces(claim, &other.standing, media_age) {
                     return ClaimOutcome::Refused {
                         owner,
                         edge,
@@ -231,7 +236,7 @@ impl State {
             media_age: Duration::ZERO,
             stats: claim.stats.clone(),
         };
-        self.hold(lease, now, previous.clone(), now);
+        self.hold(lease, claim.standing.clone(), now, previous.clone(), now);
         ClaimOutcome::Granted {
             epoch,
             home,
@@ -311,6 +316,7 @@ impl State {
         };
         self.hold(
             lease,
+            renewal.standing.clone(),
             now.saturating_sub(millis(renewal.media_age)),
             previous,
             now,
@@ -348,6 +354,7 @@ impl State {
     fn hold(
         &mut self,
         lease: Lease,
+        standing: Standing,
         media_ms: u64,
         previous: Option<(SessionId, EdgeName)>,
         now: u64,
@@ -360,6 +367,7 @@ impl State {
             lease,
             media_ms,
             expires_ms: now.saturating_add(millis(LEASE_TTL)),
+            standing,
             previous,
         };
         self.leases.insert(at, held);
@@ -394,12 +402,18 @@ impl State {
     }
 }
 
-fn replaces(policy: Policy, media_age: Duration) -> bool {
-    match policy {
+fn replaces(claim: &Claim, owner: &Standing, media_age: Duration) -> bool {
+    let mine = &claim.standing;
+    let replaces = match claim.policy {
         Policy::Reject => false,
         Policy::Takeover => true,
         Policy::TakeoverIfStale(grace) => media_age >= grace,
-    }
+        Policy::Priority(grace) => mine.priority > owner.priority || media_age >= grace,
+        Policy::SameAddress(grace) => {
+            !mine.address.is_empty() && mine.address == owner.address || media_age >= grace
+        }
+    };
+    replaces || owner.leaving
 }
 
 /// `None`: it would be too far ahead of the clock.

@@ -118,6 +118,8 @@ impl RedisRegistry {
             Policy::Reject => ("reject", Duration::ZERO),
             Policy::Takeover => ("takeover", Duration::ZERO),
             Policy::TakeoverIfStale(grace) => ("stale", grace),
+            Policy::Priority(grace) => ("priority", grace),
+            Policy::SameAddress(grace) => ("address", grace),
         };
         let mut command = call(
             &script::CLAIM,
@@ -137,7 +139,10 @@ impl RedisRegistry {
             .arg(claim.floor)
             .arg(&claim.broadcast_id)
             .arg(ttl(LEASE_TTL.saturating_add(claim.home_ttl)))
-            .arg(value::encode_stats(&claim.stats));
+            .arg(value::encode_stats(&claim.stats))
+            .arg(claim.standing.priority)
+            .arg(&claim.standing.address)
+            .arg(u8::from(claim.patient));
         for origin in &claim.announced {
             command.arg(origin.as_str());
         }
@@ -201,7 +206,10 @@ impl RedisRegistry {
             .arg(ttl(LEASE_TTL))
             .arg(ttl(LEASE_TTL.saturating_add(renewal.home_ttl)))
             .arg(value::encode_stats(&renewal.stats))
-            .arg(renewal.slot.number());
+            .arg(renewal.slot.number())
+            .arg(renewal.standing.priority)
+            .arg(&renewal.standing.address)
+            .arg(u8::from(renewal.standing.leaving));
         command
     }
 

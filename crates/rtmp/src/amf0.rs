@@ -72,10 +72,10 @@ impl<'a> Value<'a> {
     }
 
     /// An object.
-    pub fn object<const N: usize>(properties: [(&'a str, Self); N]) -> Self {
+    pub fn object(properties: impl IntoIterator<Item = (&'a str, Self)>) -> Self {
+        let properties = properties.into_iter();
         Self::Object(
             properties
-                .into_iter()
                 .map(|(key, value)| (key.as_bytes(), value))
                 .collect(),
         )

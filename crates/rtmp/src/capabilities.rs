@@ -36,11 +36,19 @@ pub mod caps_ex {
     pub const TIMESTAMP_NANO_OFFSET: u32 = 8;
 }
 
+/// The status of a request to connect elsewhere (E-RTMP v2, "Reconnect Request").
+pub(crate) const RECONNECT_REQUEST: &str = "NetConnection.Connect.ReconnectRequest";
+
 /// What this server answers: the bits that hold for it.
 pub(crate) const CAPS_EX: u32 =
-    caps_ex::MULTITRACK | caps_ex::MOD_EX | caps_ex::TIMESTAMP_NANO_OFFSET;
+    caps_ex::RECONNECT | caps_ex::MULTITRACK | caps_ex::MOD_EX | caps_ex::TIMESTAMP_NANO_OFFSET;
 
 impl Capabilities {
+    /// Whether the client follows a request to connect elsewhere.
+    pub fn reconnects(&self) -> bool {
+        self.caps_ex & caps_ex::RECONNECT != 0
+    }
+
     /// Out of `connect`'s command object. What is of another type is not there.
     pub(crate) fn read(object: &Value<'_>) -> Self {
         let number = |key| {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use crate::amf0::{Value, encode};
+use crate::capabilities::RECONNECT_REQUEST;
 use crate::chunk::{Bounds, MessageHeader};
 use crate::command::{self, Command};
 use crate::limits::{AMF_NODES, Limits};
@@ -30,6 +31,8 @@ pub struct ClientConfig {
     pub flash_ver: String,
     /// Chunk size to send with, in bytes.
     pub chunk_bytes_out: u32,
+    /// connect's capsEx: bits of [`caps_ex`](crate::caps_ex). 0: it is left out.
+    pub caps_ex: u32,
 }
 
 /// What a connection is for.
@@ -60,6 +63,11 @@ pub enum ClientEvent {
     PlayStarted,
     /// NetStream.Publish.Start: media may be sent.
     PublishStarted,
+    /// NetConnection.Connect.ReconnectRequest: the server wants the client to go on over another connection.
+    ReconnectRequested {
+        /// Where; empty: at the same address.
+        tc_url: String,
+    },
     /// The server refused, or ended a live publish.
     Rejected {
         /// `NetStream.Publish.BadName` and the like.
@@ -237,15 +245,19 @@ impl ClientSession {
             self.link.send_chunk_size(self.config.chunk_bytes_out);
         }
         let config = self.config.clone();
+        let mut properties = vec![
+            ("app", Value::text(&config.app)),
+            ("type", Value::text("nonprivate")),
+            ("flashVer", Value::text(&config.flash_ver)),
+            ("tcUrl", Value::text(&config.tc_url)),
+        ];
+        if config.caps_ex != 0 {
+            properties.push(("capsEx", Value::Number(config.caps_ex.into())));
+        }
         self.call(&[
             Value::text("connect"),
             Value::Number(transaction::CONNECT),
-            Value::object([
-                ("app", Value::text(&config.app)),
-                ("type", Value::text("nonprivate")),
-                ("flashVer", Value::text(&config.flash_ver)),
-                ("tcUrl", Value::text(&config.tc_url)),
-            ]),
+            Value::object(properties),
         ]);
         self.phase = Phase::Connect;
     }
@@ -301,6 +313,10 @@ impl ClientSession {
         let code = field("code").and_then(Value::as_bytes);
         if is_error {
             self.reject(command);
+        } else if code == Some(RECONNECT_REQUEST.as_bytes()) {
+            let tc_url = text(command, "tcUrl");
+            self.events
+                .push_back(ClientEvent::ReconnectRequested { tc_url });
         } else if code == Some(b"NetStream.Publish.Start")
             && let Phase::Publish { message_stream_id } = self.phase
         {
@@ -316,15 +332,10 @@ impl ClientSession {
     }
 
     fn reject(&mut self, command: &Command<'_>) {
-        let text = |key| {
-            let value = command.argument(0).and_then(|info| info.property(key));
-            let bytes = value.and_then(Value::as_bytes).unwrap_or_default();
-            String::from_utf8_lossy(bytes).into_owned()
-        };
         self.phase = Phase::Over;
         self.events.push_back(ClientEvent::Rejected {
-            code: text("code"),
-            description: text("description"),
+            code: text(command, "code"),
+            description: text(command, "description"),
         });
     }
 
@@ -386,4 +397,11 @@ impl ClientSession {
         };
         self.link.send(chunk_stream_id, header, body);
     }
+}
+
+/// Of a status; empty where it has none.
+fn text(command: &Command<'_>, key: &str) -> String {
+    let value = command.argument(0).and_then(|info| info.property(key));
+    let bytes = value.and_then(Value::as_bytes).unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -326,6 +326,19 @@ impl ServerSession {
         }
     }
 
+    /// Asks a live publisher to connect again, elsewhere (E-RTMP v2, "Reconnect Request"), at the address that it has:
+    /// a load balancer then finds it another server. It goes on sending here until it leaves. Whether it was asked: it
+    /// must have said in `connect` that it follows such a request.
+    pub fn request_reconnect(&mut self, description: &str) -> bool {
+        let asked = matches!(self.phase, Phase::Publishing(_))
+            && !self.is_closing()
+            && self.connect.capabilities.reconnects();
+        if asked {
+            self.send_reconnect_request(description);
+        }
+        asked
+    }
+
     /// Asks a live publisher for a sign of life (RTMP 1.0 §7.1.7). Nothing depends on the answer: some never give it.
     pub fn ping(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Publishing(_)) && !self.is_closing() {

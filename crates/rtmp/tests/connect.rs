@@ -76,7 +76,8 @@ fn capabilities_are_answered_and_told_to_whoever_decides() {
     ]);
     let information = argument(&answer, 2);
     let number = |key| information.property(key).and_then(Value::as_number);
-    let expected = caps_ex::MULTITRACK | caps_ex::MOD_EX | caps_ex::TIMESTAMP_NANO_OFFSET;
+    let expected =
+        caps_ex::RECONNECT | caps_ex::MULTITRACK | caps_ex::MOD_EX | caps_ex::TIMESTAMP_NANO_OFFSET;
     assert_eq!(number("capsEx"), Some(expected.into()));
     assert_eq!(number("objectEncoding"), Some(0.0));
     for key in ["videoFourCcInfoMap", "audioFourCcInfoMap"] {

@@ -357,6 +357,7 @@ fn play(media: &[MediaMessage]) -> Vec<ClientEvent> {
         name: StreamKeyText::new("main".to_owned()),
         flash_ver: "test".to_owned(),
         chunk_bytes_out: 128,
+        caps_ex: 0,
     };
     let mut client = ClientSession::new(config, &[1; 1528], server.now);
     let (mut input, mut events) = (BytesMut::new(), Vec::new());

@@ -17,7 +17,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use pair::Pair;
 use rtmp::limits::Limits;
-use rtmp::{ClientEvent, EndCause, MediaKind, MediaMessage, ProtocolError, Rejection, ServerEvent};
+use rtmp::{
+    ClientEvent, EndCause, MediaKind, MediaMessage, ProtocolError, Rejection, ServerEvent, caps_ex,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -297,4 +299,32 @@ fn the_client_speaks_to_a_server_with_other_limits() {
     pair.settle();
     let error = ProtocolError::ChunkSize { bytes: 1024 };
     assert_eq!(pair.server_error, Some(error));
+}
+
+#[test]
+fn a_publisher_that_said_it_can_is_asked_to_reconnect_and_goes_on_until_it_leaves() {
+    let mut pair = Pair::announcing(caps_ex::RECONNECT | caps_ex::MOD_EX);
+    assert!(!pair.server.request_reconnect("Too early"));
+    pair.settle();
+    assert!(pair.server.request_reconnect("The server is restarting"));
+    pair.settle();
+    let asked = ClientEvent::ReconnectRequested {
+        tc_url: String::new(),
+    };
+    assert_eq!(pair.client_events, [ClientEvent::PublishStarted, asked]);
+    pair.client.send(&media(MediaKind::Video, 40, 1_000));
+    pair.client.finish();
+    pair.settle();
+    assert_eq!(received(&pair).len(), 1);
+    assert!(!pair.server.is_closing());
+    assert!(!pair.server.request_reconnect("It has left"));
+}
+
+#[test]
+fn a_publisher_that_did_not_say_so_is_not_asked_to_reconnect() {
+    let mut pair = Pair::announcing(caps_ex::MULTITRACK);
+    pair.settle();
+    assert!(!pair.server.request_reconnect("The server is restarting"));
+    pair.settle();
+    assert_eq!(pair.client_events, [ClientEvent::PublishStarted]);
 }

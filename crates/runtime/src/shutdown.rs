@@ -4,9 +4,15 @@
 //! ready and goes on taking in whatever comes: whoever sends it work (a load balancer, the endpoints of a Kubernetes
 //! Service) learns of its end later than itself.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -16,6 +22,7 @@ pub struct Shutdown {
     notice: CancellationToken,
     drain: CancellationToken,
     stop: CancellationToken,
+    stops_at: Arc<OnceLock<Instant>>,
 }
 
 /// How far the end of a process is.
@@ -38,6 +45,15 @@ pub struct DrainTimes {
     pub notice: Duration,
     /// From the drain to the stop.
     pub timeout: Duration,
+}
+
+impl Default for DrainTimes {
+    fn default() -> Self {
+        Self {
+            notice: Duration::ZERO,
+            timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Shutdown {
@@ -79,6 +95,11 @@ impl Shutdown {
         }
     }
 
+    /// When the stop comes, once that is known.
+    pub fn stops_at(&self) -> Option<Instant> {
+        self.stops_at.get().copied()
+    }
+
     /// Announces a drain.
     pub fn give_notice(&self) {
         self.notice.cancel();
@@ -109,9 +130,12 @@ impl Shutdown {
             info!(drain_notice = ?times.notice, "leaving: not ready, but still taking connections");
         }
         tokio::select! {
-            () = tokio::time::sleep(times.notice) => self.drain(),
+            () = tokio::time::sleep(times.notice) => {}
             () = self.draining() => {}
         }
+        // Known before those hear of it who wait for the drain.
+        self.stops_at.set(Instant::now() + times.timeout).ok();
+        self.drain();
         tokio::select! {
             () = tokio::time::sleep(times.timeout) => {
                 warn!(drain_timeout = ?times.timeout, "the drain took too long: stopping");
@@ -148,7 +172,7 @@ impl Shutdown {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{Instant, sleep};
+    use tokio::time::sleep;
 
     use super::*;
 

@@ -10,6 +10,7 @@ const path = require('node:path');
 const { promisify } = require('node:util');
 const grpc = require('@grpc/grpc-js');
 const protoLoader = require('@grpc/proto-loader');
+const protobuf = require('protobufjs');
 
 const PROTO = path.join(__dirname, '../../../proto');
 
@@ -17,6 +18,24 @@ function load() {
   const files = ['headwater/v1/events.proto', 'headwater/v1/stream_keys.proto'];
   const options = { includeDirs: [PROTO], keepCase: true, longs: String, enums: String, defaults: true };
   return grpc.loadPackageDefinition(protoLoader.loadSync(files, options)).headwater.v1;
+}
+
+// google/rpc/status.proto and error_details.proto, as far as they are read here.
+const { root: details } = protobuf.parse(`
+  syntax = "proto3";
+  message Status { repeated Any details = 3; }
+  message Any { string type_url = 1; bytes value = 2; }
+  message ErrorInfo { string reason = 1; }
+`);
+
+// What a backend decides by: ErrorInfo.reason, which is documented and stable.
+function reason(error) {
+  const [bytes] = error.metadata?.get('grpc-status-details-bin') ?? [];
+  const status = bytes && details.lookupType('Status').decode(bytes);
+  for (const { typeUrl, value } of status?.details ?? []) {
+    if (typeUrl.endsWith('/google.rpc.ErrorInfo')) return details.lookupType('ErrorInfo').decode(value).reason;
+  }
+  return grpc.status[error.code] ?? 'failed';
 }
 
 async function main(address, caFile, tokenFile, app, stream) {
@@ -81,6 +100,6 @@ if (process.argv.length !== 7) {
   process.exit(1);
 }
 main(...process.argv.slice(2)).catch((error) => {
-  console.error(`${grpc.status[error.code] ?? 'failed'}: ${error.details ?? error.message}`);
+  console.error(`${reason(error)}: ${error.details ?? error.message}`);
   process.exit(1);
 });

@@ -45,6 +45,7 @@ pub(crate) fn client(data: &[u8]) {
         while let Some(event) = session.poll_event() {
             match event {
                 ClientEvent::PublishStarted => started += 1,
+                ClientEvent::ReconnectRequested { .. } => {}
                 ClientEvent::Rejected { .. } => rejected += 1,
                 ClientEvent::Media(_) | ClientEvent::PlayEnded | ClientEvent::PlayStarted => {
                     panic!("a publisher plays")
@@ -68,6 +69,7 @@ fn config() -> ClientConfig {
         name: StreamKeyText::new("key".to_owned()),
         flash_ver: "fuzz".to_owned(),
         chunk_bytes_out: 4096,
+        caps_ex: 0,
         purpose: Purpose::Publish,
     }
 }

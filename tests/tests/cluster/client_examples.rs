@@ -23,37 +23,51 @@ const PUBLISHED: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_python_example_issues_a_key_and_follows_it() {
-    let mut command = process::command(binary::python());
-    command.arg(example("python/issue_key.py")).env(
-        "PYTHONPATH",
-        binary::target_directory().join("python/generated"),
-    );
+    let command = || {
+        let mut command = process::command(binary::python());
+        let generated = binary::target_directory().join("python/generated");
+        command.arg(example("python/issue_key.py"));
+        command.env("PYTHONPATH", generated);
+        command
+    };
     issues_a_key_and_follows_it("python", command).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_go_example_issues_a_key_and_follows_it() {
     let program = binary::target_directory().join("clients/issue_key");
-    if !program.exists() {
-        println!("not run: no Go toolchain here (tests/setup.sh)");
-        return;
+    if is_made("the Go example", &program, &["go", "/usr/local/go/bin/go"]) {
+        let command = || process::command(&program);
+        issues_a_key_and_follows_it("go", command).await;
     }
-    let command = process::command(program);
-    issues_a_key_and_follows_it("go", command).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_node_example_issues_a_key_and_follows_it() {
-    if !example("node/node_modules").exists() {
-        println!("not run: no Node toolchain here (tests/setup.sh)");
-        return;
+    if is_made("the Node example", &example("node/node_modules"), &["npm"]) {
+        let command = || {
+            let mut command = process::command("node");
+            command.arg(example("node/issue_key.js"));
+            command
+        };
+        issues_a_key_and_follows_it("node", command).await;
     }
-    let mut command = process::command("node");
-    command.arg(example("node/issue_key.js"));
-    issues_a_key_and_follows_it("node", command).await;
 }
 
-async fn issues_a_key_and_follows_it(language: &'static str, mut command: Command) {
+/// Whether tests/setup.sh has made what an example needs. Without its toolchain here that is said, and no failure.
+fn is_made(what: &str, made: &Path, toolchain: &[&str]) -> bool {
+    let there = |program: &&str| Command::new(program).arg("version").output().is_ok();
+    assert!(
+        made.exists() || !toolchain.iter().any(there),
+        "{what} is not built: tests/setup.sh does that"
+    );
+    if !made.exists() {
+        tests::not_run(what, &format!("no {} here", toolchain[0]));
+    }
+    made.exists()
+}
+
+async fn issues_a_key_and_follows_it(language: &'static str, command: impl Fn() -> Command) {
     let _turn = turn().await;
     // The standalone process has no TLS on loopback.
     let cluster = Cluster::start(Layout {
@@ -62,13 +76,17 @@ async fn issues_a_key_and_follows_it(language: &'static str, mut command: Comman
     })
     .await;
     let address = cluster.controls[0].text("public");
-    command
-        .arg(address.replace("127.0.0.1", "localhost"))
-        .arg(&cluster.deployment.ca_file)
-        .arg(cluster.base().join("api-token"))
-        .args([APP, language]);
     let logs = cluster.directory.path();
-    let mut client = Process::spawn(language, &mut command, logs);
+    let start = |name: &str, token_file: PathBuf| {
+        let mut command = command();
+        command
+            .arg(address.replace("127.0.0.1", "localhost"))
+            .arg(&cluster.deployment.ca_file)
+            .arg(token_file)
+            .args([APP, language]);
+        Process::spawn(name, &mut command, logs)
+    };
+    let mut client = start(language, cluster.base().join("api-token"));
 
     let created = line(&mut client, "created").await;
     let [_, id, secret] = words(&created);
@@ -83,6 +101,12 @@ async fn issues_a_key_and_follows_it(language: &'static str, mut command: Comman
     assert_eq!(line(&mut client, "revoked").await, format!("revoked {id}"));
     let status = client.exit(LINE).await;
     assert!(status.success(), "{}", client.log());
+
+    // A call that fails tells its reason. The CA's file is no token.
+    let mut stranger = start("stranger", cluster.deployment.ca_file.clone());
+    assert!(!stranger.exit(LINE).await.success());
+    let told = stranger.log();
+    assert!(told.contains("TOKEN_INVALID: "), "{told}");
 
     // It was revoked.
     let mut encoder = ffmpeg::publish(&fixture("source.flv"), 1, Pace::RealTime, &url, logs);

@@ -190,6 +190,24 @@ async fn an_operator_follows_events_and_sessions() {
         (&created["id"], &hook.into())
     );
     assert!(listed[0]["secret"].is_null(), "{listed}");
+    let got = answer(
+        &["webhooks", "get", listed[0]["id"].as_str().unwrap()],
+        &operator,
+    );
+    assert_eq!(got, listed[0]);
+    assert!(
+        got["create_time"].is_string() && got["disable_time"].is_null(),
+        "{got}"
+    );
+    let secret = data.join("webhook-secret");
+    let create = ["webhooks", "create", "--url", hook, "--secret-file"];
+    let created = answer(
+        &[&create[..], &[&secret.to_string_lossy()]].concat(),
+        &operator,
+    );
+    assert!(created["secret"].is_null(), "{created}");
+    let secret = std::fs::read_to_string(&secret).unwrap();
+    assert!(secret.starts_with("whsec_"), "not a webhook's secret");
 
     let events = follow("events", &["events", "tail", "--since", "1h"]);
     let sessions = follow("sessions", &["sessions", "watch", "--stream", "followed"]);

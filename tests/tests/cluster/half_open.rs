@@ -7,19 +7,15 @@
 use std::{fs, process::Command, time::Duration};
 
 use tests::{
-    binary,
     cluster::{Cluster, Layout},
     deployment::{APP, Deployment},
     fixture,
     process::{self, Process},
-    turn,
     wait::wait_until,
     witness::Witness,
 };
 use tokio::time::Instant;
 
-/// What the test is told inside; as libtest understands it, tests to leave out, and none is called so.
-const INSIDE: &str = "inside-of-a-network-namespace";
 /// The edge's end of the wire.
 const NEAR: &str = "192.0.2.1";
 const FAR: &str = "192.0.2.2";
@@ -85,22 +81,7 @@ const CASES: [Case; 3] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_half_open_publisher_is_found_within_the_configured_seconds() {
     const NAME: &str = "half_open::a_half_open_publisher_is_found_within_the_configured_seconds";
-    if std::env::args().any(|argument| argument == INSIDE) {
-        return inside().await;
-    }
-    let _turn = turn().await;
-    // Inside, nobody waits for a build.
-    binary::headwater();
-    let logs = tempfile::tempdir().unwrap();
-    let mut command = process::in_namespace("--net");
-    command.arg("--").arg(std::env::current_exe().unwrap());
-    command.args([NAME, "--exact", "--nocapture", "--skip", INSIDE]);
-    let mut inside = Process::spawn("inside", &mut command, logs.path());
-    let status = inside.exit(ALL).await;
-    let printed = inside.printed();
-    println!("{printed}");
-    assert!(status.success(), "{status}:\n{}", inside.log());
-    assert!(printed.contains("1 passed"), "it was not run");
+    process::alone_in_namespace("--net", NAME, ALL, inside()).await;
 }
 
 async fn inside() {

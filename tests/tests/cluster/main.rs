@@ -19,6 +19,7 @@ mod client_certificates;
 mod client_examples;
 mod command_line;
 mod controls;
+mod database_faults;
 mod discovery;
 mod events;
 mod failover;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tests::{
     cluster::{Cluster, Layout},
-    deployment::{APP, Deployment},
-    encoder::RtmpStatus,
+    deployment::APP,
+    scenario::{assert_refused_for_now, is_accepted, tries_to_publish},
     turn,
     wait::wait_for,
     witness::Witness,
@@ -24,23 +24,23 @@ async fn live_sessions_outlive_control_and_redis() {
     let next = deployment.api.create_key(APP, "next").await;
 
     cluster.controls[0].kill();
-    let status = publish(&deployment, &next.secret).await;
+    let status = tries_to_publish(&deployment, &next).await;
     assert_refused_for_now(&status);
     let edge = cluster.edge.process();
     edge.log_line(&["reason=\"control_unavailable\""], LOGGED)
         .await;
     witness.is_alive().await;
     cluster.controls[0].start().await;
-    is_accepted(&deployment, &next.secret).await;
+    is_accepted(&deployment, &next, RECOVERS).await;
 
     cluster.redis.kill();
     witness.is_alive().await;
     // The outage policy `keep`: the origin alone fences.
-    let status = publish(&deployment, &next.secret).await;
+    let status = tries_to_publish(&deployment, &next).await;
     assert_eq!(status.code, "NetStream.Publish.Start", "{status:?}");
     witness.is_alive().await;
     cluster.redis.start_again().await;
-    is_accepted(&deployment, &next.secret).await;
+    is_accepted(&deployment, &next, RECOVERS).await;
     wait_for(
         "the session to be in the registry again",
         RECOVERS,
@@ -63,12 +63,12 @@ async fn a_publisher_without_an_origin_is_told_to_come_back() {
     for origin in &mut cluster.origins {
         origin.kill();
     }
-    let status = publish(&deployment, &key.secret).await;
+    let status = tries_to_publish(&deployment, &key).await;
     assert_refused_for_now(&status);
     let edge = cluster.edge.process();
     edge.log_line(&["reason=\"no_origin\""], LOGGED).await;
     cluster.origins[0].start().await;
-    is_accepted(&deployment, &key.secret).await;
+    is_accepted(&deployment, &key, RECOVERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,38 +84,11 @@ async fn an_edge_that_fails_closed_refuses_new_publishers_while_redis_is_down() 
     let witness = Witness::start(&deployment, key).await;
     let next = deployment.api.create_key(APP, "next").await;
     cluster.redis.kill();
-    let status = publish(&deployment, &next.secret).await;
+    let status = tries_to_publish(&deployment, &next).await;
     assert_refused_for_now(&status);
     let edge = cluster.edge.process();
     edge.log_line(&["reason=\"registry_unavailable\""], LOGGED)
         .await;
     witness.is_alive().await;
     witness.finish().await;
-}
-
-async fn publish(deployment: &Deployment, key: &str) -> RtmpStatus {
-    let mut encoder = deployment.encoder().await;
-    let status = encoder.publish(APP, key).await.unwrap();
-    if status.level == "status" {
-        encoder.finish(key).await.unwrap();
-    }
-    status
-}
-
-async fn is_accepted(deployment: &Deployment, key: &str) {
-    wait_for("a publisher to be accepted again", RECOVERS, async || {
-        let status = publish(deployment, key).await;
-        (status.code == "NetStream.Publish.Start").then_some(())
-    })
-    .await;
-}
-
-fn assert_refused_for_now(status: &RtmpStatus) {
-    assert_eq!(status.level, "error", "{status:?}");
-    assert_eq!(status.code, "NetStream.Publish.BadName", "{status:?}");
-    let description = status.description.to_lowercase();
-    assert!(
-        description.contains("again") || description.contains("later"),
-        "the person is told that a retry helps: {status:?}"
-    );
 }

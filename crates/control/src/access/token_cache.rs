@@ -1,6 +1,6 @@
 //! API tokens as they were in the database a moment ago.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use runtime::error::chain;
@@ -8,19 +8,27 @@ use tokio::time::Instant;
 
 use crate::{
     database::{Database, DatabaseError, TokenRecord},
+    recent::Recent,
     stream_key::ApiTokenId,
 };
 
 /// Spares the database one look-up for each request. What is changed here is forgotten at once; what another replica
 /// changes, within [`KEPT`].
-#[derive(Default)]
 pub(crate) struct TokenCache(Mutex<Known>);
 
-#[derive(Default)]
 struct Known {
     /// Counts what was forgotten: a look-up that began before must not bring it back.
     generation: u64,
-    records: HashMap<ApiTokenId, (Option<Arc<TokenRecord>>, Instant)>,
+    records: Recent<ApiTokenId, Option<Arc<TokenRecord>>>,
+}
+
+impl Default for TokenCache {
+    fn default() -> Self {
+        Self(Mutex::new(Known {
+            generation: 0,
+            records: Recent::new(KEPT, RECORDS_MAX),
+        }))
+    }
 }
 
 impl TokenCache {
@@ -33,9 +41,7 @@ impl TokenCache {
     ) -> Result<Option<Arc<TokenRecord>>, DatabaseError> {
         let generation = {
             let known = self.0.lock();
-            if let Some((record, since)) = known.records.get(&id)
-                && since.elapsed() < KEPT
-            {
+            if let Some(record) = known.records.get(&id) {
                 return Ok(record.clone());
             }
             known.generation
@@ -47,12 +53,7 @@ impl TokenCache {
         }
         let mut known = self.0.lock();
         if known.generation == generation {
-            if known.records.len() >= RECORDS_MAX {
-                known.records.retain(|_, (_, since)| since.elapsed() < KEPT);
-            }
-            if known.records.len() < RECORDS_MAX {
-                known.records.insert(id, (record.clone(), asked));
-            }
+            known.records.insert(id, record.clone(), asked);
         }
         Ok(record)
     }

@@ -1,6 +1,6 @@
 //! `TokenReview`: a Kubernetes API server says whose a ServiceAccount's token is.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderValue, StatusCode};
@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::issuer::json_headers;
-use crate::jwt::{Claims, JwtError};
+use crate::{
+    jwt::{Claims, JwtError},
+    recent::Recent,
+};
 
 /// Asks one API server, and remembers its answers for a moment.
 pub(super) struct TokenReview {
@@ -25,7 +28,7 @@ pub(super) struct TokenReview {
     audience: String,
     asking: Semaphore,
     /// By the token's hash.
-    known: Mutex<HashMap<Vec<u8>, (String, Instant)>>,
+    known: Mutex<Recent<Vec<u8>, String>>,
 }
 
 /// Of `authentication.k8s.io/v1`.
@@ -61,7 +64,7 @@ impl TokenReview {
             bearer,
             audience,
             asking: Semaphore::new(ASKED_MAX),
-            known: Mutex::default(),
+            known: Mutex::new(Recent::new(KEPT, KNOWN_MAX)),
         }
     }
 
@@ -69,19 +72,13 @@ impl TokenReview {
     pub(super) async fn verify(&self, token: &str) -> Result<Claims, JwtError> {
         let hash = digest(&SHA256, token.as_bytes()).as_ref().to_vec();
         let known = self.known.lock().get(&hash).cloned();
-        let fresh = known.filter(|(_, since)| since.elapsed() < KEPT);
-        let subject = match fresh {
-            Some((subject, _)) => subject,
+        let subject = match known {
+            Some(subject) => subject,
             None => {
                 let asked = Instant::now();
                 let subject = self.ask(token).await?;
                 let mut known = self.known.lock();
-                if known.len() >= KNOWN_MAX {
-                    known.retain(|_, (_, since)| since.elapsed() < KEPT);
-                }
-                if known.len() < KNOWN_MAX {
-                    known.insert(hash, (subject.clone(), asked));
-                }
+                known.insert(hash, subject.clone(), asked);
                 subject
             }
         };

@@ -4,7 +4,7 @@ use proto::internal::v1::{
     AdobeResponse, AuthorizeRequest, AuthorizeResponse, authorize_response::Decision,
 };
 use tonic::Status;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 use super::{
     Admission, PasswordFault, Refusal, Source, Verdict,
@@ -73,7 +73,7 @@ impl Admission {
         let checked = self
             .check_response(attempt, now_ms)
             .await
-            .inspect_err(|_undecided| self.shared.metrics.key_check("undecided", "database"))?;
+            .inspect_err(|_undecided| self.undecided())?;
         let claimed_id = claimed_id.map(|id| id.to_string());
         Ok(Verdict::of_key(checked, claimed_id))
     }
@@ -170,7 +170,7 @@ fn is_password(
     let (version, sealed) = match stored {
         Some((version, sealed)) => (version, sealed.clone()),
         None => {
-            let nobodys = Zeroizing::new([0; 24]);
+            let nobodys = [0; 24];
             let sealed = peppers.seal(id, &nobodys)?;
             (peppers.current(), sealed)
         }

@@ -3,7 +3,7 @@
 use proto::{error::status, internal::v1::AuthorizeRequest};
 use tonic::{Code, Status};
 
-use super::{Admission, Refusal, Verdict, certified};
+use super::{Admission, Refusal, Verdict, certified, guesses::Guess};
 use crate::{
     database::KeyRecord,
     pepper::Peppers,
@@ -24,6 +24,7 @@ impl Verdict {
             by,
             claimed_id,
             uses: None,
+            claims: false,
         }
     }
 }
@@ -36,23 +37,29 @@ impl Admission {
         request: &AuthorizeRequest,
         now_ms: i64,
     ) -> Result<Verdict, Status> {
-        let checked = self.check(credential, request, now_ms).await?;
-        Ok(Verdict::of_key(checked, claimed_id(credential)))
+        let stream_key = match StreamKey::parse(credential) {
+            Ok(stream_key) => stream_key,
+            Err(error) => {
+                let refusal = match error {
+                    StreamKeyError::Malformed => Refusal::Malformed,
+                    StreamKeyError::Mistyped => Refusal::Mistyped,
+                };
+                return Ok(Verdict::refused(refusal, "request", None));
+            }
+        };
+        let guess = self.guesses.guess(&request.client_address, credential);
+        let checked = self.check(&stream_key, &guess, request, now_ms).await?;
+        Ok(Verdict::of_key(checked, Some(stream_key.id().to_string())))
     }
 
     async fn check(
         &self,
-        credential: &str,
+        stream_key: &StreamKey,
+        guess: &Guess,
         request: &AuthorizeRequest,
         now_ms: i64,
     ) -> Result<Checked, Status> {
-        let stream_key = match StreamKey::parse(credential) {
-            Ok(stream_key) => stream_key,
-            Err(StreamKeyError::Malformed) => return Ok(Err((Refusal::Malformed, "request"))),
-            Err(StreamKeyError::Mistyped) => return Ok(Err((Refusal::Mistyped, "request"))),
-        };
-        let guess = self.guesses.guess(&request.client_address, credential);
-        let Some(_turn) = self.guesses.turn(&guess).await else {
+        let Some(_turn) = self.guesses.turn(guess).await else {
             return Ok(Err((Refusal::TooManyAttempts, "request")));
         };
         let record = self.find(stream_key.id()).await?;
@@ -60,16 +67,16 @@ impl Admission {
         if let Some(record) = &record {
             self.check_pepper(&peppers, record.pepper_version, record.id)?;
         }
-        let authentic = peppers.is_secret_of(record.as_ref(), &stream_key, now_ms);
+        let authentic = peppers.is_secret_of(record.as_ref(), stream_key, now_ms);
         if let Some(record) = record.as_ref().filter(|_| authentic) {
-            self.shared.rehashes.tell(&peppers, record, &stream_key);
+            self.shared.rehashes.tell(&peppers, record, stream_key);
         }
         let checked = match record {
             None => Err(Refusal::Unknown),
             Some(_) if !authentic => Err(Refusal::WrongSecret),
             Some(record) => admissible(record, request, now_ms),
         };
-        self.guesses.learn(&guess, checked.as_ref());
+        self.guesses.learn(guess, checked.as_ref());
         Ok(checked.map_err(|refusal| (refusal, "database")))
     }
 

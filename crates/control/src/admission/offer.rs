@@ -30,12 +30,16 @@ pub(super) enum Takeover {
     IfStale,
     #[serde(rename = "reject")]
     Never,
+    #[serde(rename = "priority")]
+    Priority,
+    #[serde(rename = "same_address")]
+    SameAddress,
 }
 
 /// An offer in which every value is in its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Checked {
-    stream: String,
+    pub(super) stream: String,
     pub(super) tenant: String,
     policy: Policy,
     takeover_policy: TakeoverPolicy,
@@ -66,6 +70,8 @@ impl Offer {
             policy: self.policy,
             takeover_policy: match self.takeover_policy {
                 Takeover::Never => TakeoverPolicy::Reject,
+                Takeover::Priority => TakeoverPolicy::Priority,
+                Takeover::SameAddress => TakeoverPolicy::SameAddress,
                 Takeover::Always => TakeoverPolicy::Takeover,
                 Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
             },
@@ -75,11 +81,6 @@ impl Offer {
 }
 
 impl Checked {
-    /// Whether it is for the stream of this name.
-    pub(super) fn is_of(&self, stream: &str) -> bool {
-        self.stream == stream
-    }
-
     /// What this encoder gets of it, or what it lacks.
     pub(super) fn terms(
         self,

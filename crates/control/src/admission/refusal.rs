@@ -74,6 +74,8 @@ pub(crate) enum SignedFault {
 pub(crate) enum SourceFault {
     /// The platform's answer is none that we know.
     AnswerInvalid,
+    /// The platform's backend says that it cannot answer.
+    BackendFailed,
     /// As many questions are under way as may be.
     Busy,
     /// It failed so often that it is left alone for a while.
@@ -132,9 +134,27 @@ impl Refusal {
         )
     }
 
+    /// Whether nobody's key is behind it, or perhaps nobody's: the key is not there, or was not looked for.
+    pub(crate) fn is_of_no_key(&self) -> bool {
+        matches!(
+            self,
+            Self::AppNotFound
+                | Self::Malformed
+                | Self::Mistyped
+                | Self::Password(
+                    PasswordFault::Forged
+                        | PasswordFault::Late
+                        | PasswordFault::NotManaged
+                        | PasswordFault::UnknownUser
+                )
+                | Self::TooManyAttempts
+                | Self::Unknown
+        )
+    }
+
     /// What the publisher learns: one text for every fault of the key, so that nobody can probe for keys. Who has the
     /// whole key may know what else it needs.
-    pub(crate) fn denial(self) -> Denial {
+    pub(crate) fn denial(&self) -> Denial {
         let retryable = matches!(
             self,
             Self::HeldOff
@@ -249,6 +269,7 @@ impl SourceFault {
     pub(crate) fn outcome(self) -> &'static str {
         match self {
             Self::AnswerInvalid => "answer_invalid",
+            Self::BackendFailed => "backend_failed",
             Self::BreakerOpen => "breaker_open",
             Self::Busy => "busy",
             Self::KeysUnavailable => "keys_unavailable",

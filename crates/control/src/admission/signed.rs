@@ -20,7 +20,7 @@ use crate::{
     config::{KeySetLocation, SignedKeys},
     field::invalid,
     jwt::{Claims, Jwks, JwtError, JwtVerifier, LEEWAY, time_ms},
-    policy::{Policy, Terms},
+    policy::Policy,
 };
 
 /// Longest signed key: it has to fit into the name of a publish, with the stream's.
@@ -103,13 +103,20 @@ impl Signed {
             Err(refusal) => return Ok(Verdict::refused(refusal, "signature", None)),
         };
         let claimed_id = Some(key.credential_id.clone());
+        let (id, app) = (&key.credential_id, &shown.request.app);
+        let standing = shared.standing(id, app, Some(&key.offer), now_ms);
+        let claims = match standing.await? {
+            Ok(claims) => claims,
+            Err(refusal) => return Ok(Verdict::refused(refusal, "database", claimed_id)),
+        };
         let uses = key.uses(now_ms);
-        let (outcome, by) = self.admit(shared, key, shown, now_ms).await?;
+        let (id, expire_ms) = (key.credential_id, Some(key.expire_ms));
         Ok(Verdict {
-            outcome,
-            by,
+            outcome: key.offer.terms(id, expire_ms, shown.request),
+            by: "signature",
             claimed_id,
             uses,
+            claims,
         })
     }
 
@@ -123,7 +130,7 @@ impl Signed {
         let claims = self.verifier.verify(token).await.map_err(refusal)?;
         let key = self.read(&claims, token, &shown.request.app, now_ms);
         let key = key.map_err(Refusal::Signed)?;
-        if !shown.token.is_empty() && !key.offer.is_of(shown.stream_key) {
+        if !shown.token.is_empty() && key.offer.stream != shown.stream_key {
             return Err(Refusal::Signed(SignedFault::Name));
         }
         Ok(key)
@@ -168,28 +175,6 @@ impl Signed {
             expire_ms,
             max_uses: own.max_uses,
         })
-    }
-
-    /// Whether the key is still good, and is for this encoder.
-    async fn admit(
-        &self,
-        shared: &Shared,
-        key: SignedKey,
-        shown: &Shown<'_>,
-        now_ms: i64,
-    ) -> Result<(Result<Terms, Refusal>, &'static str), Status> {
-        let id = key.credential_id;
-        if let Some(refused) = shared.refused_credential(&id, now_ms).await? {
-            return Ok((Err(refused), "database"));
-        }
-        let terms = match key.offer.terms(id, Some(key.expire_ms), shown.request) {
-            Ok(terms) => terms,
-            Err(refusal) => return Ok((Err(refusal), "signature")),
-        };
-        if let Some(foreign) = shared.claim_stream(&terms).await? {
-            return Ok((Err(foreign), "database"));
-        }
-        Ok((Ok(terms), "signature"))
     }
 }
 

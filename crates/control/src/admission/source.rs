@@ -5,9 +5,13 @@ use std::sync::Arc;
 use runtime::{egress::Egress, reload::FileError};
 use tonic::Status;
 
-use super::{Refusal, signed::Signed, webhook::Webhook};
+use super::{Refusal, offer::Checked, signed::Signed, webhook::Webhook};
 use crate::{
-    Shared, config::AdmissionSource, database::Refused, metrics::ControlMetrics, policy::Terms,
+    Shared,
+    config::AdmissionSource,
+    database::{Refused, Standing},
+    metrics::ControlMetrics,
+    policy::Terms,
 };
 
 /// One application's.
@@ -43,20 +47,28 @@ impl Sources {
 }
 
 impl Shared {
-    /// Why a credential that is no row of ours is refused, where it is.
-    pub(super) async fn refused_credential(
+    /// Why a credential that is no row of ours may not publish, or may not what it offers (where that is known already);
+    /// else whether the stream has yet to be claimed. A stream belongs to one tenant, whoever names it.
+    pub(super) async fn standing(
         &self,
         id: &str,
+        app: &str,
+        offer: Option<&Checked>,
         now_ms: i64,
-    ) -> Result<Option<Refusal>, Status> {
-        let refused = self.database.refused(id, now_ms).await?;
-        Ok(refused.map(|refused| match refused {
-            Refused::HeldOff => Refusal::HeldOff,
-            Refused::Revoked => Refusal::Revoked,
-        }))
+    ) -> Result<Result<bool, Refusal>, Status> {
+        let stream = offer.map(|offer| offer.stream.as_str());
+        let Standing { refused, owner } = self.database.standing(id, app, stream, now_ms).await?;
+        Ok(match (refused, owner, offer) {
+            (Some(Refused::HeldOff), _, _) => Err(Refusal::HeldOff),
+            (Some(Refused::Revoked), _, _) => Err(Refusal::Revoked),
+            (None, Some(owner), Some(offer)) if owner != offer.tenant => {
+                Err(Refusal::StreamOfAnotherTenant)
+            }
+            (None, owner, _) => Ok(owner.is_none()),
+        })
     }
 
-    /// A stream belongs to one tenant, whoever names it: a refusal where that is another one.
+    /// Gives the stream to the tenant: a refusal where another one has it.
     pub(super) async fn claim_stream(&self, terms: &Terms) -> Result<Option<Refusal>, Status> {
         let claimed = self
             .database

@@ -13,7 +13,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::StatusCode;
 use runtime::{
     egress::{Egress, EgressError, HttpsUrl},
     error::chain,
@@ -23,7 +23,6 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use self::{answer::Answer, breaker::Breaker, cache::Cache, gate::Gate};
 use super::{Refusal, Shown, SourceFault, Verdict, source::Sources};
@@ -80,46 +79,54 @@ impl Webhook {
         shown: &Shown<'_>,
         now_ms: i64,
     ) -> Result<Verdict, Status> {
-        let peppers = shared.peppers.load_full();
-        let id = peppers.credential_id(&shown.request.app, &credential(shown));
-        let id = format!("webhook:{id}");
+        let app = &shown.request.app;
+        let id = shared.credential_ids.of_webhook(app, shown.stream_key);
+        let refuse = |refusal, by| Ok(Verdict::refused(refusal, by, Some(id.clone())));
         let question = fingerprint(shown);
-        // Of the database each time, whatever is remembered: a termination holds at once, on every control.
-        if let Some(refused) = shared.refused_credential(&id, now_ms).await? {
-            self.cache.forget(&question);
-            return Ok(Verdict::refused(refused, "database", Some(id)));
-        }
-        let (answer, by) = self.answer(shown, question, now_ms).await;
-        let claimed_id = Some(id.clone());
-        let outcome = match answer.as_deref() {
-            Ok(Answer::Allow(offer)) => (**offer).clone().terms(id, None, shown.request),
-            Ok(Answer::Deny(reason)) => Err(Refusal::Platform(reason.clone())),
-            Err(fault) => Err(Refusal::Source(*fault)),
+        let (answer, by) = match self.cache.find(&question) {
+            Some(answer) => {
+                self.metrics.webhook_cached(answer.outcome());
+                (Ok(answer), "cache")
+            }
+            None => {
+                // What is refused in any case is not asked for.
+                if let Err(refusal) = shared.standing(&id, app, None, now_ms).await? {
+                    return refuse(refusal, "database");
+                }
+                (self.ask_timed(shown, question, now_ms).await, "webhook")
+            }
         };
-        if let Ok(terms) = &outcome
-            && let Some(foreign) = shared.claim_stream(terms).await?
-        {
-            return Ok(Verdict::refused(foreign, "database", claimed_id));
-        }
+        let offer = match answer.as_deref() {
+            Ok(Answer::Allow(offer)) => offer,
+            Ok(Answer::Deny(reason)) => return refuse(Refusal::Platform(reason.clone()), by),
+            Err(fault) => return refuse(Refusal::Source(*fault), by),
+        };
+        // Also behind what is remembered: a termination holds at once, on every control.
+        let claims = match shared.standing(&id, app, Some(offer), now_ms).await? {
+            Ok(claims) => claims,
+            Err(refusal) => {
+                if matches!(refusal, Refusal::HeldOff | Refusal::Revoked) {
+                    self.cache.forget(&question);
+                }
+                return refuse(refusal, "database");
+            }
+        };
+        let claimed_id = Some(id.clone());
         Ok(Verdict {
-            outcome,
+            outcome: (**offer).clone().terms(id, None, shown.request),
             by,
             claimed_id,
             uses: None,
+            claims,
         })
     }
 
-    /// What is remembered, or what the backend says.
-    async fn answer(
+    async fn ask_timed(
         &self,
         shown: &Shown<'_>,
         question: Fingerprint,
         now_ms: i64,
-    ) -> (Result<Arc<Answer>, SourceFault>, &'static str) {
-        if let Some(answer) = self.cache.find(&question) {
-            self.metrics.webhook_cached(answer.outcome());
-            return (Ok(answer), "cache");
-        }
+    ) -> Result<Arc<Answer>, SourceFault> {
         let started = Instant::now();
         let asked = self.ask(shown, question, now_ms).await;
         let outcome = match &asked {
@@ -127,7 +134,7 @@ impl Webhook {
             Err(fault) => fault.outcome(),
         };
         self.metrics.webhook_asked(outcome, started.elapsed());
-        (asked, "webhook")
+        asked
     }
 
     /// Within the deadline, the wait for a turn included.
@@ -153,17 +160,14 @@ impl Webhook {
             Err(SourceFault::TimedOut)
         });
         match exchanged {
-            Ok((answer, kept)) => {
-                attempt.succeeded();
-                let answer = Arc::new(answer);
-                self.cache.keep(question, &answer, kept);
-                Ok(answer)
-            }
-            Err(fault) => {
-                attempt.failed(question);
-                Err(fault)
-            }
+            // One that nobody can follow is an answer too: whoever is asked is there.
+            Ok(_) | Err(SourceFault::AnswerInvalid) => attempt.succeeded(),
+            Err(_) => attempt.failed(question),
         }
+        let (answer, kept) = exchanged?;
+        let answer = Arc::new(answer);
+        self.cache.keep(question, &answer, kept);
+        Ok(answer)
     }
 
     /// One request.
@@ -173,7 +177,11 @@ impl Webhook {
         now_ms: i64,
     ) -> Result<(Answer, Duration), SourceFault> {
         let body = Bytes::from(body(shown, now_ms));
-        let headers = self.headers(&body, now_ms)?;
+        // Signed anew each time.
+        let id = format!("msg_{}", Uuid::now_v7().simple());
+        let (seconds, content) = (now_ms.div_euclid(1000), ("application/json", &*body));
+        let headers = standard_webhooks::headers(&self.secret.load(), &id, seconds, content);
+        let headers = headers.ok_or(SourceFault::Unreachable)?;
         let (host, app) = (self.url.host(), shown.request.app.as_str());
         let response = match self.egress.post(&self.url, headers, body).await {
             Ok(response) => response,
@@ -185,9 +193,9 @@ impl Webhook {
                     "an admission webhook failed"
                 );
                 return Err(match error {
+                    EgressError::BodyTooLong { .. } => SourceFault::AnswerInvalid,
                     EgressError::Deadline { .. } => SourceFault::TimedOut,
-                    EgressError::BodyTooLong { .. }
-                    | EgressError::Connect { .. }
+                    EgressError::Connect { .. }
                     | EgressError::Forbidden { .. }
                     | EgressError::Http { .. }
                     | EgressError::Resolve { .. }
@@ -207,30 +215,14 @@ impl Webhook {
                 status,
                 "an admission webhook gave no good answer"
             );
-            SourceFault::AnswerInvalid
+            // What is wrong with a URL or a secret (401, 404) is nothing that goes by when it is left alone.
+            if response.status.is_server_error() || response.status == StatusCode::TOO_MANY_REQUESTS
+            {
+                SourceFault::BackendFailed
+            } else {
+                SourceFault::AnswerInvalid
+            }
         })
-    }
-
-    /// Signed anew each time.
-    fn headers(&self, body: &[u8], now_ms: i64) -> Result<HeaderMap, SourceFault> {
-        let id = format!("msg_{}", Uuid::now_v7().simple());
-        let seconds = now_ms.div_euclid(1000);
-        let signature = standard_webhooks::sign(&self.secret.load(), &id, seconds, body);
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        for (name, value) in [
-            (standard_webhooks::ID, id),
-            (standard_webhooks::TIMESTAMP, seconds.to_string()),
-            (standard_webhooks::SIGNATURE, signature),
-        ] {
-            // Digits, letters and base64 are a header's value.
-            let value = HeaderValue::try_from(value).map_err(|_| SourceFault::Unreachable)?;
-            headers.insert(name, value);
-        }
-        Ok(headers)
     }
 }
 
@@ -261,13 +253,8 @@ fn body(shown: &Shown<'_>, now_ms: i64) -> String {
     question.to_string()
 }
 
-/// All that is secret of what was shown, in one.
-fn credential(shown: &Shown<'_>) -> Zeroizing<String> {
-    Zeroizing::new(format!("{}\0{}", shown.stream_key, shown.token))
-}
-
-/// An answer is remembered for the same key from the same address with the same certificate alone: the backend may have
-/// looked at each.
+/// An answer is remembered for the same key and token from the same address with the same certificate alone: the backend
+/// may have looked at each.
 fn fingerprint(shown: &Shown<'_>) -> Fingerprint {
     let address = shown.request.client_address.as_str();
     let address = address.parse::<SocketAddr>().map_or_else(
@@ -278,7 +265,8 @@ fn fingerprint(shown: &Shown<'_>) -> Fingerprint {
     let certificate = certificate.map_or(&[][..], |certificate| &certificate.sha256);
     let mut context = Context::new(&SHA256);
     for part in [
-        credential(shown).as_bytes(),
+        shown.stream_key.as_bytes(),
+        shown.token.as_bytes(),
         address.as_bytes(),
         certificate,
     ] {

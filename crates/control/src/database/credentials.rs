@@ -1,8 +1,12 @@
 //! What is known of credentials that are no rows of ours: that they are refused, and whose streams they publish.
 
-use sqlx::{Any, Transaction};
+use data_encoding::HEXLOWER;
+use sqlx::{Any, Row as _, Transaction};
 
-use super::{Database, DatabaseError, NewEvent, Target, events::append_event, revocations::append};
+use super::{
+    Database, DatabaseError, NewEvent, Target, events::append_event, keys::number,
+    revocations::append,
+};
 
 /// Why a credential is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,25 +16,91 @@ pub(crate) enum Refused {
     Revoked,
 }
 
+/// How it stands with a credential, and with the stream that it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) refused: Option<Refused>,
+    /// The tenant that the stream belongs to.
+    pub(crate) owner: Option<String>,
+}
+
 impl Database {
-    /// Whether a credential is refused at this time.
-    pub(crate) async fn refused(
+    /// At this time. `stream`: `None` where nobody knows yet which it is.
+    pub(crate) async fn standing(
         &self,
         credential_id: &str,
+        app: &str,
+        stream: Option<&str>,
         now_ms: i64,
-    ) -> Result<Option<Refused>, DatabaseError> {
+    ) -> Result<Standing, DatabaseError> {
         self.bounded(async {
-            let revoked: Option<i64> = sqlx::query_scalar(
-                "SELECT revoked FROM refused_credentials WHERE id = $1 AND until_ms > $2",
+            let row = sqlx::query(
+                "SELECT (SELECT revoked FROM refused_credentials WHERE id = $1 AND until_ms > $2) AS revoked, \
+                 (SELECT tenant FROM streams WHERE app = $3 AND name = $4) AS owner",
             )
             .bind(credential_id)
             .bind(now_ms)
-            .fetch_optional(&self.pool)
+            .bind(app)
+            .bind(stream)
+            .fetch_one(&self.pool)
             .await?;
-            Ok(revoked.map(|revoked| match revoked {
-                0 => Refused::HeldOff,
-                _ => Refused::Revoked,
-            }))
+            let revoked: Option<i64> = row.try_get("revoked")?;
+            Ok(Standing {
+                refused: revoked.map(|revoked| match revoked {
+                    0 => Refused::HeldOff,
+                    _ => Refused::Revoked,
+                }),
+                owner: row.try_get("owner")?,
+            })
+        })
+        .await
+    }
+
+    /// What ids of credentials are made with: the version of the pepper that it is encrypted with, and that.
+    pub(crate) async fn credential_key(&self) -> Result<Option<(u32, Vec<u8>)>, DatabaseError> {
+        self.bounded(async {
+            let row: Option<(i64, String)> =
+                sqlx::query_as("SELECT pepper_version, sealed FROM credential_key")
+                    .fetch_optional(&self.pool)
+                    .await?;
+            let read = |(version, sealed): (i64, String)| {
+                let malformed = DatabaseError::Malformed {
+                    what: "credential key",
+                };
+                let sealed = HEXLOWER.decode(sealed.as_bytes());
+                Ok((
+                    number(version, "pepper version")?,
+                    sealed.map_err(|_not_hex| malformed)?,
+                ))
+            };
+            row.map(read).transpose()
+        })
+        .await
+    }
+
+    /// Stores it, in the place of the one before: unless that was replaced meanwhile. Whether it was stored.
+    pub(crate) async fn store_credential_key(
+        &self,
+        before: Option<&[u8]>,
+        pepper_version: u32,
+        sealed: &[u8],
+    ) -> Result<bool, DatabaseError> {
+        self.bounded(async {
+            let stored = match before {
+                Some(before) => sqlx::query(
+                    "UPDATE credential_key SET sealed = $1, pepper_version = $2 WHERE sealed = $3",
+                )
+                .bind(HEXLOWER.encode(sealed))
+                .bind(i64::from(pepper_version))
+                .bind(HEXLOWER.encode(before)),
+                None => sqlx::query(
+                    "INSERT INTO credential_key (only_row, sealed, pepper_version) VALUES (1, $1, $2) \
+                     ON CONFLICT (only_row) DO NOTHING",
+                )
+                .bind(HEXLOWER.encode(sealed))
+                .bind(i64::from(pepper_version)),
+            };
+            Ok(stored.execute(&self.pool).await?.rows_affected() > 0)
         })
         .await
     }
@@ -93,14 +163,9 @@ impl Database {
 
     /// Forgets credentials that are not refused any more. How many.
     pub(crate) async fn prune_credentials(&self, now_ms: i64) -> Result<u64, DatabaseError> {
-        self.bounded(async {
-            let pruned = sqlx::query("DELETE FROM refused_credentials WHERE until_ms <= $1")
-                .bind(now_ms)
-                .execute(&self.pool)
-                .await?;
-            Ok(pruned.rows_affected())
-        })
-        .await
+        let statement = "DELETE FROM refused_credentials WHERE id IN \
+                         (SELECT id FROM refused_credentials WHERE until_ms <= $1 LIMIT $2)";
+        self.prune(statement, now_ms).await
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct DeadDelivery {
 /// A webhook's deliveries and what happened to some of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settlement<'a> {
+    /// Who delivers; nothing is noted where that is somebody else by now.
+    pub(crate) holder: &'a str,
     pub(crate) webhook_id: &'a str,
     pub(crate) settled: &'a [(u64, Settled)],
     pub(crate) last_success_ms: Option<i64>,
@@ -74,33 +76,20 @@ impl Database {
                 .bind(holder)
                 .execute(&self.pool)
                 .await?;
-            // Looked for before it is tried: a quiet replica writes nothing. The condition stands again in the update, so
-            // that of two replicas one gets a webhook.
-            let free: Vec<String> = sqlx::query_scalar(
-                "SELECT id FROM webhooks WHERE disable_ms IS NULL AND holder <> $1 AND held_until_ms < $2 \
-                 ORDER BY id LIMIT $3",
+            // The condition stands twice: of two replicas that find the same webhook free, the second looks at it again
+            // when the first has it.
+            let acquired: Vec<String> = sqlx::query_scalar(
+                "UPDATE webhooks SET holder = $1, held_until_ms = $2 \
+                 WHERE disable_ms IS NULL AND held_until_ms < $3 AND id IN \
+                 (SELECT id FROM webhooks WHERE disable_ms IS NULL AND holder <> $1 AND held_until_ms < $3 \
+                  ORDER BY id LIMIT $4) RETURNING id",
             )
             .bind(holder)
+            .bind(until_ms)
             .bind(now_ms)
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?;
-            let mut acquired = Vec::new();
-            for id in free {
-                let taken = sqlx::query(
-                    "UPDATE webhooks SET holder = $1, held_until_ms = $2 \
-                     WHERE id = $3 AND disable_ms IS NULL AND held_until_ms < $4",
-                )
-                .bind(holder)
-                .bind(until_ms)
-                .bind(&id)
-                .bind(now_ms)
-                .execute(&self.pool)
-                .await?;
-                if taken.rows_affected() == 1 {
-                    acquired.push(id);
-                }
-            }
             let rows = sqlx::query(
                 "SELECT webhooks.*, CAST(0 AS BIGINT) AS pending, CAST(0 AS BIGINT) AS dead FROM webhooks \
                  WHERE holder = $1 AND disable_ms IS NULL ORDER BY id LIMIT $2",
@@ -199,12 +188,13 @@ impl Database {
         .await
     }
 
-    /// Notes what became of deliveries.
+    /// Notes what became of deliveries: unless another process holds the webhook by now. Whether that was done.
     pub(crate) async fn settle_deliveries(
         &self,
         settlement: Settlement<'_>,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<bool, DatabaseError> {
         let Settlement {
+            holder,
             webhook_id,
             settled,
             last_success_ms,
@@ -213,6 +203,16 @@ impl Database {
         } = settlement;
         self.bounded(async {
             let mut transaction = self.pool.begin().await?;
+            // Locks it: nobody takes it over in between.
+            let held =
+                sqlx::query("UPDATE webhooks SET holder = holder WHERE id = $1 AND holder = $2")
+                    .bind(webhook_id)
+                    .bind(holder)
+                    .execute(&mut *transaction)
+                    .await?;
+            if held.rows_affected() != 1 {
+                return Ok(false);
+            }
             for (position, settled) in settled {
                 let position = i64::try_from(*position).unwrap_or(i64::MAX);
                 let (attempts, next_ms, dead_ms, error) = match settled {
@@ -249,28 +249,31 @@ impl Database {
             }
             note_outcome(&mut transaction, webhook_id, last_success_ms, last_error).await?;
             transaction.commit().await?;
-            Ok(())
+            Ok(true)
         })
         .await
     }
 
-    /// Nothing more is delivered: the receiver said that it is gone.
+    /// Nothing more is delivered, since the receiver said that it is gone: unless another process holds the webhook by now.
+    /// Whether that was done.
     pub(crate) async fn disable_webhook(
         &self,
+        holder: &str,
         webhook_id: &str,
         now_ms: i64,
         error: &str,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<bool, DatabaseError> {
         self.bounded(async {
-            sqlx::query(
-                "UPDATE webhooks SET disable_ms = $1, last_error = $2, holder = '' WHERE id = $3",
+            let disabled = sqlx::query(
+                "UPDATE webhooks SET disable_ms = $1, last_error = $2, holder = '' WHERE id = $3 AND holder = $4",
             )
             .bind(now_ms)
             .bind(error)
             .bind(webhook_id)
+            .bind(holder)
             .execute(&self.pool)
             .await?;
-            Ok(())
+            Ok(disabled.rows_affected() == 1)
         })
         .await
     }
@@ -307,17 +310,11 @@ impl Database {
         .await
     }
 
-    /// Forgets dead letters whose event is forgotten: nobody can read or replay them.
-    pub(super) async fn prune_deliveries(&self) -> Result<(), DatabaseError> {
-        self.bounded(async {
-            sqlx::query(
-                "DELETE FROM deliveries WHERE dead_ms IS NOT NULL AND position < \
-                 (SELECT COALESCE(MIN(position), 0) FROM events)",
-            )
-            .execute(&self.pool)
-            .await?;
-            Ok(())
-        })
-        .await
+    /// Forgets dead letters whose event is forgotten: nobody can read or replay them. How many.
+    pub(super) async fn prune_deliveries(&self, now_ms: i64) -> Result<u64, DatabaseError> {
+        let statement = "DELETE FROM deliveries WHERE (webhook_id, position) IN \
+                         (SELECT webhook_id, position FROM deliveries WHERE dead_ms IS NOT NULL AND dead_ms <= $1 \
+                          AND position < (SELECT MIN(position) FROM events) LIMIT $2)";
+        self.prune(statement, now_ms).await
     }
 }

@@ -184,8 +184,10 @@ impl Logged for EventEntry {
     const START: &'static str =
         "SELECT COALESCE((SELECT MIN(position) - 1 FROM events), position) FROM events_head";
     /// Up to the first that is not old: one that tells late of something old takes no newer ones with it.
-    const PRUNE: &'static str = "DELETE FROM events WHERE position < COALESCE(\
-        (SELECT MIN(position) FROM events WHERE create_ms >= $1), (SELECT position + 1 FROM events_head))";
+    const PRUNE: &'static str = "DELETE FROM events WHERE position <= COALESCE(\
+        (SELECT MIN(position) - 1 FROM (SELECT position, create_ms FROM events ORDER BY position LIMIT $2) AS oldest \
+         WHERE create_ms >= $1), \
+        (SELECT MAX(position) FROM (SELECT position FROM events ORDER BY position LIMIT $2) AS oldest))";
 
     fn read(row: &AnyRow) -> Result<Option<Self>, DatabaseError> {
         let Some(position) = row.try_get::<Option<i64>, _>("position")? else {
@@ -216,7 +218,7 @@ impl Logged for EventEntry {
     async fn prune_beside(database: &Database, now_ms: i64) -> Result<(), DatabaseError> {
         let before_ms = now_ms.saturating_sub(TOLD_SESSIONS_KEPT_MS);
         database.prune_told_sessions(before_ms).await?;
-        database.prune_deliveries().await
+        database.prune_deliveries(now_ms).await.map(drop)
     }
 }
 

@@ -149,7 +149,7 @@ impl Database {
             let versions: Vec<i64> = sqlx::query_scalar(
                 "SELECT pepper_version FROM stream_keys WHERE revoke_ms IS NULL UNION \
                  SELECT previous_pepper_version FROM stream_keys WHERE revoke_ms IS NULL AND previous_until_ms > $1 UNION \
-                 SELECT pepper_version FROM webhooks",
+                 SELECT pepper_version FROM webhooks UNION SELECT pepper_version FROM credential_key",
             )
             .bind(now_ms)
             .fetch_all(&self.pool)
@@ -229,7 +229,7 @@ impl KeyRecord {
         previous.filter(|previous| previous.until_ms > now_ms)
     }
 
-    fn read(row: AnyRow) -> Result<Self, DatabaseError> {
+    pub(super) fn read(row: AnyRow) -> Result<Self, DatabaseError> {
         let malformed = |what| DatabaseError::Malformed { what };
         let id: String = row.try_get("id")?;
         Ok(Self {

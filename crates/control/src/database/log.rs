@@ -14,8 +14,8 @@ pub(crate) trait Logged: Send + Sync + Sized + Unpin + 'static {
     const PAGE: &'static str;
     /// The position behind which everything that is left comes.
     const START: &'static str;
-    /// Forgets what is older than `$1`. By position, not by time: what remains has no gap even where the replicas' clocks
-    /// differ.
+    /// Of the first `$2` entries, forgets what is older than `$1`. By position, not by time: what remains has no gap even
+    /// where the replicas' clocks differ.
     const PRUNE: &'static str;
 
     /// `None` for the row that carries the head alone.
@@ -95,13 +95,6 @@ impl Database {
 
     /// Forgets what is older than a time. How many.
     pub(crate) async fn prune_log<E: Logged>(&self, before_ms: i64) -> Result<u64, DatabaseError> {
-        self.bounded(async {
-            let pruned = sqlx::query(E::PRUNE)
-                .bind(before_ms)
-                .execute(&self.pool)
-                .await?;
-            Ok(pruned.rows_affected())
-        })
-        .await
+        self.prune(E::PRUNE, before_ms).await
     }
 }

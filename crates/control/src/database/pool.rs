@@ -13,7 +13,16 @@ use crate::config::DatabaseConfig;
 pub(super) fn options(config: &DatabaseConfig) -> AnyPoolOptions {
     let options = AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
     match config {
-        DatabaseConfig::Sqlite { .. } => options.max_connections(SQLITE_CONNECTIONS),
+        DatabaseConfig::Sqlite { .. } => options
+            .max_connections(SQLITE_CONNECTIONS)
+            // Where SQLite rolls back by itself (a full disk), sqlx counts on as if a transaction were open, and its next
+            // rollback leaves one open for good: nobody else could write.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    let free = sqlx::raw_sql("BEGIN; ROLLBACK").execute(connection).await;
+                    Ok(free.is_ok())
+                })
+            }),
         DatabaseConfig::Postgres { connections, .. } => options
             .max_connections(*connections)
             .after_connect(|connection, _| {

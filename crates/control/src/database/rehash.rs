@@ -5,7 +5,9 @@
 
 use data_encoding::HEXLOWER;
 
-use super::{Database, DatabaseError, WebhookRecord, keys::hex};
+use sqlx::Row as _;
+
+use super::{Database, DatabaseError, KeyRecord, WebhookRecord, keys::hex};
 use crate::{pepper::Mac, stream_key::StreamKeyId};
 
 /// A key's HMAC as it was read, and as it is to be.
@@ -20,7 +22,64 @@ pub(crate) struct Rehash {
     pub(crate) adobe: Option<Vec<u8>>,
 }
 
+/// How much still needs a pepper before the newest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outdated {
+    pub(crate) stream_keys: i64,
+    /// Secrets before a rotation that are still good.
+    pub(crate) previous_secrets: i64,
+    pub(crate) webhooks: i64,
+    /// Answers to requests that name themselves.
+    pub(crate) answers: i64,
+    pub(crate) credential_keys: i64,
+}
+
 impl Database {
+    /// What needs a pepper before this one.
+    pub(crate) async fn outdated(
+        &self,
+        pepper_version: u32,
+        now_ms: i64,
+    ) -> Result<Outdated, DatabaseError> {
+        self.bounded(async {
+            let row = sqlx::query(OUTDATED)
+                .bind(i64::from(pepper_version))
+                .bind(now_ms)
+                .fetch_one(&self.pool)
+                .await?;
+            Ok(Outdated {
+                stream_keys: row.try_get("stream_keys")?,
+                previous_secrets: row.try_get("previous_secrets")?,
+                webhooks: row.try_get("webhooks")?,
+                answers: row.try_get("answers")?,
+                credential_keys: row.try_get("credential_keys")?,
+            })
+        })
+        .await
+    }
+
+    /// Keys with a password under a pepper before this one, behind the one with that id.
+    pub(crate) async fn passwords_before(
+        &self,
+        pepper_version: u32,
+        after: Option<StreamKeyId>,
+        limit: u32,
+    ) -> Result<Vec<KeyRecord>, DatabaseError> {
+        self.bounded(async {
+            let rows = sqlx::query(
+                "SELECT * FROM stream_keys WHERE revoke_ms IS NULL AND adobe_sealed IS NOT NULL \
+                 AND pepper_version < $1 AND id > $2 ORDER BY id LIMIT $3",
+            )
+            .bind(i64::from(pepper_version))
+            .bind(after.map(|id| id.to_string()).unwrap_or_default())
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+            rows.into_iter().map(KeyRecord::read).collect()
+        })
+        .await
+    }
+
     /// Whether it was still to be done.
     pub(crate) async fn rehash_key(&self, rehash: &Rehash) -> Result<bool, DatabaseError> {
         self.bounded(async {
@@ -60,16 +119,16 @@ impl Database {
         .await
     }
 
-    /// Replaces a webhook's encrypted secret, unless it was replaced meanwhile.
+    /// Replaces a webhook's encrypted secret, unless it was replaced meanwhile. Whether it was still to be done.
     pub(crate) async fn reseal_webhook(
         &self,
         id: &str,
         old_version: u32,
         new_version: u32,
         sealed: &[u8],
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<bool, DatabaseError> {
         self.bounded(async {
-            sqlx::query(
+            let written = sqlx::query(
                 "UPDATE webhooks SET secret_sealed = $1, pepper_version = $2 WHERE id = $3 AND pepper_version = $4",
             )
             .bind(HEXLOWER.encode(sealed))
@@ -78,8 +137,16 @@ impl Database {
             .bind(i64::from(old_version))
             .execute(&self.pool)
             .await?;
-            Ok(())
+            Ok(written.rows_affected() > 0)
         })
         .await
     }
 }
+
+const OUTDATED: &str = "SELECT \
+    (SELECT COUNT(*) FROM stream_keys WHERE revoke_ms IS NULL AND pepper_version < $1) AS stream_keys, \
+    (SELECT COUNT(*) FROM stream_keys WHERE revoke_ms IS NULL AND previous_until_ms > $2 \
+     AND previous_pepper_version < $1) AS previous_secrets, \
+    (SELECT COUNT(*) FROM webhooks WHERE pepper_version < $1) AS webhooks, \
+    (SELECT COUNT(*) FROM requests WHERE expire_ms > $2 AND pepper_version < $1) AS answers, \
+    (SELECT COUNT(*) FROM credential_key WHERE pepper_version < $1) AS credential_keys";

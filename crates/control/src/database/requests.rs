@@ -53,14 +53,9 @@ impl Database {
 
     /// Forgets requests whose time is over. How many.
     pub(crate) async fn prune_requests(&self, now_ms: i64) -> Result<u64, DatabaseError> {
-        self.bounded(async {
-            let pruned = sqlx::query("DELETE FROM requests WHERE expire_ms <= $1")
-                .bind(now_ms)
-                .execute(&self.pool)
-                .await?;
-            Ok(pruned.rows_affected())
-        })
-        .await
+        let statement = "DELETE FROM requests WHERE (tenant, request_id) IN \
+                         (SELECT tenant, request_id FROM requests WHERE expire_ms <= $1 LIMIT $2)";
+        self.prune(statement, now_ms).await
     }
 }
 

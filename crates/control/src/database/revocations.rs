@@ -148,7 +148,8 @@ impl Logged for LogEntry {
         ORDER BY revocations.position LIMIT $2";
     const START: &'static str = "SELECT COALESCE((SELECT MIN(position) - 1 FROM revocations), position) FROM revocations_head";
     const PRUNE: &'static str = "DELETE FROM revocations WHERE position <= \
-        (SELECT COALESCE(MAX(position), 0) FROM revocations WHERE create_ms < $1)";
+        (SELECT MAX(position) FROM (SELECT position, create_ms FROM revocations ORDER BY position LIMIT $2) AS oldest \
+         WHERE create_ms < $1)";
 
     fn position(&self) -> u64 {
         self.position

@@ -52,22 +52,40 @@ impl Database {
         .await
     }
 
-    /// Sessions that are live as far as the log tells, by id; at most as many as asked for, behind the given one.
-    pub(crate) async fn told_sessions(
+    /// The ids of sessions that are live as far as the log tells, in order; at most as many as asked for, behind the given
+    /// one.
+    pub(crate) async fn told_ids(
         &self,
         after: &str,
         limit: u32,
-    ) -> Result<Vec<ToldSession>, DatabaseError> {
+    ) -> Result<Vec<String>, DatabaseError> {
         self.bounded(async {
-            let rows = sqlx::query(
-                "SELECT start_ms, subject FROM told_sessions WHERE end_ms IS NULL AND session_id > $1 \
+            let ids = sqlx::query_scalar(
+                "SELECT session_id FROM told_sessions WHERE end_ms IS NULL AND session_id > $1 \
                  ORDER BY session_id LIMIT $2",
             )
             .bind(after)
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?;
-            let session = |row: &sqlx::any::AnyRow| {
+            Ok(ids)
+        })
+        .await
+    }
+
+    /// A session that is live as far as the log tells.
+    pub(crate) async fn told_session(
+        &self,
+        id: &str,
+    ) -> Result<Option<ToldSession>, DatabaseError> {
+        self.bounded(async {
+            let row = sqlx::query(
+                "SELECT start_ms, subject FROM told_sessions WHERE end_ms IS NULL AND session_id = $1",
+            )
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+            let session = |row: sqlx::any::AnyRow| {
                 let subject: String = row.try_get("subject")?;
                 let bytes = HEXLOWER.decode(subject.as_bytes()).ok();
                 let event = bytes.and_then(|bytes| SessionEvent::decode(&*bytes).ok());
@@ -76,21 +94,16 @@ impl Database {
                     event: event.ok_or(DatabaseError::Malformed { what: "session" })?,
                 })
             };
-            rows.iter().map(session).collect()
+            row.map(session).transpose()
         })
         .await
     }
 
-    /// Forgets sessions that ended before a time.
-    pub(super) async fn prune_told_sessions(&self, before_ms: i64) -> Result<(), DatabaseError> {
-        self.bounded(async {
-            sqlx::query("DELETE FROM told_sessions WHERE end_ms < $1")
-                .bind(before_ms)
-                .execute(&self.pool)
-                .await?;
-            Ok(())
-        })
-        .await
+    /// Forgets sessions that ended before a time. How many.
+    pub(super) async fn prune_told_sessions(&self, before_ms: i64) -> Result<u64, DatabaseError> {
+        let statement = "DELETE FROM told_sessions WHERE session_id IN \
+                         (SELECT session_id FROM told_sessions WHERE end_ms < $1 LIMIT $2)";
+        self.prune(statement, before_ms).await
     }
 }
 

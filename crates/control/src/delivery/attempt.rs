@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::StatusCode;
 use proto::cloud_events;
 use runtime::{egress::HttpsUrl, error::chain};
+use tokio::time::{Instant, timeout_at};
 
-use super::Context;
+use super::{Context, room::Place};
 use crate::{
     database::{DatabaseError, EventEntry},
     events::message,
     field::now_ms,
-    standard_webhooks::{ID, SIGNATURE, Secret, TIMESTAMP, sign},
+    standard_webhooks::{self, Secret},
 };
 
 /// Where to, and what signs it.
@@ -30,20 +31,25 @@ pub(super) enum Outcome {
     /// 410: the receiver wants nothing any more.
     Gone,
     Failed(String),
-    /// The event could not be read: nobody was asked.
+    /// The event could not be read, or the hold was over before an answer: as if nobody was asked.
     NotTried,
 }
 
+/// It is over when the webhook may be another's: `until`.
 pub(super) async fn attempt(
     context: Arc<Context>,
     receiver: Arc<Receiver>,
     position: u64,
+    _place: Place,
+    until: Instant,
 ) -> Outcome {
-    let Ok(_permit) = context.requests.acquire().await else {
-        return Outcome::NotTried;
-    };
-    match event(&context, position).await {
-        Ok(Some(event)) => send(&context, &receiver, &event).await,
+    let tried = timeout_at(until, attempt_now(&context, &receiver, position)).await;
+    tried.unwrap_or(Outcome::NotTried)
+}
+
+async fn attempt_now(context: &Context, receiver: &Receiver, position: u64) -> Outcome {
+    match event(context, position).await {
+        Ok(Some(event)) => send(context, receiver, &event).await,
         Ok(None) => Outcome::Forgotten,
         Err(error) => {
             tracing::info!(
@@ -69,22 +75,11 @@ async fn event(context: &Context, position: u64) -> Result<Option<Arc<EventEntry
 async fn send(context: &Context, receiver: &Receiver, event: &EventEntry) -> Outcome {
     let body = Bytes::from(cloud_events::json(&message(event)).to_string());
     let timestamp = now_ms().div_euclid(1000);
-    let signature = sign(&receiver.secret, &event.id, timestamp, &body);
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(cloud_events::CONTENT_TYPE),
-    );
-    for (name, value) in [
-        (ID, event.id.clone()),
-        (TIMESTAMP, timestamp.to_string()),
-        (SIGNATURE, signature),
-    ] {
-        let Ok(value) = HeaderValue::from_str(&value) else {
-            return Outcome::Failed("the event's id is no header".to_owned());
-        };
-        headers.insert(HeaderName::from_static(name), value);
-    }
+    let content = (cloud_events::CONTENT_TYPE, &*body);
+    let headers = standard_webhooks::headers(&receiver.secret, &event.id, timestamp, content);
+    let Some(headers) = headers else {
+        return Outcome::Failed("the event's id is no header".to_owned());
+    };
     match context.egress.post(&receiver.url, headers, body).await {
         Ok(response) if response.status.is_success() => Outcome::Delivered,
         Ok(response) if response.status == StatusCode::GONE => Outcome::Gone,

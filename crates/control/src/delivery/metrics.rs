@@ -7,6 +7,7 @@ use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge}
 pub(crate) struct DeliveryMetrics {
     deliveries: Family<[(&'static str, &'static str); 1], Counter>,
     pending: Gauge,
+    overdue: Gauge,
     failing: Gauge,
 }
 
@@ -14,6 +15,7 @@ pub(crate) struct DeliveryMetrics {
 pub(super) struct Share {
     metrics: DeliveryMetrics,
     pending: i64,
+    overdue: i64,
     failing: bool,
 }
 
@@ -30,6 +32,11 @@ impl DeliveryMetrics {
                 "webhook_deliveries_pending",
                 "Events on their way to webhooks that this process delivers to",
                 this.pending.clone(),
+            );
+            registry.register(
+                "webhook_deliveries_overdue",
+                "Of the pending ones those that wait for more than 15 minutes",
+                this.overdue.clone(),
             );
             registry.register(
                 "webhooks_failing",
@@ -49,27 +56,30 @@ impl DeliveryMetrics {
         Share {
             metrics: self.clone(),
             pending: 0,
+            overdue: 0,
             failing: false,
         }
     }
 }
 
 impl Share {
-    pub(super) fn set(&mut self, pending: usize, failing: bool) {
-        let pending = i64::try_from(pending).unwrap_or(i64::MAX);
-        self.metrics
-            .pending
-            .inc_by(pending.saturating_sub(self.pending));
-        let as_number = |failing: bool| i64::from(failing);
-        self.metrics
-            .failing
-            .inc_by(as_number(failing).saturating_sub(as_number(self.failing)));
-        (self.pending, self.failing) = (pending, failing);
+    pub(super) fn set(&mut self, pending: usize, overdue: usize, failing: bool) {
+        let [pending, overdue] =
+            [pending, overdue].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        let metrics = &self.metrics;
+        for (gauge, now, before) in [
+            (&metrics.pending, pending, self.pending),
+            (&metrics.overdue, overdue, self.overdue),
+            (&metrics.failing, failing.into(), self.failing.into()),
+        ] {
+            gauge.inc_by(now.saturating_sub(before));
+        }
+        (self.pending, self.overdue, self.failing) = (pending, overdue, failing);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.set(0, false);
+        self.set(0, 0, false);
     }
 }

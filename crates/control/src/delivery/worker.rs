@@ -50,6 +50,8 @@ pub(super) struct Worker {
     failures: u32,
     not_before: Instant,
     share: Share,
+    /// What is due has to wait: there is no room, or the hold is nearly over.
+    held_up: bool,
 }
 
 impl Worker {
@@ -90,6 +92,7 @@ impl Worker {
             gone: false,
             failures: 0,
             not_before: Instant::now(),
+            held_up: false,
         })
     }
 
@@ -131,18 +134,11 @@ impl Worker {
 
     /// Notes what is over and begins what is due. Whether there is more to come.
     async fn step(&mut self) -> Result<bool, DatabaseError> {
-        self.settle().await?;
+        if !self.settle().await? {
+            return Ok(false);
+        }
         if self.gone {
-            let error = "HTTP 410: the receiver is gone";
-            let disabled = self
-                .database()
-                .disable_webhook(&self.webhook.id, now_ms(), error);
-            disabled.await?;
-            tracing::warn!(
-                webhook_id = self.webhook.id,
-                tenant = self.webhook.tenant,
-                "the receiver of a webhook is gone; nothing is delivered to it any more"
-            );
+            self.disable().await?;
             return Ok(false);
         }
         let until = *self.until.borrow();
@@ -152,31 +148,56 @@ impl Worker {
         self.give_up();
         // Nobody else may have taken over before the last request is over.
         if until.saturating_duration_since(Instant::now()) > egress::DEADLINE {
-            self.launch();
+            self.launch(until);
+        } else {
+            self.held_up = true;
         }
-        self.share.set(self.pending.len(), self.is_failing());
+        self.show();
         Ok(true)
     }
 
-    async fn settle(&mut self) -> Result<(), DatabaseError> {
+    async fn disable(&self) -> Result<(), DatabaseError> {
+        let (holder, id) = (&self.context.holder, &self.webhook.id);
+        let error = "HTTP 410: the receiver is gone";
+        let disabled = self.database().disable_webhook(holder, id, now_ms(), error);
+        if disabled.await? {
+            tracing::warn!(
+                webhook_id = self.webhook.id,
+                tenant = self.webhook.tenant,
+                "the receiver of a webhook is gone; nothing is delivered to it any more"
+            );
+        }
+        Ok(())
+    }
+
+    /// Tells the metrics.
+    fn show(&mut self) {
+        let patience_ms = i64::try_from(OVERDUE.as_millis()).unwrap_or(i64::MAX);
+        let limit_ms = now_ms().saturating_sub(patience_ms);
+        let waiting = self.pending.values();
+        let overdue = waiting.filter(|delivery| delivery.create_ms < limit_ms);
+        let overdue = overdue.count();
+        self.share
+            .set(self.pending.len(), overdue, self.is_failing());
+    }
+
+    /// Whether the webhook is still ours.
+    async fn settle(&mut self) -> Result<bool, DatabaseError> {
         if self.settled.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let settlement = Settlement {
+            holder: &self.context.holder,
             webhook_id: &self.webhook.id,
             settled: &self.settled,
             last_success_ms: self.last_success_ms,
             last_error: self.last_error.as_deref(),
             now_ms: now_ms(),
         };
-        self.context
-            .shared
-            .database
-            .settle_deliveries(settlement)
-            .await?;
+        let is_ours = self.database().settle_deliveries(settlement).await?;
         self.settled.clear();
         (self.last_success_ms, self.last_error) = (None, None);
-        Ok(())
+        Ok(is_ours)
     }
 
     /// Puts what is new in the log on its way, as long as there is room. Whether the webhook is still ours, and where we
@@ -274,7 +295,8 @@ impl Worker {
     }
 
     /// Begins what is due: of each lane the first delivery alone.
-    fn launch(&mut self) {
+    fn launch(&mut self, until: Instant) {
+        self.held_up = false;
         let most = if self.is_failing() { 1 } else { REQUESTS_MAX };
         if Instant::now() < self.not_before {
             return;
@@ -286,9 +308,14 @@ impl Worker {
                 return;
             }
             if taken.insert(delivery.lane) && delivery.next_ms <= now_ms {
+                let Some(place) = self.context.room.place(&self.webhook.tenant) else {
+                    self.held_up = true;
+                    return;
+                };
                 self.busy_lanes.insert(delivery.lane);
                 let position = delivery.position;
-                let attempt = attempt(self.context.clone(), self.receiver.clone(), position);
+                let (context, receiver) = (self.context.clone(), self.receiver.clone());
+                let attempt = attempt(context, receiver, position, place, until);
                 self.under_way
                     .spawn(async move { (position, attempt.await) });
             }
@@ -335,6 +362,8 @@ impl Worker {
         let most = if self.is_failing() { 1 } else { REQUESTS_MAX };
         if self.under_way.len() >= most {
             LOOK_PERIOD
+        } else if self.held_up {
+            ROOM_PERIOD
         } else {
             due.max(pause).clamp(TICK, LOOK_PERIOD)
         }
@@ -440,4 +469,8 @@ const POSITION_LAG_MAX: u64 = 500;
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 /// How often a worker with nothing to do looks whether the webhook is still its own.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// How often a worker that found no room looks for some; also when a request of its own is over.
+const ROOM_PERIOD: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_millis(1);
+/// How long a delivery may wait before it counts as late.
+const OVERDUE: Duration = Duration::from_secs(15 * 60);

@@ -165,6 +165,7 @@ fn copy_in_policy(path: &str, from: &PublishPolicy, to: &mut PublishPolicy) -> b
         "reconnect_window_seconds" => to.reconnect_window_seconds = from.reconnect_window_seconds,
         "role" => to.role = from.role,
         "quota_group" => to.quota_group.clone_from(&from.quota_group),
+        "takeover_priority" => to.takeover_priority = from.takeover_priority,
         _ => {
             let Some(path) = path.strip_prefix("limits.") else {
                 return false;

@@ -3,7 +3,7 @@
 //! and end once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -23,10 +23,18 @@ use crate::{
 /// Compares the event log with the registry.
 pub(crate) struct Reconciler {
     shared: Arc<Shared>,
-    /// Sessions that the log and the registry disagree on, and since when without interruption.
-    disagreed: HashMap<String, Instant>,
+    /// Sessions that the log and the registry disagree on.
+    disagreed: HashMap<String, Disagreement>,
     /// For how long they must.
     patience: Duration,
+}
+
+#[derive(Clone, Copy)]
+enum Disagreement {
+    /// Without interruption.
+    Since(Instant),
+    /// Told once: where the log does not take it, as of a session that was given up and goes on, it never will.
+    Told,
 }
 
 impl Reconciler {
@@ -65,39 +73,41 @@ impl Reconciler {
     async fn compare(&mut self) -> Result<(), String> {
         // The log first: a session that starts in between has no lease too many.
         let told = self.told().await.map_err(|error| chain(&error))?;
-        let leases = self.shared.registry.leases().await;
-        let leases: BTreeMap<String, Lease> = leases
-            .map_err(|error| chain(&error))?
-            .into_iter()
-            .map(|lease| (lease.session.to_string(), lease))
+        let leases = self.shared.leases.at_most(LEASES_AGE).await;
+        let leases = leases.map_err(|error| chain(&error))?;
+        let leases: HashMap<&str, &Lease> = leases
+            .iter()
+            .map(|lease| (lease.session.as_str(), lease))
             .collect();
-        let lost = told.iter().filter(|(id, _)| !leases.contains_key(*id));
-        let untold = leases.iter().filter(|(id, _)| !told.contains_key(*id));
+        let lost = told.iter().map(String::as_str);
+        let lost = lost.filter(|id| !leases.contains_key(id));
+        let untold = leases.keys().copied().filter(|id| !told.contains(*id));
         let now = Instant::now();
-        let disagreed: HashMap<String, Instant> = lost
-            .clone()
-            .map(|(id, _)| id)
-            .chain(untold.clone().map(|(id, _)| id))
+        let mut disagreed: HashMap<String, Disagreement> = lost
+            .chain(untold)
             .map(|id| {
-                let since = self.disagreed.get(id).copied().unwrap_or(now);
-                (id.clone(), since)
+                let before = self.disagreed.get(id).copied();
+                (id.to_owned(), before.unwrap_or(Disagreement::Since(now)))
             })
             .collect();
-        let is_ripe = |id: &String| {
-            disagreed
-                .get(id)
-                .is_some_and(|since| now.duration_since(*since) >= self.patience)
-        };
-        let now_ms = now_ms();
-        let mut events: Vec<NewEvent> = lost
-            .filter(|(id, _)| is_ripe(id))
-            .map(|(_, told)| ended(told, now_ms))
-            .collect();
-        events.extend(
-            untold
-                .filter(|(id, _)| is_ripe(id))
-                .map(|(_, lease)| started(lease)),
-        );
+        let mut events = Vec::new();
+        for (id, disagreement) in &mut disagreed {
+            let Disagreement::Since(since) = *disagreement else {
+                continue;
+            };
+            if now.duration_since(since) < self.patience {
+                continue;
+            }
+            *disagreement = Disagreement::Told;
+            match leases.get(id.as_str()) {
+                Some(lease) => events.push(started(lease)),
+                None => {
+                    let told = self.shared.database.told_session(id).await;
+                    let told = told.map_err(|error| chain(&error))?;
+                    events.extend(told.map(|told| ended(&told, now_ms())));
+                }
+            }
+        }
         let written = self.shared.database.tell_sessions(&events).await;
         let written = written.map_err(|error| chain(&error))?;
         if written > 0 {
@@ -110,22 +120,17 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn told(&self) -> Result<BTreeMap<String, ToldSession>, crate::DatabaseError> {
-        let mut told = BTreeMap::new();
+    async fn told(&self) -> Result<BTreeSet<String>, crate::DatabaseError> {
+        let mut told = BTreeSet::new();
         let mut after = String::new();
         loop {
-            let page = self
-                .shared
-                .database
-                .told_sessions(&after, SESSIONS_PER_PAGE)
-                .await?;
+            let database = &self.shared.database;
+            let page = database.told_ids(&after, SESSIONS_PER_PAGE).await?;
             let Some(last) = page.last() else {
                 return Ok(told);
             };
-            after.clone_from(&last.event.session_id);
-            for session in page {
-                told.insert(session.event.session_id.clone(), session);
-            }
+            after.clone_from(last);
+            told.extend(page);
         }
     }
 }
@@ -170,4 +175,6 @@ fn of(event_type: EventType, create_ms: i64, event: SessionEvent) -> NewEvent {
 const PERIOD: Duration = Duration::from_secs(5);
 /// A lease lives for 15 s, and an edge that lost control for a moment reports within seconds after that.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Of what the registry told; far below the patience.
+const LEASES_AGE: Duration = Duration::from_secs(1);
 const SESSIONS_PER_PAGE: u32 = 1000;

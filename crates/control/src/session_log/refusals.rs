@@ -1,7 +1,7 @@
 //! Refused publishers as events: of keys that are there alone, and of each key and reason seldom, so that a flood of
 //! guesses is no flood of events. Admission waits for none of it.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use proto::{
     internal::v1::AuthorizeRequest,
@@ -12,8 +12,10 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::text;
 use crate::{
+    admission::Refusal,
     database::{Database, DatabaseError, NewEvent, Subject},
     field::now_ms,
+    recent::Recent,
     stream_key::StreamKeyId,
 };
 
@@ -25,8 +27,8 @@ pub(crate) struct Refusals(mpsc::Sender<Refused>);
 pub(crate) struct RefusalWriter {
     queue: mpsc::Receiver<Refused>,
     database: Database,
-    /// When a key's reason was last told.
-    told: HashMap<(StreamKeyId, &'static str), Instant>,
+    /// Keys and reasons that were told.
+    told: Recent<(StreamKeyId, &'static str), ()>,
 }
 
 struct Refused {
@@ -41,7 +43,7 @@ impl Refusals {
         let writer = RefusalWriter {
             queue,
             database,
-            told: HashMap::new(),
+            told: Recent::new(PERIOD, TOLD_MAX),
         };
         (Self(sender), writer)
     }
@@ -51,20 +53,21 @@ impl Refusals {
         &self,
         request: &AuthorizeRequest,
         claimed_id: Option<&str>,
-        reason: &'static str,
-        description: String,
+        refusal: &Refusal,
+        description: &str,
     ) {
         let id = claimed_id.and_then(|id| StreamKeyId::parse(id).ok());
-        let Some(id) = id.filter(|_| !NOBODYS_KEY.contains(&reason)) else {
+        let Some(id) = id.filter(|_| !refusal.is_of_no_key()) else {
             return;
         };
+        let reason = refusal.outcome();
         let event = SessionEvent {
             session_id: request.session_id.clone(),
             stream_key_id: id.to_string(),
             client_address: text(&request.client_address),
             encoder: text(&request.encoder),
             reason: reason.to_owned(),
-            description,
+            description: description.to_owned(),
             ..SessionEvent::default()
         };
         self.0.try_send(Refused { id, reason, event }).ok();
@@ -113,33 +116,10 @@ impl RefusalWriter {
     }
 
     fn is_due(&mut self, key: (StreamKeyId, &'static str)) -> bool {
-        let now = Instant::now();
-        if self.told.len() >= TOLD_MAX {
-            self.told
-                .retain(|_, told| now.duration_since(*told) < PERIOD);
-        }
-        if self.told.len() >= TOLD_MAX && !self.told.contains_key(&key) {
-            return false;
-        }
-        match self.told.get(&key) {
-            Some(told) if now.duration_since(*told) < PERIOD => false,
-            Some(_) | None => {
-                self.told.insert(key, now);
-                true
-            }
-        }
+        self.told.get(&key).is_none() && self.told.insert(key, (), Instant::now())
     }
 }
 
-/// Refusals that nobody's key is behind, or perhaps nobody's.
-const NOBODYS_KEY: [&str; 6] = [
-    "challenge_forged",
-    "malformed",
-    "mistyped",
-    "too_many_attempts",
-    "unknown",
-    "unknown_user",
-];
 /// Of one key and reason, one event.
 const PERIOD: Duration = Duration::from_secs(10);
 const PERIOD_MS: i64 = 10_000;

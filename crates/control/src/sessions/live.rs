@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use proto::v1::Session;
-use registry::Registry;
 use runtime::error::chain;
 use tokio::{
     sync::watch,
@@ -11,7 +10,7 @@ use tokio::{
 };
 
 use super::message;
-use crate::{database::EventEntry, log_tail::LogTail};
+use crate::{database::EventEntry, leases::Leases, log_tail::LogTail};
 
 /// Sessions by id; one that did not change between two looks is the same `Arc`.
 pub(super) type Snapshot = Arc<BTreeMap<String, Arc<Session>>>;
@@ -48,12 +47,12 @@ impl LiveSessions {
     /// something changed.
     pub(crate) async fn look(
         self,
-        registry: Registry,
+        leases: Leases,
         mut events: watch::Receiver<LogTail<EventEntry>>,
     ) {
         loop {
             if self.0.receiver_count() > 0 {
-                self.look_once(&registry).await;
+                self.look_once(&leases).await;
             }
             sleep(PERIOD_MIN).await;
             if let Ok(Err(_no_follower)) = timeout(PERIOD, events.changed()).await {
@@ -62,8 +61,8 @@ impl LiveSessions {
         }
     }
 
-    async fn look_once(&self, registry: &Registry) {
-        let leases = match registry.leases().await {
+    async fn look_once(&self, leases: &Leases) {
+        let leases = match leases.at_most(PERIOD_MIN).await {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::info!(
@@ -76,8 +75,8 @@ impl LiveSessions {
             }
         };
         let before = self.0.borrow().sessions.clone();
-        let sessions = leases.into_iter().map(|lease| {
-            let session = message(lease);
+        let sessions = leases.iter().map(|lease| {
+            let session = message(lease.clone());
             let same = before
                 .get(&session.id)
                 .filter(|same| is_same(same, &session));
@@ -109,5 +108,5 @@ fn is_same(told: &Session, session: &Session) -> bool {
 const AGE_STEP_MS: u64 = 5000;
 /// A change in the registry is told at most this long (and a query) after it was made.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Events are no reason to ask more often.
+/// Events are no reason to ask more often; what others asked for since is as good.
 const PERIOD_MIN: Duration = Duration::from_millis(200);

@@ -1,10 +1,6 @@
 //! One `WatchSessions`: what was told, and what is different by now.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use proto::v1::{
     Session, SessionsComplete, WatchSessionsResponse, watch_sessions_response::Change,
@@ -15,14 +11,18 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{Filter, live::Looked, registry_unavailable};
+use super::{
+    Filter,
+    live::{Looked, Snapshot},
+    registry_unavailable,
+};
 use crate::watches::Watch;
 
 pub(super) struct SessionWatch {
     looks: watch::Receiver<Looked>,
     filter: Filter,
-    /// As of the last look.
-    told: BTreeMap<String, Arc<Session>>,
+    /// The last look, of all tenants: shared by every watcher, and told as far as the filter wants it.
+    told: Snapshot,
     /// Whether the watcher knows that it knows all.
     complete: bool,
     /// What the last look brought and is still to be told.
@@ -43,33 +43,29 @@ impl SessionWatch {
         Self {
             looks,
             filter,
-            told: BTreeMap::new(),
+            told: Snapshot::default(),
             complete: false,
             changes: VecDeque::new(),
             deadline: Instant::now() + STALE_AFTER,
         }
     }
 
-    fn compare(&mut self, sessions: &BTreeMap<String, Arc<Session>>) {
-        let now = sessions
+    fn compare(&mut self, now: Snapshot) {
+        let told = std::mem::replace(&mut self.told, now);
+        let wanted = |session: &&Arc<Session>| self.filter.wants(session);
+        let ended = told
             .iter()
-            .filter(|(_, session)| self.filter.wants(session));
-        let now: BTreeMap<String, Arc<Session>> = now
-            .map(|(id, session)| (id.clone(), session.clone()))
-            .collect();
-        let changed = now.iter().filter(|(id, session)| {
-            let told = self.told.get(*id);
-            told.is_none_or(|told| !Arc::ptr_eq(told, session))
+            .filter(|(id, session)| wanted(session) && self.told.get(*id).filter(wanted).is_none());
+        let changed = self.told.iter().filter(|(id, session)| {
+            wanted(session) && told.get(*id).is_none_or(|told| !Arc::ptr_eq(told, session))
         });
-        let ended = self.told.keys().filter(|id| !now.contains_key(*id));
         let changes = ended
-            .map(|id| Difference::Ended(id.clone()))
+            .map(|(id, _)| Difference::Ended(id.clone()))
             .chain(changed.map(|(_, session)| Difference::Session(session.clone())));
         self.changes.extend(changes);
         if !std::mem::replace(&mut self.complete, true) {
             self.changes.push_back(Difference::Complete);
         }
-        self.told = now;
     }
 }
 
@@ -97,7 +93,7 @@ impl Watch for SessionWatch {
             // Else not answered yet, or not for long.
             if let Some(at) = at.filter(|at| *at > Instant::now()) {
                 self.deadline = at;
-                self.compare(&sessions);
+                self.compare(sessions);
             }
         }
     }

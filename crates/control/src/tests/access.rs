@@ -46,7 +46,7 @@ on_both!(every_method_wants_a_credential_with_its_scope_and_keeps_tenants_apart)
 const ELSEWHERE: [&str; 1] = ["headwater.v1.PlaybackService"];
 
 /// Every method of the public contract, as a path.
-fn methods() -> Vec<String> {
+pub(super) fn methods() -> Vec<String> {
     let files = FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap().file;
     let public = files.iter().filter(|file| file.package() == "headwater.v1");
     let mut methods = vec![];
@@ -63,13 +63,13 @@ fn methods() -> Vec<String> {
 }
 
 /// A running control, called by path with bytes.
-struct Served {
+pub(super) struct Served {
     channel: Channel,
     _running: AbortOnDropHandle<()>,
 }
 
 impl Served {
-    async fn start(fixture: &Fixture) -> (Self, Arc<crate::Shared>) {
+    pub(super) async fn start(fixture: &Fixture) -> (Self, Arc<crate::Shared>) {
         let dependencies = Dependencies {
             registry: fixture.registry.clone(),
             metrics: Default::default(),
@@ -96,7 +96,7 @@ impl Served {
     }
 
     /// The first message of the answer; `None` where there is none.
-    async fn call(
+    pub(super) async fn call(
         &self,
         path: &str,
         credential: Option<&str>,
@@ -155,10 +155,9 @@ impl Decoder for Raw {
     }
 }
 
-/// Puts a token into the database.
-async fn token(shared: &crate::Shared, tenant: &str, scopes: &[&str]) -> (String, String) {
-    let token = ApiToken::generate().unwrap();
-    let record = TokenRecord {
+/// As it is stored, good for ever.
+pub(super) fn token_record(token: &ApiToken, tenant: &str, scopes: &[&str]) -> TokenRecord {
+    TokenRecord {
         id: token.id(),
         tenant: tenant.to_owned(),
         description: String::new(),
@@ -170,7 +169,17 @@ async fn token(shared: &crate::Shared, tenant: &str, scopes: &[&str]) -> (String
         expire_ms: None,
         revoke_ms: None,
         last_use_ms: None,
-    };
+    }
+}
+
+/// Puts a token into the database.
+pub(super) async fn token(
+    shared: &crate::Shared,
+    tenant: &str,
+    scopes: &[&str],
+) -> (String, String) {
+    let token = ApiToken::generate().unwrap();
+    let record = token_record(&token, tenant, scopes);
     shared.database.create_token(&record).await.unwrap();
     (token.id().to_string(), token.reveal().to_string())
 }

@@ -110,6 +110,11 @@ impl Backend {
         self.asked.lock().clone()
     }
 
+    /// How many requests hang now.
+    pub(super) fn hanging(&self) -> usize {
+        *self.hanging.borrow()
+    }
+
     /// Until so many requests hang at once.
     pub(super) async fn hangs(&self, requests: usize) {
         let mut hanging = self.hanging.clone();

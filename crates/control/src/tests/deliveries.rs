@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use proto::v1::{
@@ -19,10 +19,15 @@ use tonic::Code;
 use super::{
     backend::{Asked, Backend, Reply},
     event_service::report,
-    fixture::{Fixture, Replica, of_tenant, reason},
+    fixture::{Fixture, Replica, of_tenant, reason, until},
     on_both,
 };
-use crate::standard_webhooks::{ID, SIGNATURE, Secret, TIMESTAMP, verify};
+use crate::{
+    database::{Delivery, Settled, Settlement},
+    delivery::TENANT_REQUESTS_MAX,
+    field::now_ms,
+    standard_webhooks::{ID, SIGNATURE, Secret, TIMESTAMP, verify},
+};
 
 on_both!(
     a_receiver_that_fails_hangs_and_recovers_gets_every_event_in_order,
@@ -31,17 +36,21 @@ on_both!(
     a_receiver_that_is_gone_is_left_alone_until_a_replay,
     a_webhook_is_there_for_its_own_tenant_alone,
     a_url_that_is_not_called_is_refused,
+    receivers_of_one_tenant_that_hang_hold_up_no_other_tenant,
+    a_process_without_the_hold_changes_nothing,
 );
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Replica {
     async fn create_webhook(&self, url: String) -> CreateWebhookResponse {
+        self.create_webhook_of("default", url).await
+    }
+
+    async fn create_webhook_of(&self, tenant: &str, url: String) -> CreateWebhookResponse {
         let request = CreateWebhookRequest {
             url,
             ..CreateWebhookRequest::default()
         };
-        let created = self.events.create_webhook(of_tenant("default", request));
+        let created = self.events.create_webhook(of_tenant(tenant, request));
         created.await.unwrap().into_inner()
     }
 
@@ -59,15 +68,6 @@ impl Replica {
             self.report(vec![report]).await.unwrap();
         }
     }
-}
-
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so().await {
-        assert!(started.elapsed() < PATIENCE, "{what} in time");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    println!("{what} after {:?}", started.elapsed());
 }
 
 fn is_signed(secret: &str, asked: &Asked) -> bool {
@@ -365,6 +365,94 @@ async fn a_webhook_is_there_for_its_own_tenant_alone(fixture: Fixture) {
         reason(events.get_webhook(of_tenant("default", get)).await),
         not_found
     );
+}
+
+async fn receivers_of_one_tenant_that_hang_hold_up_no_other_tenant(mut fixture: Fixture) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let takes = taken.clone();
+    let backend = Backend::start(fixture.directory.path(), move |asked| {
+        if asked.json()["tenant"] == "hung" {
+            return Reply::Hang;
+        }
+        takes.fetch_add(1, Ordering::SeqCst);
+        Reply::Answer(200, String::new())
+    })
+    .await;
+    fixture.config.egress = backend.egress.clone();
+    let control = fixture.replica().await;
+    let url = backend.url("/hook").to_string();
+    for _ in 0..TENANT_REQUESTS_MAX {
+        control.create_webhook_of("hung", url.clone()).await;
+    }
+    let good = control.create_webhook(url).await.webhook.unwrap();
+    let hung = (0..8).map(|number| {
+        let stream = format!("hung-{number}");
+        let mut report = report(EventType::SessionStarted, &stream, &stream);
+        report.session.as_mut().unwrap().tenant = "hung".to_owned();
+        report
+    });
+    control.report(hung.collect()).await.unwrap();
+    backend.hangs(TENANT_REQUESTS_MAX).await;
+    control.start_sessions(0..40).await;
+    until("the other tenant's events are delivered", async || {
+        control.webhook(&good.id).await.pending == 0 && taken.load(Ordering::SeqCst) >= 40
+    })
+    .await;
+    assert!(backend.hanging() <= TENANT_REQUESTS_MAX);
+}
+
+async fn a_process_without_the_hold_changes_nothing(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let created = control
+        .create_webhook("https://example.com/hook".to_owned())
+        .await;
+    let id = created.webhook.unwrap().id;
+    control.shutdown.drain();
+    let database = &control.shared.database;
+    let now_ms = now_ms();
+    until("nobody holds it", async || {
+        let (held, _) = database
+            .hold_webhooks("first", now_ms, now_ms + 1000, 10)
+            .await
+            .unwrap();
+        held.len() == 1
+    })
+    .await;
+    let delivery = Delivery {
+        position: 1,
+        lane: 1,
+        create_ms: now_ms,
+        attempts: 0,
+        next_ms: now_ms,
+    };
+    let position = database.webhook(&id).await.unwrap().unwrap().position;
+    let deliveries = [delivery];
+    let scheduled = database.schedule_deliveries("first", &id, (position, 1), &deliveries);
+    assert!(scheduled.await.unwrap());
+    let (held, acquired) = database
+        .hold_webhooks("second", now_ms + 1001, now_ms + 5000, 10)
+        .await
+        .unwrap();
+    assert_eq!((held.len(), acquired.len()), (1, 1));
+    let before = database.webhook(&id).await.unwrap();
+    let settled = [(1, Settled::Delivered)];
+    let settle = |holder| Settlement {
+        holder,
+        webhook_id: &id,
+        settled: &settled,
+        last_success_ms: Some(now_ms),
+        last_error: None,
+        now_ms,
+    };
+    assert!(!database.settle_deliveries(settle("first")).await.unwrap());
+    let disabled = database.disable_webhook("first", &id, now_ms, "gone");
+    assert!(!disabled.await.unwrap());
+    assert_eq!(database.webhook(&id).await.unwrap(), before);
+    assert_eq!(database.deliveries(&id, 10).await.unwrap(), [delivery]);
+    assert!(database.settle_deliveries(settle("second")).await.unwrap());
+    assert!(database.deliveries(&id, 10).await.unwrap().is_empty());
+    let disabled = database.disable_webhook("second", &id, now_ms, "gone");
+    assert!(disabled.await.unwrap());
 }
 
 async fn a_url_that_is_not_called_is_refused(fixture: Fixture) {

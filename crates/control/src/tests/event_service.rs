@@ -33,6 +33,7 @@ on_both!(
     an_event_of_long_ago_takes_no_newer_ones_with_it,
     a_watcher_that_is_told_nothing_of_much_hears_a_sign_of_life,
     a_session_of_an_edge_that_died_ends_once,
+    a_session_that_goes_on_behind_its_end_is_told_once,
     a_known_key_that_is_refused_is_an_event_and_a_flood_is_not_many,
     sessions_are_watched,
 );
@@ -362,6 +363,29 @@ async fn a_session_of_an_edge_that_died_ends_once(fixture: Fixture) {
         .unwrap();
     let found = events(&mut reconcilers, 4).await;
     assert_eq!(found[3..], [(EventType::SessionEnded, "quiet".to_owned())]);
+}
+
+async fn a_session_that_goes_on_behind_its_end_is_told_once(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let mut reconciler = Reconciler::new(control.shared.clone()).with_patience(Duration::ZERO);
+    publish(&fixture, "slow", "default", "live", "").await;
+    let told = [EventType::SessionStarted, EventType::SessionEnded];
+    let reports = told.map(|kind| report(kind, "slow", "slow"));
+    control.report(reports.to_vec()).await.unwrap();
+    let shared = &control.shared;
+    let leases = shared.leases.at_most(Duration::ZERO).await.unwrap();
+    assert_eq!(leases.len(), 1);
+    reconciler.look().await;
+    // From here on, telling it again would be news.
+    sqlx::query("DELETE FROM told_sessions")
+        .execute(shared.database.pool())
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        reconciler.look().await;
+    }
+    let expected = told.map(|kind| (kind, "slow".to_owned()));
+    assert_eq!(control.all_events().await, expected);
 }
 
 async fn a_known_key_that_is_refused_is_an_event_and_a_flood_is_not_many(fixture: Fixture) {

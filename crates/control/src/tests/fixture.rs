@@ -1,6 +1,9 @@
 //! A database, a registry, secrets, and control replicas on them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use data_encoding::HEXLOWER;
 use prost::Message as _;
@@ -336,6 +339,16 @@ pub(super) fn of_role<T>(role: Role, message: T) -> Request<T> {
     request
 }
 
+/// Waits for a condition.
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < PATIENCE, "{what} in time");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("{what} after {:?}", started.elapsed());
+}
+
 /// Reason of a failed call.
 pub(super) fn reason<T>(result: Result<T, Status>) -> (tonic::Code, String) {
     let status = result.err().expect("the call fails");
@@ -345,6 +358,8 @@ pub(super) fn reason<T>(result: Result<T, Status>) -> (tonic::Code, String) {
     )
 }
 
+/// Many times what anything takes that is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 const REHASH_PERIOD: Duration = Duration::from_millis(50);
 /// Well above the sign of life.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(25);

@@ -238,8 +238,8 @@ async fn a_quota_of_sessions_counts_what_is_live_and_what_is_about_to_be(fixture
 }
 
 async fn quotas_are_set_and_told_to_their_own_tenant(fixture: Fixture) {
-    let control = fixture.replica().await;
     publish(&fixture, "one", "default", "live", "").await;
+    let control = fixture.replica().await;
     control.create("one").await;
     let quota = QuotaMessage {
         max_keys: 7,

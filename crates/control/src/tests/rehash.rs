@@ -1,6 +1,6 @@
 //! What is stored under an old pepper moves to the newest one, and the old one can be retired.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::v1::{
     CreateStreamKeyRequest, CreateWebhookRequest, CreateWebhookResponse, GetStreamKeyRequest,
@@ -10,7 +10,7 @@ use proto::v1::{
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, Replica, of_tenant},
+    fixture::{Fixture, Replica, of_tenant, until},
     on_both,
 };
 use crate::{
@@ -23,25 +23,16 @@ use crate::{
 
 on_both!(
     a_pepper_is_retired_once_keys_were_shown,
+    a_pepper_is_retired_although_a_password_alone_is_used,
     nothing_depends_on_a_pepper_that_others_may_not_have_yet,
 );
 
-const DEADLINE: Duration = Duration::from_secs(30);
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !condition().await {
-        assert!(begun.elapsed() < DEADLINE, "{what} does not come");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn second() -> String {
+pub(super) fn second() -> String {
     format!("2:{}\n", "5".repeat(64))
 }
 
 /// Gives control one more pepper; gives back the first one's line.
-async fn add_pepper(fixture: &Fixture, control: &mut Replica) -> String {
+pub(super) async fn add_pepper(fixture: &Fixture, control: &mut Replica) -> String {
     let path = &fixture.config.pepper_file;
     let first = std::fs::read_to_string(path).unwrap();
     std::fs::write(path, format!("{first}{}", second())).unwrap();
@@ -144,6 +135,43 @@ async fn a_pepper_is_retired_once_keys_were_shown(mut fixture: Fixture) {
     assert_eq!(&opened[..], webhook.secret.as_bytes());
 }
 
+async fn a_pepper_is_retired_although_a_password_alone_is_used(mut fixture: Fixture) {
+    fixture.rehash_delay = Duration::ZERO;
+    let mut control = fixture.replica().await;
+    let (key, secret) = key_with_password(&control).await;
+    let (lapsed, _) = key_with_password(&control).await;
+    control.revoke(&lapsed.id).await;
+    let (shown, shown_secret) = control.create("shown").await;
+    let before = etag(&control, &key.id).await;
+    add_pepper(&fixture, &mut control).await;
+    until("what is left", async || {
+        control.metric("headwater_pepper_rewrites_total{kind=\"password\"} 1")
+            && control.metric("headwater_pepper_rewrites_total{kind=\"credential_key\"} 1")
+            && control.metric("headwater_pepper_outdated{kind=\"stream_key\"} 1")
+    })
+    .await;
+    assert_eq!(record(&control, &key.id).await.pepper_version, 2);
+    assert_eq!(record(&control, &lapsed.id).await.pepper_version, 1);
+    assert_eq!(etag(&control, &key.id).await, before);
+    assert!(granted(&control, &shown_secret).await);
+    until("nothing left", async || {
+        record(&control, &shown.id).await.pepper_version == 2
+            && control.metric("headwater_pepper_outdated{kind=\"stream_key\"} 0")
+    })
+    .await;
+    std::fs::write(&fixture.config.pepper_file, second()).unwrap();
+    assert_eq!(control.pepper_file.advance().await.unwrap(), 2);
+    // The password, and the whole key as well, which nobody had shown.
+    let stored = record(&control, &key.id).await;
+    let peppers = control.shared.peppers.load_full();
+    let opened = peppers.open(2, stored.id, &stored.adobe.unwrap()).unwrap();
+    let stream_key = StreamKey::parse(&secret).ok().unwrap();
+    assert_eq!(opened[..], password_equivalent(&stream_key)[..]);
+    assert!(granted(&control, &secret).await);
+    let wrong = StreamKey::generate().unwrap().with_id(stored.id);
+    assert!(!granted(&control, &wrong.reveal()).await);
+}
+
 async fn nothing_depends_on_a_pepper_that_others_may_not_have_yet(fixture: Fixture) {
     let mut control = fixture.replica().await;
     let (key, secret) = control.create("main").await;
@@ -152,8 +180,9 @@ async fn nothing_depends_on_a_pepper_that_others_may_not_have_yet(fixture: Fixtu
     let stored = record(&control, &key.id).await;
     let peppers = control.shared.peppers.load_full();
     for (delay, version) in [(fixture.rehash_delay, 1), (Duration::ZERO, 2)] {
-        let database = control.shared.database.clone();
-        let (rehashes, rehasher) = Rehashes::new(database, control.shared.peppers.clone(), delay);
+        let shared = &control.shared;
+        let (database, metrics) = (&shared.database, &shared.metrics);
+        let (rehashes, rehasher) = Rehashes::new(database, &shared.peppers, metrics, delay);
         // More than there is room for: nobody waits.
         for _ in 0..1000 {
             rehashes.tell(&peppers, &stored, &stream_key);

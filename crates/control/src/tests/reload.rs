@@ -1,9 +1,6 @@
 //! Secrets that change while control runs.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use proto::{
     grant::{GrantSigner, GrantVerifier},
@@ -13,23 +10,12 @@ use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, Replica, bearing},
+    fixture::{Fixture, Replica, bearing, until},
     postgres::PostgresServer,
 };
 use crate::{
     DatabaseConfig, POSTGRES_CONNECTIONS, caller::Scope, encode_grant_key, pepper::PepperError,
 };
-
-/// Many times what a reload takes.
-const DEADLINE: Duration = Duration::from_secs(30);
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !condition().await {
-        assert!(begun.elapsed() < DEADLINE, "{what} does not come");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// As Kubernetes does: all at once.
 fn replace(path: &Path, content: &str) {

@@ -11,7 +11,7 @@ use proto::{
 };
 use registry::{
     Claim, ClaimOutcome, EdgeName, LeaseStats, LeaseTrack, OriginName, Policy, SessionId, Slot,
-    StreamId,
+    Standing, StreamId,
 };
 use tonic::Code;
 
@@ -46,6 +46,8 @@ pub(super) async fn publish(
         announced: vec![origin],
         broadcast_id: "0".repeat(32),
         policy: Policy::Reject,
+        standing: Standing::default(),
+        patient: false,
         floor: 0,
         home_ttl: Duration::from_secs(60),
         stats: LeaseStats {

@@ -10,9 +10,10 @@ use proto::{
         authorize_response::Decision, revocation,
     },
     v1::{
-        RevokeSignedKeyRequest, TakeoverPolicy, TerminateSessionRequest,
-        session_service_server::SessionService as _,
+        Quota as QuotaMessage, RevokeSignedKeyRequest, SetQuotaRequest, TakeoverPolicy,
+        TerminateSessionRequest, session_service_server::SessionService as _,
         stream_key_service_server::StreamKeyService as _,
+        tenant_service_server::TenantService as _,
     },
 };
 use runtime::identity::Role;
@@ -26,7 +27,8 @@ use super::{
     session_service::publish,
 };
 use crate::{
-    AdmissionSource, Application, KeySetLocation, SignedKeys, field::now_ms, jwt::tests::SigningKey,
+    AdmissionSource, Application, KeySetLocation, Quota, SignedKeys, field::now_ms,
+    jwt::tests::SigningKey,
 };
 
 on_both!(
@@ -36,10 +38,11 @@ on_both!(
     a_signed_key_has_as_many_uses_as_it_says,
     a_terminated_session_holds_its_signed_key_off,
     a_stream_belongs_to_one_tenant_whoever_signs,
+    what_is_refused_is_no_use_claims_no_stream_and_takes_no_place,
 );
 
 pub(super) const ISSUER: &str = "https://platform.test";
-const APP: &str = "signed";
+pub(super) const APP: &str = "signed";
 
 fn set(keys: &[&SigningKey]) -> String {
     let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
@@ -59,7 +62,7 @@ fn application(keys: KeySetLocation, tenant: Option<&str>) -> Application {
 }
 
 /// With an application whose keys are signed with the key that comes back.
-fn signing(fixture: &mut Fixture, tenant: Option<&str>) -> SigningKey {
+pub(super) fn signing(fixture: &mut Fixture, tenant: Option<&str>) -> SigningKey {
     let key = SigningKey::ed25519("one");
     let path = fixture.directory.path().join("jwks.json");
     std::fs::write(&path, set(&[&key])).unwrap();
@@ -379,6 +382,52 @@ async fn a_stream_belongs_to_one_tenant_whoever_signs(mut fixture: Fixture) {
     let denial = denied(control.ask_with(APP, &of("b"), "session-1").await);
     assert_eq!(denial.reason(), DenialReason::KeyNotAccepted);
     granted(&fixture, control.ask_with(APP, &of("a"), "session-1").await);
+}
+
+async fn what_is_refused_is_no_use_claims_no_stream_and_takes_no_place(mut fixture: Fixture) {
+    let key = signing(&mut fixture, None);
+    fixture.config.default_quota = Quota {
+        max_sessions: 1,
+        ..Quota::default()
+    };
+    let control = fixture.replica().await;
+    let once = |tenant: &str, stream: &str, policy: Value| {
+        key.sign(&claims(json!({
+            "tenant": tenant, "stream": stream, "jti": stream, "max_uses": 1, "policy": policy,
+        })))
+    };
+    let ask = async |jwt: &str, session: &str| control.ask_with(APP, jwt, session).await;
+    // From an address that it is not for: the stream is still anybody's.
+    let elsewhere = once("a", "one", json!({"allowed_cidrs": ["198.51.100.0/24"]}));
+    let denial = ask(&elsewhere, "s-1").await;
+    assert_eq!(denial_reason(denial), DenialReason::AddressNotAllowed);
+    let one = once("b", "one", json!({}));
+    granted(&fixture, ask(&one, "s-2").await);
+    // Beyond a quota: neither a use nor a claim.
+    let two = once("b", "two", json!({}));
+    let denial = ask(&two, "s-3").await;
+    assert_eq!(denial_reason(denial), DenialReason::QuotaExceeded);
+    let sessions = async |tenant: &str, max_sessions| {
+        let quota = SetQuotaRequest {
+            quota: Some(QuotaMessage {
+                max_sessions,
+                ..QuotaMessage::default()
+            }),
+            ..SetQuotaRequest::default()
+        };
+        let set = control.tenants.set_quota(of_tenant(tenant, quota));
+        set.await.unwrap();
+    };
+    sessions("b", 2).await;
+    granted(&fixture, ask(&two, "s-4").await);
+    // With no use left: no place of the quota.
+    sessions("c", 1).await;
+    let used = once("c", "three", json!({}));
+    granted(&fixture, ask(&used, "s-5").await);
+    let denial = ask(&used, "s-6").await;
+    assert_eq!(denial_reason(denial), DenialReason::KeyUsedUp);
+    let owner = control.shared.database.standing("", APP, Some("two"), 0);
+    assert_eq!(owner.await.unwrap().owner.as_deref(), Some("b"));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, reason},
+    fixture::{Fixture, reason, until},
     on_both,
     postgres::PostgresServer,
 };
@@ -227,23 +227,12 @@ async fn control_outlives_its_database() {
     );
 
     server.command("start");
-    let restarted = Instant::now();
-    while !matches!(control.authorize("live", &secret).await, Ok(answer) if is_granted(&answer)) {
-        assert!(
-            restarted.elapsed() < Duration::from_secs(30),
-            "control does not recover"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    println!(
-        "authorizes again {:?} after the database was started",
-        restarted.elapsed()
-    );
-    while control.watch(None).await.is_err() {
-        assert!(
-            restarted.elapsed() < Duration::from_secs(30),
-            "watches do not recover"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("the database is there, and control authorizes", async || {
+        matches!(control.authorize("live", &secret).await, Ok(answer) if is_granted(&answer))
+    })
+    .await;
+    until("watches recover", async || {
+        control.watch(None).await.is_ok()
+    })
+    .await;
 }

@@ -16,8 +16,9 @@ use serde_json::json;
 
 use super::{
     backend::{Asked, Backend, Reply},
-    fixture::{Fixture, Replica, of_tenant},
+    fixture::{Fixture, Replica, of_tenant, reason, until},
     on_both,
+    rehash::{add_pepper, second},
     session_service::publish,
     signed_keys::{denied, granted},
 };
@@ -32,6 +33,9 @@ on_both!(
     a_backend_refuses_with_its_own_words,
     answers_are_remembered_until_a_session_is_terminated,
     a_backend_that_hangs_holds_up_its_own_publishers_alone,
+    a_ban_outlives_the_pepper_and_holds_whatever_stands_in_the_query,
+    a_backend_that_says_no_by_its_status_is_not_left_alone,
+    a_refusal_that_is_remembered_asks_nobody,
 );
 
 /// With an application of this name that asks the backend.
@@ -321,6 +325,101 @@ async fn a_backend_that_hangs_holds_up_its_own_publishers_alone(mut fixture: Fix
         &fixture,
         control.ask_with("hung", "hung", "session-1").await,
     );
+}
+
+async fn a_ban_outlives_the_pepper_and_holds_whatever_stands_in_the_query(mut fixture: Fixture) {
+    let backend = Backend::start(fixture.directory.path(), |asked| allow(&key(asked))).await;
+    asks(&mut fixture, &backend, "hooked", TIMEOUT);
+    fixture.rehash_delay = Duration::ZERO;
+    let mut control = fixture.replica().await;
+    let ask = async |control: &Replica, key: &str, token: &str| {
+        let answer = control.ask(|request| {
+            request.app = "hooked".to_owned();
+            request.credential = Some(Credential::StreamKey(key.to_owned()));
+            request.token = token.to_owned();
+        });
+        answer.await.unwrap()
+    };
+    let id = granted(&fixture, ask(&control, "main", "t").await).stream_key_id;
+    let other = granted(&fixture, ask(&control, "other", "t").await).stream_key_id;
+    assert_ne!(id, other);
+    refuse_until(&control.shared.database, &id, now_ms() + 86_400_000).await;
+    let banned = async |control: &Replica| {
+        for token in ["t", "", "another"] {
+            let denial = denied(ask(control, "main", token).await);
+            assert_eq!(denial.reason(), DenialReason::HeldOff, "{token}");
+        }
+        let again = granted(&fixture, ask(control, "other", "u").await);
+        assert_eq!(again.stream_key_id, other);
+    };
+    banned(&control).await;
+    add_pepper(&fixture, &mut control).await;
+    banned(&control).await;
+    until("the newest pepper", async || {
+        let stored = control.shared.database.credential_key().await.unwrap();
+        stored.unwrap().0 == 2
+    })
+    .await;
+    std::fs::write(&fixture.config.pepper_file, second()).unwrap();
+    assert_eq!(control.pepper_file.advance().await.unwrap(), 2);
+    banned(&control).await;
+    drop(control);
+    banned(&fixture.replica().await).await;
+}
+
+async fn a_backend_that_says_no_by_its_status_is_not_left_alone(mut fixture: Fixture) {
+    let backend = Backend::start(fixture.directory.path(), |asked| {
+        let status = key(asked).split('-').next().unwrap().parse().unwrap();
+        Reply::Answer(status, "<html>".to_owned())
+    });
+    let backend = backend.await;
+    asks(&mut fixture, &backend, "hooked", TIMEOUT);
+    let control = fixture.replica().await;
+    let ask = async |status: u16, number: usize| {
+        let key = format!("{status}-{number}");
+        denied(control.ask_with("hooked", &key, "session-1").await)
+    };
+    for (number, status) in [200, 302, 400, 401, 403, 404].into_iter().enumerate() {
+        // Failures do not add up where it answers in between.
+        ask(503, number).await;
+        let denial = ask(status, number).await;
+        assert_eq!(denial.reason(), DenialReason::SourceUnavailable);
+        assert!(denial.retryable, "{status}");
+    }
+    assert!(control.metric("headwater_admission_webhook_breakers_open 0"));
+    assert_eq!(backend.asked().len(), 12);
+    for (number, status) in [429, 500, 502, 503, 429].into_iter().enumerate() {
+        assert!(control.metric("headwater_admission_webhook_breakers_open 0"));
+        ask(status, number).await;
+    }
+    assert!(control.metric("headwater_admission_webhook_breakers_open 1"));
+    let line = "headwater_admission_webhook_answers_total{outcome=\"backend_failed\",source=\"webhook\"} 11";
+    assert!(control.metric(line));
+}
+
+async fn a_refusal_that_is_remembered_asks_nobody(mut fixture: Fixture) {
+    let backend = Backend::start(fixture.directory.path(), |asked| match &*key(asked) {
+        "good" => {
+            let answer = json!({"allow": true, "stream": "main", "ttl_seconds": 300});
+            Reply::Answer(200, answer.to_string())
+        }
+        _ => Reply::Answer(200, json!({"allow": false, "ttl_seconds": 60}).to_string()),
+    });
+    let backend = backend.await;
+    asks(&mut fixture, &backend, "hooked", TIMEOUT);
+    let control = fixture.replica().await;
+    granted(&fixture, control.ask_with("hooked", "good", "one").await);
+    denied(control.ask_with("hooked", "bad", "one").await);
+    control.shared.database.close().await;
+    let denial = denied(control.ask_with("hooked", "bad", "two").await);
+    assert_eq!(denial.reason(), DenialReason::RefusedByPlatform);
+    // Whether its session was terminated has to be known.
+    let asked = control.ask(|request| {
+        request.app = "hooked".to_owned();
+        request.credential = Some(Credential::StreamKey("good".to_owned()));
+    });
+    assert_eq!(reason(asked.await).1, "DATABASE_UNAVAILABLE");
+    assert_eq!(backend.asked().len(), 2);
 }
 
 /// Those of another application with the same backend, and those of an application with keys of ours.

@@ -14,8 +14,9 @@ fn session(name: &str, stream_key_id: &str) -> Arc<LiveSession> {
             SessionId::new(name).unwrap(),
             EdgeName::new("edge").unwrap(),
         ),
-        Duration::ZERO,
+        (Duration::ZERO, Standing::default()),
         (stats, Terms::default()),
+        false,
         Ending::new(),
     ))
 }
@@ -66,6 +67,24 @@ async fn a_revocation_that_overtakes_the_grant_counts() {
         None,
         "control decided after the revocation"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_of_which_too_much_was_said_meanwhile_does_not_start() {
+    let live = LiveSessions::default();
+    let asked = Instant::now();
+    for number in 0..=RECENT_MAX {
+        revoke(&live, Target::StreamKey(format!("k{number}")));
+    }
+    let (forgotten, other) = (session("a", "k0"), session("b", "other"));
+    for session in [&forgotten, &other] {
+        let _registration = live.enter(session.clone(), asked);
+        assert_eq!(session.ending().now(), Some(End::Internal));
+    }
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let later = session("c", "other");
+    let _registration = live.enter(later.clone(), Instant::now());
+    assert_eq!(later.ending().now(), None);
 }
 
 #[tokio::test]
@@ -180,4 +199,34 @@ async fn other_terms_that_overtake_the_grant_count_and_the_last_of_them_holds() 
     let later = session("b", "k1");
     let _registration = live.enter(later.clone(), Instant::now());
     assert_eq!(*later.until_ms().borrow(), None, "control decided later");
+}
+
+#[tokio::test]
+async fn a_session_that_was_asked_to_leave_has_moved_when_it_ends_by_itself() {
+    let stays = session("a", "k1");
+    assert_eq!(stays.end_for(End::ClientClose), End::ClientClose);
+    let leaves = session("b", "k1");
+    attach(&leaves);
+    leaves.note_leaving().await;
+    assert!(leaves.renewal().unwrap().standing.leaving);
+    for end in [End::ClientClose, End::Disconnected, End::Fenced] {
+        assert_eq!(leaves.end_for(end), End::Moved);
+    }
+    for end in [End::Revoked, End::Drain, End::OriginLost] {
+        assert_eq!(leaves.end_for(end), end);
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_under_way_does_not_hide_that_a_session_leaves() {
+    let session = session("a", "k1");
+    attach(&session);
+    assert!(!session.renewal().unwrap().standing.leaving);
+    let noting = session.clone();
+    let noted = tokio::spawn(async move { noting.note_leaving().await });
+    tokio::task::yield_now().await;
+    assert!(!noted.is_finished());
+    session.renewal_done();
+    noted.await.unwrap();
+    assert!(session.renewal().unwrap().standing.leaving);
 }

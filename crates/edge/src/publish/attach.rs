@@ -1,10 +1,12 @@
 //! Finds a new session its origin: chooses a candidate, claims the stream, opens.
 
+use std::time::Duration;
+
 use aws_lc_rs::rand;
 use proto::v1::{EventType, SessionEvent};
 use registry::{Claim, ClaimOutcome, EdgeName, Origin, OriginName, RegistryError, SessionId};
 use runtime::{error::chain, telemetry};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{Instrument as _, error, info, info_span, warn};
 use uuid::Uuid;
 
@@ -26,6 +28,8 @@ struct Place {
     previous: Option<(SessionId, EdgeName)>,
 }
 
+/// How often it is asked whether an owner that was asked to leave has left.
+const LEAVING_PERIOD: Duration = Duration::from_millis(50);
 /// Claims and origins that a new publish tries before it is refused.
 const TRIES_MAX: usize = 5;
 
@@ -102,7 +106,7 @@ impl Publication {
         let Some(candidate) = candidates.first() else {
             return Err(Refusal::not_available("no_origin"));
         };
-        let claim = Claim {
+        let mut claim = Claim {
             stream: granted.stream,
             slot: granted.slot,
             session: self.session.clone(),
@@ -114,6 +118,8 @@ impl Publication {
                 .collect(),
             broadcast_id: new_broadcast_id(),
             policy: granted.policy,
+            standing: live.standing(),
+            patient: true,
             floor,
             home_ttl: live.home_ttl,
             stats: self.stats(granted),
@@ -124,8 +130,7 @@ impl Publication {
             db.operation.name = "claim",
             db.system.name = self.context.registry.system()
         );
-        let claimed = self.context.registry.claim(&claim);
-        let outcome = claimed.instrument(span.clone()).await;
+        let outcome = self.claim(&mut claim).instrument(span.clone()).await;
         if let Err(_unavailable) = &outcome {
             telemetry::fail(&span, "registry_unavailable");
         }
@@ -157,11 +162,25 @@ impl Publication {
                     description: "This stream is already being published".to_owned(),
                 })
             }
+            Ok(ClaimOutcome::Leaving) => Err(Refusal::not_available("internal")),
             Ok(ClaimOutcome::EpochInFuture) => {
                 error!("the registry's clock is far behind an epoch it granted");
                 Err(Refusal::not_available("epoch_in_future"))
             }
             Err(error) => self.place_without_registry(&error, candidate, claim.broadcast_id),
+        }
+    }
+
+    /// Claims; where the owner was asked to leave, once it has, or after `leaving_wait`.
+    async fn claim(&self, claim: &mut Claim) -> Result<ClaimOutcome, RegistryError> {
+        let since = Instant::now();
+        loop {
+            let outcome = self.context.registry.claim(claim).await?;
+            if outcome != ClaimOutcome::Leaving {
+                return Ok(outcome);
+            }
+            sleep(LEAVING_PERIOD).await;
+            claim.patient = since.elapsed() < self.context.config.relay.leaving_wait;
         }
     }
 
@@ -246,6 +265,7 @@ impl Publication {
             Ok(ClaimOutcome::EpochInFuture) => "epoch_in_future",
             Ok(ClaimOutcome::Granted { previous: None, .. }) => "granted",
             Ok(ClaimOutcome::Granted { .. }) => "takeover",
+            Ok(ClaimOutcome::Leaving) => "leaving",
             Ok(ClaimOutcome::Refused { .. }) => "refused",
             Err(_) => "unavailable",
         };

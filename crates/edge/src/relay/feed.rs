@@ -62,10 +62,12 @@ impl Feed {
         }
     }
 
-    /// Takes the session's next frame. Look at [`has_room`](Self::has_room) before reading on.
-    pub(crate) fn push(&self, frame: Frame) {
-        self.change(|state, now| state.ring.push(frame, now));
+    /// Takes the session's next frame. Look at [`has_room`](Self::has_room) before reading on. Whether a decoder can
+    /// start at it.
+    pub(crate) fn push(&self, frame: Frame) -> bool {
+        let can_start = self.change(|state, now| state.ring.push(frame, now));
         self.shared.pushed.notify_one();
+        can_start
     }
 
     /// Whether the socket may be read.

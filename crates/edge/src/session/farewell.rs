@@ -7,7 +7,10 @@ use tokio::{
 };
 
 use super::{READ_BYTES, Session, State};
-use crate::end::End;
+use crate::{end::End, metrics::Outcome};
+
+/// What an encoder is told that is asked to connect elsewhere.
+const RECONNECT: &str = "This server is about to restart";
 
 impl<S> Session<S>
 where
@@ -16,8 +19,10 @@ where
     /// Our last words, and the time that they need to arrive.
     pub(super) async fn close(mut self, end: End) {
         let was_live = match std::mem::replace(&mut self.state, State::Refused) {
-            State::Publishing { publishing, .. } => {
-                publishing.feed.finish(end);
+            State::Publishing {
+                publishing, live, ..
+            } => {
+                publishing.feed.finish(live.end_for(end));
                 true
             }
             State::Deciding(publishing) => {
@@ -46,6 +51,14 @@ where
         }
         // Unread bytes would turn our close into a reset, and that may overtake what we said.
         self.linger().await;
+    }
+
+    /// Wants the encoder to connect elsewhere; until it leaves it is served as before.
+    pub(super) fn ask_to_reconnect(&mut self) {
+        let asked = self.rtmp.request_reconnect(RECONNECT);
+        let outcome = if asked { "asked" } else { "not_asked" };
+        let requests = &self.context.metrics.reconnect_requests;
+        requests.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// Reads and discards until the encoder closes, for a bounded time.

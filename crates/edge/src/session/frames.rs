@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{Session, State, intake::Refused};
-use crate::{end::End, limits::LimitFault, metrics::Reason};
+use crate::{end::End, limits::LimitFault, live::Farewell, metrics::Reason};
 
 /// The word for an ADTS header that was taken out, beside those of [`media::Correction`].
 const ADTS: &str = "adts";
@@ -51,7 +51,10 @@ impl<S> Session<S> {
             .inc_by(discontinuities - self.discontinuities);
         self.discontinuities = discontinuities;
         let State::Publishing {
-            publishing, live, ..
+            publishing,
+            live,
+            farewell,
+            ..
         } = &self.state
         else {
             return None;
@@ -60,11 +63,12 @@ impl<S> Session<S> {
         if let Err(fault) = live.media(&frame, (tracks, changes), |stats| self.intake.note(stats)) {
             return Some(self.over_limit(fault));
         }
-        publishing.feed.push(frame);
+        let farewell = *farewell.borrow();
+        let can_start = publishing.feed.push(frame);
         for id in changed {
             self.log_track(id);
         }
-        None
+        (can_start && farewell == Farewell::Close).then_some(End::Drain)
     }
 
     /// A frame goes on, but not as the encoder described it.

@@ -160,6 +160,7 @@ async fn each_reply_is_one_write() {
         name: StreamKeyText::new("name".to_owned()),
         flash_ver: "test".to_owned(),
         chunk_bytes_out: 4096,
+        caps_ex: 0,
     };
     let mut client = ClientSession::new(config, &[7; 1528], std_now());
     let mut input = BytesMut::new();

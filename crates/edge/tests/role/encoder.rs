@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use rtmp::{ClientConfig, ClientEvent, ClientSession, MediaKind, MediaMessage, StreamKeyText};
+use rtmp::{
+    ClientConfig, ClientEvent, ClientSession, MediaKind, MediaMessage, StreamKeyText, caps_ex,
+};
 use rustls::{
     ClientConfig as TlsConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -31,6 +33,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 /// What the server said to a publish, or in the middle of one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Said {
+    AskedToReconnect,
     Closed,
     Rejected(String),
     Started,
@@ -48,8 +51,24 @@ impl Encoder {
         Self::speaking(socket.unwrap(), app, stream_key)
     }
 
+    /// One that follows requests to connect elsewhere.
+    pub(crate) async fn mobile(address: SocketAddr, app: &str, stream_key: &str) -> Self {
+        let socket = TcpStream::connect(address).await.unwrap();
+        let socket = connect_tls(socket, "localhost", trusting_everyone().into()).await;
+        Self::announcing(socket.unwrap(), app, stream_key, caps_ex::RECONNECT)
+    }
+
     /// RTMP over bytes of any kind.
     pub(crate) fn speaking(socket: impl Connection + 'static, app: &str, stream_key: &str) -> Self {
+        Self::announcing(socket, app, stream_key, 0)
+    }
+
+    fn announcing(
+        socket: impl Connection + 'static,
+        app: &str,
+        stream_key: &str,
+        caps_ex: u32,
+    ) -> Self {
         let config = ClientConfig {
             purpose: rtmp::Purpose::Publish,
             app: app.to_owned(),
@@ -57,6 +76,7 @@ impl Encoder {
             name: StreamKeyText::new(stream_key.to_owned()),
             flash_ver: "test".to_owned(),
             chunk_bytes_out: 4096,
+            caps_ex,
         };
         Self {
             socket: Box::new(socket),
@@ -79,6 +99,7 @@ impl Encoder {
             if let Some(event) = self.session.poll_event() {
                 return match event {
                     ClientEvent::PublishStarted => Said::Started,
+                    ClientEvent::ReconnectRequested { .. } => Said::AskedToReconnect,
                     ClientEvent::Rejected { description, .. } => Said::Rejected(description),
                     event @ (ClientEvent::Media(_)
                     | ClientEvent::PlayEnded

@@ -11,6 +11,7 @@
 
 mod adobe;
 mod connections;
+mod drain;
 mod encoder;
 mod failover;
 mod fake_control;

@@ -6,7 +6,7 @@ use edge::OutagePolicy;
 use proto::internal::v1::authorize_request::Credential;
 use registry::{
     Claim, ClaimOutcome, EdgeName, LeaseStats, Policy, RedisConfig, RedisRegistry, Registry,
-    SessionId, Slot, StreamId,
+    SessionId, Slot, Standing, StreamId,
 };
 
 use crate::{
@@ -589,6 +589,8 @@ async fn a_claim_of_another_edge_takes_over_at_the_renewal() {
         announced: vec![harness.origins[0].name.clone()],
         broadcast_id: "0".repeat(32),
         policy: Policy::Takeover,
+        standing: Standing::default(),
+        patient: false,
         floor: 0,
         home_ttl: Duration::from_secs(60),
         stats: LeaseStats::default(),

@@ -137,6 +137,27 @@ async fn what_control_refuses_is_counted_and_not_sent_again() {
 }
 
 #[tokio::test]
+async fn a_report_that_control_refuses_takes_none_of_the_others_with_it() {
+    let harness = Harness::start(1).await;
+    let control = &harness.control;
+    control.refuse_reports(usize::MAX, Code::Unavailable);
+    let encoders = [
+        Encoder::publish(harness.address, "live", "good-one").await,
+        Encoder::publish(harness.address, "live", "good-two").await,
+    ];
+    for encoder in encoders {
+        encoder.finish().await;
+    }
+    harness.no_lease().await;
+    // The first start is on its way alone; the other three reports wait, and come together behind it.
+    control.refuse_reports(2, Code::InvalidArgument);
+    until("the others", || harness.metric(SENT) == 3).await;
+    assert_eq!(harness.metric(REFUSED), 1);
+    assert_eq!(control.reports(EventType::SessionStarted).len(), 1);
+    assert_eq!(control.reports(EventType::SessionEnded).len(), 2);
+}
+
+#[tokio::test]
 async fn the_last_reports_leave_before_the_edge_does() {
     let harness = Harness::start(1).await;
     // At least one pause lies between the end of the session and the report's arrival.

@@ -46,6 +46,7 @@ pub(crate) struct Connection {
     session: ClientSession,
     input: BytesMut,
     stalls: Stalls,
+    asked_to_leave: bool,
 }
 
 /// How often the server did not take what it was sent.
@@ -130,14 +131,19 @@ impl Connection {
     pub(super) async fn open(
         target: &Target,
         stream_key: &StreamKeyText,
+        caps_ex: u32,
         within: Duration,
     ) -> Result<Self, Fault> {
-        timeout(within, Self::admitted(target, stream_key))
+        timeout(within, Self::admitted(target, stream_key, caps_ex))
             .await
             .unwrap_or(Err(Fault::TooSlow(within)))
     }
 
-    async fn admitted(target: &Target, stream_key: &StreamKeyText) -> Result<Self, Fault> {
+    async fn admitted(
+        target: &Target,
+        stream_key: &StreamKeyText,
+        caps_ex: u32,
+    ) -> Result<Self, Fault> {
         let config = ClientConfig {
             purpose: Purpose::Publish,
             app: target.app.clone(),
@@ -145,6 +151,7 @@ impl Connection {
             name: stream_key.clone(),
             flash_ver: "FMLE/3.0 (compatible; headwater bench)".to_owned(),
             chunk_bytes_out: CHUNK_BYTES,
+            caps_ex,
         };
         let mut connection = Self::over(target.connect().await?, config)?;
         for awaited in [Awaits::Handshake, Awaits::Connect, Awaits::Stream] {
@@ -164,7 +171,13 @@ impl Connection {
             session: ClientSession::new(config, &random, std::time::Instant::now()),
             input: BytesMut::with_capacity(INPUT_BYTES),
             stalls: Stalls::default(),
+            asked_to_leave: false,
         })
+    }
+
+    /// Whether the server wants the client to go on over another connection.
+    pub(super) fn asked_to_leave(&self) -> bool {
+        self.asked_to_leave
     }
 
     /// Goes on until the client waits for something else than this.
@@ -276,6 +289,7 @@ impl Connection {
                 ClientEvent::Rejected { code, description } => {
                     return Err(Fault::Rejected { code, description });
                 }
+                ClientEvent::ReconnectRequested { .. } => self.asked_to_leave = true,
                 // It publishes, and then awaits nothing.
                 ClientEvent::Media(_)
                 | ClientEvent::PlayEnded

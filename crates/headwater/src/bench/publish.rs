@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use rtmp::StreamKeyText;
+use rtmp::{StreamKeyText, caps_ex};
 use serde::Serialize;
 use tokio::{
     task::JoinSet,
@@ -45,6 +45,8 @@ struct Run {
     first_stamp_id: u32,
     paced: bool,
     reconnect: bool,
+    /// What is announced in `connect`.
+    caps_ex: u32,
     began: Instant,
     stop: CancellationToken,
 }
@@ -85,6 +87,8 @@ struct PublisherReport {
     /// The ledger's name for it.
     stamped_as: u32,
     connections: u64,
+    /// Connections that ended because the server asked for another one.
+    moves: u64,
     messages_sent: u64,
     bytes_sent: u64,
     /// Stamps were made from 0 up to before this.
@@ -124,6 +128,11 @@ pub(super) async fn run(
         first_stamp_id: random_id()?,
         paced: !arguments.unpaced,
         reconnect: arguments.reconnect,
+        caps_ex: if arguments.follow_requests {
+            caps_ex::RECONNECT
+        } else {
+            0
+        },
         began: Instant::now(),
         stop,
     });
@@ -215,8 +224,14 @@ impl Run {
                 .connection(target, stream_key, &mut source, &mut outcome)
                 .await;
             outcome.publisher.next_sequence = source.next_sequence();
-            let Err(fault) = ended else {
-                break;
+            let fault = match ended {
+                Ok(Stay::Over) => break,
+                Ok(Stay::Elsewhere) => {
+                    outcome.publisher.moves += 1;
+                    source.restart();
+                    continue;
+                }
+                Err(fault) => fault,
             };
             if outcome.disconnects.len() < DISCONNECTS_TOLD {
                 outcome.disconnects.push(Disconnect {
@@ -234,18 +249,19 @@ impl Run {
         outcome
     }
 
-    /// One connection, up to the end of the run.
+    /// One connection, up to the end of the run or the server's request for another.
     async fn connection(
         &self,
         target: &Target,
         stream_key: &StreamKeyText,
         source: &mut Source,
         outcome: &mut Outcome,
-    ) -> Result<(), Fault> {
+    ) -> Result<Stay, Fault> {
         let begun = Instant::now();
+        let opening = Connection::open(target, stream_key, self.caps_ex, CONNECT_TIMEOUT);
         let mut connection = tokio::select! {
-            connection = Connection::open(target, stream_key, CONNECT_TIMEOUT) => connection?,
-            () = self.stop.cancelled() => return Ok(()),
+            connection = opening => connection?,
+            () = self.stop.cancelled() => return Ok(Stay::Over),
         };
         outcome.connects.record(begun.elapsed());
         outcome.publisher.connections += 1;
@@ -262,10 +278,13 @@ impl Run {
         connection: &mut Connection,
         source: &mut Source,
         outcome: &mut Outcome,
-    ) -> Result<(), Fault> {
+    ) -> Result<Stay, Fault> {
         let start = Instant::now();
         let mut planned = start;
         while !self.stop.is_cancelled() {
+            if self.caps_ex & caps_ex::RECONNECT != 0 && connection.asked_to_leave() {
+                return Ok(Stay::Elsewhere);
+            }
             if self.paced {
                 planned = (start + source.due()).max(planned + GATHER);
                 tokio::select! {
@@ -289,8 +308,17 @@ impl Run {
             outcome.publisher.messages_sent += messages;
             outcome.publisher.bytes_sent += bytes as u64;
         }
-        Ok(())
+        Ok(Stay::Over)
     }
+}
+
+/// How a connection ended that did not break.
+#[derive(Clone, Copy)]
+enum Stay {
+    /// With the run.
+    Over,
+    /// The server wants the publisher to go on over another one.
+    Elsewhere,
 }
 
 impl Outcome {

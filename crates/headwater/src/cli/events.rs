@@ -1,6 +1,9 @@
 //! The command lines of `events`, `webhooks` and `sessions`.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Subcommand};
 use proto::{cloud_events, v1::EventType};
@@ -41,7 +44,7 @@ pub(crate) struct TailArguments {
 pub(crate) enum WebhooksCommand {
     /// Have events posted to a URL; what signs them is shown this once
     Create {
-        /// https://host[:port]/path
+        /// https://host[:port]/path; on Kubernetes the port has to be one of the cluster's `networkPolicy.webhookPorts` (443)
         #[arg(long)]
         url: String,
         /// Such as `session.started`; several times for several types [default: every type]
@@ -53,6 +56,9 @@ pub(crate) enum WebhooksCommand {
         /// [default: the tenant of the token]
         #[arg(long, default_value = "", hide_default_value = true)]
         tenant: String,
+        /// Write the secret to this file (mode 0600) instead of showing it
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
     },
     /// List webhooks, oldest first
     List {

@@ -161,6 +161,9 @@ pub(crate) struct SettingsArguments {
     /// What a second publisher with the key gets while the first is live [default: if-stale]
     #[arg(long)]
     pub(crate) takeover: Option<Takeover>,
+    /// With `--takeover priority`: what its publisher has against others of the stream, up to 1000
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) takeover_priority: Option<u32>,
     /// Publish only with this client certificate: a DNS name, URI or email address of its subjectAltName, or its
     /// SHA-256 fingerprint
     #[arg(long, value_name = "NAME")]
@@ -217,6 +220,10 @@ pub(crate) enum Takeover {
     IfStale,
     /// Refused
     Never,
+    /// Admitted where its `--takeover-priority` is higher, else as if-stale
+    Priority,
+    /// Admitted where it comes from the first's address, else as if-stale
+    SameAddress,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -262,6 +269,7 @@ pub(crate) enum Field {
     ReconnectWindow,
     Role,
     Takeover,
+    TakeoverPriority,
     VideoCodec,
 }
 

@@ -14,7 +14,7 @@ use super::{
     client_certificates::ClientCertificatesSection,
     scalar::{
         Address, Bytes, Count, HostPort, Network, OneOrMany, OriginName, OutagePolicy, Period,
-        Seconds, Time, defaulted_section,
+        Seconds, Switch, Time, defaulted_section,
     },
     shared,
 };
@@ -38,6 +38,7 @@ pub(super) struct Section {
     client_certificates: Option<ClientCertificatesSection>,
     connections: Option<ConnectionsSection>,
     control: Option<OneOrMany<HostPort>>,
+    drain: Option<DrainSection>,
     listen: Option<OneOrMany<Address>>,
     origins: Option<Vec<Option<OriginSection>>>,
     origins_dns: Option<HostPort>,
@@ -103,6 +104,16 @@ defaulted_section! {
 }
 
 defaulted_section! {
+    DrainSection => edge::DrainLimits {
+        reconnect_request: Switch,
+        reconnect_jitter: Time,
+        close_spread: Time,
+        keyframe_wait: Time,
+        departures_per_second_max: Count<u32>,
+    }
+}
+
+defaulted_section! {
     RelaySection => edge::RelayLimits {
         authorize_timeout: Time,
         open_timeout: Time,
@@ -116,6 +127,7 @@ defaulted_section! {
         stall_timeout: Time,
         reopen_timeout: Time,
         finish_timeout: Time,
+        leaving_wait: Time,
         fenced_grace: Time,
         origins_poll_period: Period,
         renew_period: Period,
@@ -175,6 +187,7 @@ impl Section {
                 Some(ClientAddress::Prefix) => edge::ClientAddress::Prefix,
             },
             connections: ConnectionsSection::finish(self.connections),
+            drain: DrainSection::finish(self.drain),
             relay: RelaySection::finish(self.relay),
             rtmp: RtmpSection::finish(self.rtmp),
         };

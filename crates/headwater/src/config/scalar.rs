@@ -113,6 +113,11 @@ fn time_from(text: &str, min: Duration) -> Option<Duration> {
     (min..=TIME_MAX).contains(&time).then_some(time)
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Switch(pub(super) bool);
+
 /// A number of things, above 0.
 #[derive(Clone, Debug)]
 pub(super) struct Count<T>(pub(super) T);

@@ -23,6 +23,7 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
         description,
         expires_in,
         takeover,
+        takeover_priority,
         client_certificate,
         label,
         not_before,
@@ -54,6 +55,8 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     key.expire_time = expires_in.map(api::expire_time);
     put(Field::Takeover, takeover.is_some());
     key.takeover_policy = takeover.map(takeover_policy).unwrap_or_default().into();
+    put(Field::TakeoverPriority, takeover_priority.is_some());
+    policy.takeover_priority = takeover_priority.unwrap_or_default();
     put(Field::ClientCertificate, client_certificate.is_some());
     key.client_certificate = client_certificate.unwrap_or_default();
     put(Field::Labels, !label.is_empty());
@@ -110,6 +113,7 @@ impl Field {
             Self::ReconnectWindow => &["policy.reconnect_window_seconds"],
             Self::Role => &["policy.role"],
             Self::Takeover => &["takeover_policy"],
+            Self::TakeoverPriority => &["policy.takeover_priority"],
             Self::VideoCodec => &["policy.limits.video_codecs"],
         }
     }
@@ -139,6 +143,8 @@ fn takeover_policy(takeover: Takeover) -> TakeoverPolicy {
         Takeover::Always => TakeoverPolicy::Takeover,
         Takeover::IfStale => TakeoverPolicy::TakeoverIfStale,
         Takeover::Never => TakeoverPolicy::Reject,
+        Takeover::Priority => TakeoverPolicy::Priority,
+        Takeover::SameAddress => TakeoverPolicy::SameAddress,
     }
 }
 

@@ -88,6 +88,10 @@ fn policy_lines(policy: &PublishPolicy) -> Vec<(&'static str, Option<String>)> {
         ("role", role),
         ("quota group", some(&policy.quota_group)),
         (
+            "takeover priority",
+            (policy.takeover_priority > 0).then(|| policy.takeover_priority.to_string()),
+        ),
+        (
             "longest session",
             number(policy.max_session_seconds.into(), "s"),
         ),
@@ -143,6 +147,7 @@ pub(super) fn to_json(key: &StreamKey) -> Value {
             "reconnect_window_seconds": policy.reconnect_window_seconds,
             "role": word(policy.role().as_str_name(), "INGEST_ROLE_"),
             "quota_group": policy.quota_group,
+            "takeover_priority": policy.takeover_priority,
             "limits": {
                 "max_bitrate_bps": limits.max_bitrate_bps,
                 "max_width": limits.max_width,

@@ -140,6 +140,7 @@ impl<'a> Attempt<'a> {
                 .unwrap_or_else(|| StreamKeyText::new(String::new())),
             flash_ver: "FMLE/3.0 (compatible; headwater probe)".to_owned(),
             chunk_bytes_out: CHUNK_BYTES,
+            caps_ex: 0,
         };
         match Connection::over(socket, config) {
             Ok(connection) => Some(connection),

@@ -122,6 +122,10 @@ pub struct Postgres {
     /// Certificates (PEM) that the server's is checked against.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<KeyReference>,
+    /// Of each control at once, by default 8; one more listens for revocations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 64))]
+    pub connections: Option<i32>,
 }
 
 /// The Service of the gRPC API.

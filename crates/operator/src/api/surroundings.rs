@@ -26,6 +26,11 @@ pub struct NetworkPolicies {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub metrics_from: Vec<NetworkPolicyPeer>,
+    /// Where controls may deliver events: webhooks are made at run time, and no policy can know their URLs. Empty: to the
+    /// ports of applications alone.
+    #[serde(default = "NetworkPolicies::webhook_ports")]
+    #[schemars(length(max = 32), inner(range(min = 1, max = 65535)))]
+    pub webhook_ports: Vec<i32>,
     /// Added for every tier, beside DNS, the other tiers, Redis, PostgreSQL and the trace collector.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -36,6 +41,11 @@ impl NetworkPolicies {
     fn enabled() -> bool {
         true
     }
+
+    /// That of https.
+    fn webhook_ports() -> Vec<i32> {
+        vec![443]
+    }
 }
 
 impl Default for NetworkPolicies {
@@ -45,6 +55,7 @@ impl Default for NetworkPolicies {
             api_from: Vec::new(),
             playback_from: Vec::new(),
             metrics_from: Vec::new(),
+            webhook_ports: Self::webhook_ports(),
             extra_egress: Vec::new(),
         }
     }

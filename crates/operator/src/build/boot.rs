@@ -231,8 +231,12 @@ fn control(cluster: &ValidatedCluster) -> Value {
         },
         "internal": {"listen": Port::Internal.listen()},
         "database": match &cluster.database {
-            ValidatedDatabase::Postgres { url, port: _ } => json!({
-                "postgres": {"url": url, "password_file": secret_file("postgres/password")},
+            ValidatedDatabase::Postgres { url, port: _, connections } => json!({
+                "postgres": {
+                    "url": url,
+                    "password_file": secret_file("postgres/password"),
+                    "connections": connections,
+                },
             }),
             ValidatedDatabase::Sqlite(_) => json!({"sqlite": SQLITE_FILE}),
         },

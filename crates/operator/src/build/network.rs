@@ -1,7 +1,7 @@
 //! NetworkPolicies: a tier may be reached by whom it serves, may reach what it needs, and nothing else.
 //!
-//! Redis, PostgreSQL, the trace collector, and what controls call for applications and issuers of tokens are allowed by port alone: a policy
-//! sees addresses behind Services, and which these are is known to DNS only.
+//! Redis, PostgreSQL, the trace collector, and what controls call for applications, issuers of tokens and receivers of events
+//! are allowed by port alone: a policy sees addresses behind Services, and which these are is known to DNS only.
 
 use std::collections::BTreeSet;
 
@@ -111,7 +111,9 @@ fn control(cluster: &ValidatedCluster) -> Rules {
     let applications = applications
         .iter()
         .filter_map(ValidatedApplication::called_port);
-    let called = applications.chain(issuer_ports(cluster));
+    let receivers = cluster.spec.network_policy.webhook_ports.iter();
+    let receivers = receivers.filter_map(|port| u16::try_from(*port).ok());
+    let called = applications.chain(issuer_ports(cluster)).chain(receivers);
     // Each once, in order.
     let called: BTreeSet<u16> = called.filter(|port| Some(*port) != database).collect();
     let ports = database.into_iter().chain(called);

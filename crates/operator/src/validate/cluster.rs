@@ -373,6 +373,10 @@ fn check_network_policy(spec: &IngestClusterSpec, problems: &mut Problems) {
     ] {
         check_peers(&format!("spec.networkPolicy.{field}"), peers, problems);
     }
+    for (index, port) in policy.webhook_ports.iter().enumerate() {
+        let path = format!("spec.networkPolicy.webhookPorts[{index}]");
+        problems.port(&path, *port);
+    }
     for (index, rule) in policy.extra_egress.iter().enumerate() {
         let path = format!("spec.networkPolicy.extraEgress[{index}].to");
         check_peers(&path, rule.to.as_deref().unwrap_or_default(), problems);

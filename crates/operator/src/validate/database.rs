@@ -94,6 +94,7 @@ fn resolve_postgres(postgres: &Postgres, problems: &mut Problems) -> Option<Vali
             None => url.to_owned(),
         },
         port: authority.port_u16().unwrap_or(POSTGRES_PORT),
+        connections: postgres.connections,
     })
 }
 

@@ -77,6 +77,7 @@ fn defaults_are_filled_in() {
         ValidatedDatabase::Postgres {
             url: "postgres://headwater@db/headwater".to_owned(),
             port: 5432,
+            connections: None,
         }
     );
 }

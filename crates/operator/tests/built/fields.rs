@@ -75,6 +75,7 @@ fn cluster_fields() -> Vec<Field> {
         ("networkPolicy.apiFrom", peer.clone(), json!([])),
         ("networkPolicy.playbackFrom", peer.clone(), json!([])),
         ("networkPolicy.metricsFrom", peer.clone(), json!([])),
+        ("networkPolicy.webhookPorts", json!([443]), json!([])),
         (
             "networkPolicy.extraEgress",
             json!([{"to": peer}]),
@@ -199,6 +200,7 @@ fn control_fields() -> Vec<Field> {
             json!("a"),
             json!("b"),
         ),
+        ("control.database.postgres.connections", json!(2), json!(64)),
         ("control.egress.allow", json!(["10.0.0.0/8"]), json!([])),
         ("control.egress.caSecretRef.name", json!("a"), json!("b")),
         ("control.egress.caSecretRef.key", json!("a"), json!("b")),

@@ -200,7 +200,9 @@ fn a_tier_is_reached_by_whom_it_serves_and_reaches_what_it_needs() {
             ("control", "store", -53, true),
             ("control", "origin", 7444, false),
             ("control", "edge", 8443, false),
-            ("control", "198.51.100.9", 443, false),
+            // Webhooks of events are made at run time.
+            ("control", "198.51.100.9", 443, true),
+            ("control", "198.51.100.9", 8443, false),
             ("operator", "control", 7445, true),
             ("operator", "control", 7443, false),
             ("operator", "origin", 7444, false),
@@ -242,6 +244,10 @@ fn users_say_who_else_calls_reads_and_scrapes_and_what_else_is_reached() {
             ("origin", "192.0.2.7", 8126, true),
             ("control", "192.0.2.7", 8126, true),
             ("edge", "192.0.2.8", 8126, false),
+            ("control", "198.51.100.9", 8443, true),
+            ("control", "198.51.100.9", 443, false),
+            ("edge", "198.51.100.9", 8443, false),
+            ("origin", "198.51.100.9", 8443, false),
         ],
     );
 }

@@ -1,6 +1,6 @@
 //! What the registry and a drain do to streams.
 
-use registry::{Claim, ClaimOutcome, EdgeName, LeaseStats, Policy, SessionId, Slot};
+use registry::{Claim, ClaimOutcome, EdgeName, LeaseStats, Policy, SessionId, Slot, Standing};
 
 use super::*;
 
@@ -20,6 +20,8 @@ pub(super) async fn claim(
         announced: vec![OriginName::new(origin).unwrap()],
         broadcast_id: "b1".to_owned(),
         policy: Policy::Takeover,
+        standing: Standing::default(),
+        patient: false,
         floor: 0,
         home_ttl: Duration::from_secs(60),
         stats: LeaseStats::default(),

@@ -34,6 +34,7 @@ impl RtmpPlayer {
             name: StreamKeyText::new(name.to_owned()),
             flash_ver: "LNX 9,0,124,2".to_owned(),
             chunk_bytes_out: 128,
+            caps_ex: 0,
         };
         let now = std::time::Instant::now();
         Self {

@@ -2,7 +2,7 @@
 -- compared would fence the rightful publisher and let a dead one own the stream.
 -- What is malformed counts as lost: the rightful holder writes over it.
 -- KEYS: own epoch home primary's own
--- ARGV: session edge epoch attempt origin broadcast media_age_ms lease_ms home_ms stats slot
+-- ARGV: session edge epoch attempt origin broadcast media_age_ms lease_ms home_ms stats slot priority address leaving
 -- Returns {'renewed' | 'healed' | 'won_back' | 'fenced', highest epoch, now}
 local session, edge, epoch, attempt, origin = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now = now_ms()
@@ -29,7 +29,8 @@ if not is_epoch(since) then since = decimal(math.min(tonumber(epoch), now)) end
 if not is_name(previous_session) or not is_name(previous_edge) then previous_session, previous_edge = '', '' end
 
 put(KEYS[1], 'sess', session, 'edge', edge, 'origin', origin, 'epoch', epoch, 'attempt', attempt,
-  'hb', media, 'since', since, 'psess', previous_session, 'pedge', previous_edge, 'stats', ARGV[10])
+  'hb', media, 'since', since, 'psess', previous_session, 'pedge', previous_edge, 'stats', ARGV[10],
+  'prio', ARGV[12], 'addr', ARGV[13], 'leaving', ARGV[14])
 redis.call('PEXPIRE', KEYS[1], ARGV[8])
 -- A session may live longer than its epoch's time to live.
 redis.call('SET', KEYS[2], epoch, 'PX', EPOCH_TTL_MS)

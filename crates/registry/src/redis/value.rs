@@ -26,6 +26,7 @@ pub(super) fn claim_outcome(reply: Value) -> Result<(ClaimOutcome, Option<u64>),
     let reply: Vec<_> = reply.iter().map(Option::as_deref).collect();
     match *reply.as_slice() {
         [Some("future")] => Ok((ClaimOutcome::EpochInFuture, None)),
+        [Some("leaving")] => Ok((ClaimOutcome::Leaving, None)),
         [Some("refused"), owner, edge, media_age_ms] => {
             let outcome = ClaimOutcome::Refused {
                 owner: name(owner, SessionId::new, "session")?,

@@ -384,7 +384,7 @@ fn held(number: usize) -> StreamId {
 fn epoch(outcome: &ClaimOutcome) -> u64 {
     match outcome {
         ClaimOutcome::Granted { epoch, .. } => *epoch,
-        ClaimOutcome::EpochInFuture | ClaimOutcome::Refused { .. } => {
+        ClaimOutcome::EpochInFuture | ClaimOutcome::Leaving | ClaimOutcome::Refused { .. } => {
             panic!("not granted: {outcome:?}")
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use registry::{
     Claim, ClaimOutcome, EdgeName, Home, Lease, LeaseStats, LeaseTrack, MemoryRegistry, OriginName,
-    Owner, Policy, Registry, Renewal, RenewalOutcome, SessionId, Slot, StreamId,
+    Owner, Policy, Registry, Renewal, RenewalOutcome, SessionId, Slot, Standing, StreamId,
 };
 
 use crate::forms::Form;
@@ -94,7 +94,9 @@ impl Place {
                 home,
                 previous,
             },
-            outcome @ (ClaimOutcome::EpochInFuture | ClaimOutcome::Refused { .. }) => {
+            outcome @ (ClaimOutcome::EpochInFuture
+            | ClaimOutcome::Leaving
+            | ClaimOutcome::Refused { .. }) => {
                 panic!("not granted: {outcome:?}")
             }
         }
@@ -128,6 +130,8 @@ pub(crate) fn claim(session: &str, policy: Policy) -> Claim {
         announced: vec![origin("origin-0"), origin("origin-1")],
         broadcast_id: format!("broadcast-of-{session}"),
         policy,
+        standing: Standing::default(),
+        patient: true,
         floor: 0,
         home_ttl: HOME_TTL,
         stats: stats("first"),
@@ -145,6 +149,7 @@ pub(crate) fn renewal(session: &str, epoch: u64) -> Renewal {
         origin: origin("origin-0"),
         broadcast_id: format!("broadcast-of-{session}"),
         media_age: Duration::ZERO,
+        standing: Standing::default(),
         home_ttl: HOME_TTL,
         stats: stats("later"),
     }

@@ -3,8 +3,8 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use registry::{
-    ClaimOutcome, EPOCH_AHEAD_MS_MAX, Home, LEASE_TTL, Origin, Owner, Policy, RenewalOutcome, Slot,
-    StreamId,
+    Claim, ClaimOutcome, EPOCH_AHEAD_MS_MAX, Home, LEASE_TTL, Origin, Owner, Policy, Renewal,
+    RenewalOutcome, Slot, Standing, StreamId,
 };
 
 use crate::forms::{Form, valkey};
@@ -61,6 +61,9 @@ in_both! {
     a_repeated_claim_gets_the_same_answer
     the_policy_decides_about_a_live_owner
     an_owner_without_media_is_stale
+    a_higher_priority_replaces_a_live_owner
+    the_same_address_replaces_a_live_owner
+    whoever_comes_is_the_successor_of_an_owner_that_was_asked_to_leave
     a_released_stream_is_free_and_its_epoch_still_grows
     a_release_compares_session_and_epoch
     the_floor_is_exceeded_also_for_the_holder
@@ -153,6 +156,92 @@ async fn an_owner_without_media_is_stale(place: Place) {
     ));
     let second = place.grant(&claim("b", stale(10))).await;
     assert_eq!(second.previous, Some((session("a"), edge("a"))));
+}
+
+async fn a_higher_priority_replaces_a_live_owner(place: Place) {
+    let of = |session: &str, priority| Claim {
+        standing: Standing {
+            priority,
+            ..Standing::default()
+        },
+        ..claim(session, Policy::Priority(Duration::from_secs(10)))
+    };
+    place.grant(&of("a", 5)).await;
+    for (session, priority) in [("b", 5), ("c", 4)] {
+        let outcome = place.edge.claim(&of(session, priority)).await.unwrap();
+        assert!(
+            matches!(outcome, ClaimOutcome::Refused { .. }),
+            "{outcome:?}"
+        );
+    }
+    let taken = place.grant(&of("d", 40)).await;
+    assert_eq!(taken.previous, Some((session("a"), edge("a"))));
+    // The lease tells it on, also where it was lost in between.
+    place.lose_everything().await;
+    let renewal = Renewal {
+        standing: of("d", 40).standing,
+        ..renewal("d", taken.epoch)
+    };
+    assert_eq!(place.renew(&renewal).await, RenewalOutcome::Healed);
+    let outcome = place.edge.claim(&of("e", 9)).await.unwrap();
+    assert!(
+        matches!(outcome, ClaimOutcome::Refused { .. }),
+        "{outcome:?}"
+    );
+}
+
+async fn the_same_address_replaces_a_live_owner(place: Place) {
+    let of = |session: &str, address: &str| Claim {
+        standing: Standing {
+            address: address.to_owned(),
+            ..Standing::default()
+        },
+        ..claim(session, Policy::SameAddress(Duration::from_secs(10)))
+    };
+    let here = Standing::address(stream(), "192.0.2.7".parse().unwrap());
+    let mapped = Standing::address(stream(), "::ffff:192.0.2.7".parse().unwrap());
+    let there = Standing::address(stream(), "192.0.2.8".parse().unwrap());
+    assert_eq!(here, mapped);
+    place.grant(&of("a", &here)).await;
+    for other in ["", &there] {
+        let outcome = place.edge.claim(&of("b", other)).await.unwrap();
+        assert!(
+            matches!(outcome, ClaimOutcome::Refused { .. }),
+            "{outcome:?}"
+        );
+    }
+    let taken = place.grant(&of("c", &here)).await;
+    assert_eq!(taken.previous, Some((session("a"), edge("a"))));
+}
+
+async fn whoever_comes_is_the_successor_of_an_owner_that_was_asked_to_leave(place: Place) {
+    let grant = place.grant(&claim("a", Policy::Reject)).await;
+    let leaving = Renewal {
+        standing: Standing {
+            leaving: true,
+            ..Standing::default()
+        },
+        ..renewal("a", grant.epoch)
+    };
+    assert_eq!(place.renew(&leaving).await, RenewalOutcome::Renewed);
+    // Its last frames may be on their way.
+    let patient = claim("b", Policy::Reject);
+    let outcome = place.edge.claim(&patient).await.unwrap();
+    assert_eq!(outcome, ClaimOutcome::Leaving);
+    assert_eq!(place.lease().await.session, session("a"));
+    let hasty = Claim {
+        patient: false,
+        ..patient
+    };
+    let taken = place.grant(&hasty).await;
+    assert_eq!(taken.previous, Some((session("a"), edge("a"))));
+    assert_eq!(taken.home, grant.home);
+    // The successor was not asked.
+    let outcome = place.edge.claim(&claim("c", Policy::Reject)).await.unwrap();
+    assert!(
+        matches!(outcome, ClaimOutcome::Refused { .. }),
+        "{outcome:?}"
+    );
 }
 
 async fn a_released_stream_is_free_and_its_epoch_still_grows(place: Place) {
@@ -364,7 +453,7 @@ async fn one_of_many_racing_claims_wins(place: Place) {
                 assert_eq!(epoch, lease.epoch);
             }
             ClaimOutcome::Refused { owner, .. } => assert_eq!(owner, lease.session),
-            ClaimOutcome::EpochInFuture => panic!("{outcome:?}"),
+            ClaimOutcome::EpochInFuture | ClaimOutcome::Leaving => panic!("{outcome:?}"),
         }
     }
     assert_eq!(granted, 1);
@@ -376,7 +465,9 @@ async fn racing_takeovers_get_epochs_of_their_own(place: Place) {
         .into_iter()
         .map(|outcome| match outcome {
             ClaimOutcome::Granted { epoch, .. } => epoch,
-            ClaimOutcome::Refused { .. } | ClaimOutcome::EpochInFuture => panic!("{outcome:?}"),
+            ClaimOutcome::Refused { .. } | ClaimOutcome::Leaving | ClaimOutcome::EpochInFuture => {
+                panic!("{outcome:?}")
+            }
         })
         .collect();
     epochs.sort_unstable();

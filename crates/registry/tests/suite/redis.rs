@@ -538,7 +538,9 @@ async fn count_use(registry: &Registry) -> Result<(), RegistryError> {
 pub(crate) async fn granted(registry: &Registry, name: &str, policy: Policy) -> u64 {
     match registry.claim(&claim(name, policy)).await.unwrap() {
         ClaimOutcome::Granted { epoch, .. } => epoch,
-        outcome @ (ClaimOutcome::EpochInFuture | ClaimOutcome::Refused { .. }) => {
+        outcome @ (ClaimOutcome::EpochInFuture
+        | ClaimOutcome::Leaving
+        | ClaimOutcome::Refused { .. }) => {
             panic!("not granted: {outcome:?}")
         }
     }

@@ -6,7 +6,7 @@
 use super::connect::every_four_cc;
 use super::{Rejection, ServerConfig, ServerSession};
 use crate::amf0::{Value, encode};
-use crate::capabilities::{CAPS_EX, Capabilities};
+use crate::capabilities::{CAPS_EX, Capabilities, RECONNECT_REQUEST};
 use crate::chunk::MessageHeader;
 use crate::limits::DESCRIPTION_BYTES;
 use crate::link::Link;
@@ -54,7 +54,7 @@ impl Link {
                 ("fmsVer", Value::text("FMS/3,0,1,123")),
                 ("capabilities", Value::Number(31.0)),
             ]),
-            object(information),
+            Value::object(information),
         ]);
     }
 
@@ -161,6 +161,12 @@ impl ServerSession {
         });
     }
 
+    /// On message stream 0: it is about the connection.
+    pub(super) fn send_reconnect_request(&mut self, description: &str) {
+        self.link
+            .send_status(0, status("status", RECONNECT_REQUEST, description));
+    }
+
     /// Ends a live publish: FFmpeg stops at the level, OBS needs the close that follows.
     pub(super) fn send_failure(&mut self, message_stream_id: u32, description: &str) {
         self.link.send_status(
@@ -181,13 +187,4 @@ pub(super) fn status<'a>(level: &'a str, code: &'a str, description: &'a str) ->
         ("code", Value::text(code)),
         ("description", Value::text(description)),
     ])
-}
-
-fn object<'a>(properties: Vec<(&'a str, Value<'a>)>) -> Value<'a> {
-    let properties = properties.into_iter();
-    Value::Object(
-        properties
-            .map(|(key, value)| (key.as_bytes(), value))
-            .collect(),
-    )
 }

@@ -43,6 +43,15 @@ impl Pair {
     }
 
     pub fn with(chunk_bytes_out: u32, limits: Limits) -> Self {
+        Self::of(chunk_bytes_out, 0, limits)
+    }
+
+    /// A client that announces these bits of `capsEx`.
+    pub fn announcing(caps_ex: u32) -> Self {
+        Self::of(4096, caps_ex, Limits::default())
+    }
+
+    fn of(chunk_bytes_out: u32, caps_ex: u32, limits: Limits) -> Self {
         let now = start();
         let client = ClientConfig {
             purpose: Purpose::Publish,
@@ -51,6 +60,7 @@ impl Pair {
             name: StreamKeyText::new("key".to_owned()),
             flash_ver: "pair".to_owned(),
             chunk_bytes_out,
+            caps_ex,
         };
         let server = ServerConfig {
             limits,

@@ -1,30 +1,23 @@
 //! How many questions are under way at once.
 
-use std::collections::{HashMap, hash_map::Entry};
-
-use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Fingerprint;
+use crate::shares::{Share, Shares};
 
 /// Bounds what is asked at once, and what waits for its turn: for the application as a whole, and for each key.
 pub(super) struct Gate {
     turns: Semaphore,
     /// Those that wait, and those whose turn it is.
     inside: Semaphore,
-    of_keys: Mutex<HashMap<Fingerprint, usize>>,
+    of_keys: Shares<Fingerprint>,
 }
 
 /// A turn, for as long as it lives.
 pub(super) struct Pass<'a> {
     _turn: SemaphorePermit<'a>,
     _inside: SemaphorePermit<'a>,
-    _of_key: OfKey<'a>,
-}
-
-struct OfKey<'a> {
-    gate: &'a Gate,
-    key: Fingerprint,
+    _of_key: Share<Fingerprint>,
 }
 
 impl Gate {
@@ -33,14 +26,14 @@ impl Gate {
         Self {
             turns: Semaphore::new(turns),
             inside: Semaphore::new(turns.saturating_mul(2)),
-            of_keys: Mutex::default(),
+            of_keys: Shares::new(KEY_QUESTIONS_MAX),
         }
     }
 
     /// A turn, after a wait where others were first. `None` where too many wait already, or the key has as many
     /// questions as it may.
     pub(super) async fn enter(&self, key: Fingerprint) -> Option<Pass<'_>> {
-        let of_key = self.count(key)?;
+        let of_key = self.of_keys.take(&key)?;
         let inside = self.inside.try_acquire().ok()?;
         let turn = self.turns.acquire().await.ok()?;
         Some(Pass {
@@ -48,29 +41,6 @@ impl Gate {
             _inside: inside,
             _of_key: of_key,
         })
-    }
-
-    fn count(&self, key: Fingerprint) -> Option<OfKey<'_>> {
-        let mut of_keys = self.of_keys.lock();
-        let count = of_keys.entry(key).or_default();
-        if *count >= KEY_QUESTIONS_MAX {
-            return None;
-        }
-        *count = count.saturating_add(1);
-        Some(OfKey { gate: self, key })
-    }
-}
-
-impl Drop for OfKey<'_> {
-    fn drop(&mut self) {
-        if let Entry::Occupied(mut count) = self.gate.of_keys.lock().entry(self.key) {
-            let left = count.get().saturating_sub(1);
-            if left == 0 {
-                count.remove();
-            } else {
-                count.insert(left);
-            }
-        }
     }
 }
 
@@ -97,6 +67,6 @@ mod tests {
         for waiting in waiting {
             assert!(waiting.await.is_some());
         }
-        assert!(gate.of_keys.lock().is_empty());
+        assert!(gate.of_keys.is_empty());
     }
 }
