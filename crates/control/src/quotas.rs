@@ -439,9 +439,8 @@ mod tests {
         // Who was there is there again.
         drop(admit("b").ok().unwrap());
         assert_eq!(admit("a").err(), Some(Refusal::QuotaOfSessions));
-        let account = ("default".to_owned(), "g".to_owned());
-        let of_group = quotas.live.lock().totals.get(&account).copied();
-        assert_eq!(of_group.unwrap().bitrate_bps, 5);
+        let live = quotas.live.lock();
+        assert_eq!(live.totals.0["default"]["g"].bitrate_bps, 5);
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use runtime::addresses::{FadingCount, counted_as};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 use crate::admission::Refusal;
 
@@ -22,11 +25,15 @@ struct Counts {
 struct Address {
     refusals: FadingCount,
     /// Where one had to wait.
-    line: Option<Line>,
+    line: Option<Arc<Line>>,
 }
 
-/// First come, first served: holds when the next one's turn is. Who leaves loses nobody a turn.
-type Line = Arc<tokio::sync::Mutex<Instant>>;
+/// First come, first served. Who leaves loses nobody a turn.
+struct Line {
+    first: Semaphore,
+    /// When the turn of whoever is first comes.
+    next: Mutex<Instant>,
+}
 
 /// Told at once to one address; further ones after [`DELAY`].
 const AT_ONCE_MAX: u32 = 10;
@@ -68,9 +75,11 @@ impl Guesses {
             return Err(too_many());
         }
         let turn = async {
-            let mut next = line.lock().await;
-            sleep_until(*next).await;
-            *next = Instant::now() + TURN_PERIOD;
+            // An error says that the semaphore was closed: nobody does.
+            let _first = line.first.acquire().await.ok();
+            let next = *line.next.lock();
+            sleep_until(next).await;
+            *line.next.lock() = Instant::now() + TURN_PERIOD;
         };
         timeout(TURN_TIMEOUT, turn)
             .await
@@ -102,14 +111,16 @@ impl Guesses {
 
 impl Counts {
     /// Where the address has to wait; `None`: nowhere.
-    fn line(&mut self, address: IpAddr) -> Option<Line> {
+    fn line(&mut self, address: IpAddr) -> Option<Arc<Line>> {
         let address = self.addresses.get_mut(&address)?;
         if address.refusals.now() < ADDRESS_MAX {
             return None;
         }
         let line = address.line.get_or_insert_with(|| {
-            let now = Instant::now();
-            Arc::new(tokio::sync::Mutex::new(now))
+            Arc::new(Line {
+                first: Semaphore::new(1),
+                next: Mutex::new(Instant::now()),
+            })
         });
         Some(line.clone())
     }

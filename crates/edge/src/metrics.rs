@@ -113,16 +113,6 @@ impl EdgeMetrics {
                 &this.connections_active,
             );
             register_gauge(
-                "drain_remaining_sessions",
-                "Sessions that a drain waits for",
-                &this.drain_remaining_sessions,
-            );
-            register_gauge(
-                "edge_drain_phase",
-                "0 serving, 1 noticed, 2 draining, 3 empty",
-                &this.drain_phase,
-            );
-            register_gauge(
                 "forward_queue_bytes",
                 "Memory of all replay rings",
                 &budget.gauge(),
@@ -167,9 +157,30 @@ impl EdgeMetrics {
                 &this.revocation_watch_restarts,
             );
         });
+        this.register_drain(metrics);
         this.register_tls(metrics);
         this.register_labelled(metrics);
         this
+    }
+
+    fn register_drain(&self, metrics: &Metrics) {
+        metrics.register(|registry| {
+            registry.register(
+                "drain_remaining_sessions",
+                "Sessions that a drain waits for",
+                self.drain_remaining_sessions.clone(),
+            );
+            registry.register(
+                "edge_drain_phase",
+                "0 serving, 1 noticed, 2 draining, 3 empty",
+                self.drain_phase.clone(),
+            );
+            registry.register(
+                "reconnect_requests",
+                "Encoders that a drain wanted to connect elsewhere",
+                self.reconnect_requests.clone(),
+            );
+        });
     }
 
     fn register_tls(&self, metrics: &Metrics) {
@@ -248,11 +259,6 @@ impl EdgeMetrics {
                 "relay_reopens",
                 "Searches for another origin",
                 self.relay_reopens.clone(),
-            );
-            registry.register(
-                "reconnect_requests",
-                "Encoders that a drain wanted to connect elsewhere",
-                self.reconnect_requests.clone(),
             );
             registry.register(
                 "session_reports",

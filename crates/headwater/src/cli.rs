@@ -11,8 +11,9 @@ pub(crate) use self::events::{
     EventsCommand, SessionFilter, SessionsCommand, TailArguments, WebhooksCommand,
 };
 pub(crate) use self::keys::{
-    ContainerName, CreateArguments, Field, IngestRoleName, KeyState, KeysCommand, ListArguments,
-    QuotasCommand, RevokeSignedArguments, SettingsArguments, Takeover, UpdateArguments,
+    ContainerName, CreateArguments, Field, IngestRoleName, KeyState, KeysCommand, LimitArguments,
+    ListArguments, QuotasCommand, RevokeSignedArguments, SettingsArguments, Takeover,
+    UpdateArguments,
 };
 use crate::{
     bench::BenchArguments, probe::ProbeArguments, roles::operator::OperatorArguments,

@@ -177,6 +177,25 @@ pub(crate) struct SettingsArguments {
     /// The longest that one session lasts, such as `2h`
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) max_session: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArguments,
+    /// Addresses that may publish, such as 192.0.2.0/24; repeat it for several
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub(crate) allow_from: Vec<String>,
+    /// For how long the stream stays open after its publisher went, such as `20s`
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) reconnect_window: Option<Duration>,
+    /// Which of the stream's two inputs
+    #[arg(long)]
+    pub(crate) role: Option<IngestRoleName>,
+    /// Keys of one group share a quota (headwater quotas)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) quota_group: Option<String>,
+}
+
+/// What the media is held to.
+#[derive(Args, Debug, Default)]
+pub(crate) struct LimitArguments {
     /// The highest bitrate, over 10 s, such as `6M` or `800k`, in bits per second
     #[arg(long, value_name = "BITRATE", value_parser = bitrate)]
     pub(crate) max_bitrate: Option<u64>,
@@ -198,18 +217,6 @@ pub(crate) struct SettingsArguments {
     /// How media may be wrapped
     #[arg(long)]
     pub(crate) container: Option<ContainerName>,
-    /// Addresses that may publish, such as 192.0.2.0/24; repeat it for several
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
-    pub(crate) allow_from: Vec<String>,
-    /// For how long the stream stays open after its publisher went, such as `20s`
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) reconnect_window: Option<Duration>,
-    /// Which of the stream's two inputs
-    #[arg(long)]
-    pub(crate) role: Option<IngestRoleName>,
-    /// Keys of one group share a quota (headwater quotas)
-    #[arg(long, value_name = "NAME")]
-    pub(crate) quota_group: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -6,7 +6,10 @@ use proto::v1::{Container, IngestRole, MediaLimits, PublishPolicy, StreamKey, Ta
 
 use crate::{
     api,
-    cli::{ContainerName, Field, IngestRoleName, SettingsArguments, Takeover, UsageError},
+    cli::{
+        ContainerName, Field, IngestRoleName, LimitArguments, SettingsArguments, Takeover,
+        UsageError,
+    },
 };
 
 /// A key with what was given, and the paths of that.
@@ -28,13 +31,7 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
         label,
         not_before,
         max_session,
-        max_bitrate,
-        max_size,
-        max_frame_rate,
-        max_keyframe_interval,
-        video_codec,
-        audio_codec,
-        container,
+        limits,
         allow_from,
         reconnect_window,
         role,
@@ -42,7 +39,6 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     } = given;
     let key = &mut settings.stream_key;
     let mut policy = PublishPolicy::default();
-    let mut limits = MediaLimits::default();
     let paths = &mut settings.paths;
     let mut put = |field: Field, given: bool| {
         if given {
@@ -65,20 +61,7 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     policy.not_before = not_before.map(|time| SystemTime::from(time).into());
     put(Field::MaxSession, max_session.is_some());
     policy.max_session_seconds = seconds(max_session, "--max-session")?;
-    put(Field::MaxBitrate, max_bitrate.is_some());
-    limits.max_bitrate_bps = max_bitrate.unwrap_or_default();
-    put(Field::MaxSize, max_size.is_some());
-    (limits.max_width, limits.max_height) = max_size.unwrap_or_default();
-    put(Field::MaxFrameRate, max_frame_rate.is_some());
-    limits.max_frame_rate_millihertz = max_frame_rate.unwrap_or_default();
-    put(Field::MaxKeyframeInterval, max_keyframe_interval.is_some());
-    limits.max_keyframe_interval_ms = milliseconds(max_keyframe_interval)?;
-    put(Field::VideoCodec, !video_codec.is_empty());
-    limits.video_codecs = video_codec;
-    put(Field::AudioCodec, !audio_codec.is_empty());
-    limits.audio_codecs = audio_codec;
-    put(Field::Container, container.is_some());
-    limits.containers = container.map(wrapping).into_iter().collect();
+    policy.limits = Some(media_limits(limits, &mut put)?);
     put(Field::AllowFrom, !allow_from.is_empty());
     policy.allowed_cidrs = allow_from;
     put(Field::ReconnectWindow, reconnect_window.is_some());
@@ -87,9 +70,41 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     policy.role = role.map(ingest_role).unwrap_or_default().into();
     put(Field::QuotaGroup, quota_group.is_some());
     policy.quota_group = quota_group.unwrap_or_default();
-    policy.limits = Some(limits);
     key.policy = Some(policy);
     Ok(settings)
+}
+
+fn media_limits(
+    given: LimitArguments,
+    put: &mut impl FnMut(Field, bool),
+) -> Result<MediaLimits, UsageError> {
+    let LimitArguments {
+        max_bitrate,
+        max_size,
+        max_frame_rate,
+        max_keyframe_interval,
+        video_codec,
+        audio_codec,
+        container,
+    } = given;
+    put(Field::MaxBitrate, max_bitrate.is_some());
+    put(Field::MaxSize, max_size.is_some());
+    put(Field::MaxFrameRate, max_frame_rate.is_some());
+    put(Field::MaxKeyframeInterval, max_keyframe_interval.is_some());
+    put(Field::VideoCodec, !video_codec.is_empty());
+    put(Field::AudioCodec, !audio_codec.is_empty());
+    put(Field::Container, container.is_some());
+    let (max_width, max_height) = max_size.unwrap_or_default();
+    Ok(MediaLimits {
+        max_bitrate_bps: max_bitrate.unwrap_or_default(),
+        max_width,
+        max_height,
+        max_frame_rate_millihertz: max_frame_rate.unwrap_or_default(),
+        max_keyframe_interval_ms: milliseconds(max_keyframe_interval)?,
+        video_codecs: video_codec,
+        audio_codecs: audio_codec,
+        containers: container.map(wrapping).into_iter().collect(),
+    })
 }
 
 impl Field {
