@@ -374,7 +374,7 @@ fn redis_is_in_one_of_its_forms() {
 
     let sentinel = "sentinel: { master_name: main, addresses: ['s:26379'], username: watcher }";
     let found = registry(&format!(
-        "{{ {sentinel}, tls: true, ca_file: redis/ca.crt, username: edge }}"
+        "{{ {sentinel}, tls: true, ca_file: internal/ca.pem, username: edge }}"
     ));
     let RedisServers::Sentinel(sentinels) = &found.servers else {
         panic!("{found:?}");
