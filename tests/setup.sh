@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg, nftables (Debian
-# packages), promtool and a Python environment with grpcio under the target directory, a Kubernetes control plane, and the
+# packages), promtool, valkey-server and a Python environment with grpcio under the target directory, a Kubernetes control plane, and the
 # encoders and players of tests/encoders.
 # Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
 # skipped proves nothing. Go and Node alone may be missing: what they would run is said.
@@ -15,6 +15,7 @@ main() {
   check_build_tools
   install_debian_packages
   install_promtool
+  install_valkey
   install_python
   build_client_examples
   install_kubernetes
@@ -81,6 +82,34 @@ install_promtool() {
     missing+=("promtool (apt-get could not download the Debian package prometheus: see above)")
   fi
   rm -rf "$directory"/prometheus_*.deb "$directory/unpacked"
+}
+
+# The registry's tests run on it as on Redis. Unpacked, not installed: it needs the libraries of redis-server alone. Where
+# this Debian has no Valkey, its backports have.
+install_valkey() {
+  local directory="$target/valkey" codename mirror
+  if [[ -x $directory/valkey-server ]] || { has valkey-server && mkdir -p "$directory" && ln -sf "$(command -v valkey-server)" "$directory/"; }; then
+    return 0
+  fi
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+    missing+=("valkey-server (no apt-get here; install it your system's way)")
+    return 0
+  fi
+  echo "tests: unpacking valkey-server"
+  mkdir -p "$directory/lists/partial"
+  codename="$(. /etc/os-release && echo "$VERSION_CODENAME")"
+  mirror="$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' "Codename: $codename" | head -n 1)"
+  printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
+    "$mirror" "$codename" "$mirror" "$codename-backports" >"$directory/sources.list"
+  if ! (cd "$directory" &&
+    apt=(apt-get -q -o Dir::Etc::sourcelist="$PWD/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$PWD/lists") &&
+    "${apt[@]}" update && "${apt[@]}" download valkey-tools && dpkg-deb -x valkey-tools_*.deb unpacked &&
+    # One program, which looks at its name.
+    mv unpacked/usr/bin/valkey-check-rdb valkey-server && ./valkey-server --version); then
+    missing+=("valkey-server (apt-get could not download the Debian package valkey-tools: see above)")
+    rm -f "$directory/valkey-server"
+  fi
+  rm -rf "$directory"/{valkey-tools_*.deb,unpacked,lists,sources.list}
 }
 
 # grpcio is the client that most product backends use; its limits (4 MiB a message) are part of the contract.

@@ -194,6 +194,14 @@ DASHBOARDS = {
                 "{{ingest_cluster}} {{role}} {{cause}}":
                     "sum by (ingest_cluster, role, cause) (increase(headwater_redis_reconnects_total{$S}[10m]))",
             }),
+            ("Claims without a replica", "short", {
+                "{{ingest_cluster}}":
+                    "sum by (ingest_cluster) (increase(headwater_redis_unreplicated_claims_total{$S}[10m]))",
+            }),
+            ("Clock of Redis", "s", {
+                "ahead {{ingest_cluster}}": "max by (ingest_cluster) (headwater_redis_clock_skew_seconds{$S})",
+                "behind {{ingest_cluster}}": "min by (ingest_cluster) (headwater_redis_clock_skew_seconds{$S})",
+            }),
         ],
         "Stream keys and their revocation": [
             ("Stream keys checked", "reqps", {

@@ -145,6 +145,11 @@ belongs to Kubernetes itself (an affinity, a list) stays as it is: {} has a mean
 {{- define "headwater.redis" -}}
 {{- $redis := include "headwater.given" (omit .Values.redis "standalone" "tls") | fromYaml -}}
 {{- $host := .Values.redis.standalone.host -}}
+{{- if or $redis.sentinel $redis.cluster -}}
+{{- if or $host (and $redis.sentinel $redis.cluster) -}}
+{{- fail "redis: give one of standalone.host, sentinel and cluster; a host of another values file is taken out by --set redis.standalone.host=" -}}
+{{- end -}}
+{{- else -}}
 {{- if not $host -}}
 {{- if not .Values.valkey.enabled -}}
 {{- fail "redis.standalone.host is not given: where is Redis? To try things out, valkey.enabled=true brings one" -}}
@@ -152,6 +157,7 @@ belongs to Kubernetes itself (an affinity, a list) stays as it is: {} has a mean
 {{- $host = printf "%s-valkey.%s.svc" (include "headwater.fullname" .) (include "headwater.namespace" .) -}}
 {{- end -}}
 {{- $_ := set $redis "standalone" (dict "host" $host "port" .Values.redis.standalone.port) -}}
+{{- end -}}
 {{- if .Values.redis.tls.enabled -}}
 {{- $_ := set $redis "tls" (include "headwater.given" (omit .Values.redis.tls "enabled") | fromYaml) -}}
 {{- else if .Values.redis.tls.caSecretRef -}}

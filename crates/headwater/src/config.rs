@@ -16,6 +16,7 @@ mod document;
 mod edge;
 mod live;
 mod origin;
+mod redis;
 mod scalar;
 mod shared;
 mod telemetry;

@@ -37,7 +37,10 @@ pub use self::{
         TerminatedTls, TrafficPolicy,
     },
     pod_template::PodTemplate,
-    redis::{OutagePolicy, PerRoleAuth, Redis, RedisAuth, RedisServer, RedisTls, SharedAuth},
+    redis::{
+        OutagePolicy, PerRoleAuth, Redis, RedisAuth, RedisCluster, RedisSentinels, RedisServer,
+        RedisTls, SentinelServer, SharedAuth,
+    },
     status::{
         CertificateStatus, Certificates, ClusterStatus, Condition, ConditionType, EdgeStatus,
         Endpoint, LiveConfiguration, Reason, SessionsStatus, TierStatus,

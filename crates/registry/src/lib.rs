@@ -19,7 +19,10 @@ pub use lease::{
     Policy, Renewal, RenewalOutcome, Standing,
 };
 pub use memory::MemoryRegistry;
-pub use redis::{RedisConfig, RedisEvent, RedisPasswords, RedisRegistry, redis_users};
+pub use redis::{
+    RedisAccess, RedisConfig, RedisEvent, RedisPasswords, RedisRegistry, RedisSentinels,
+    RedisServers, redis_users,
+};
 
 /// Where the leases live. A cheap handle.
 #[derive(Clone)]

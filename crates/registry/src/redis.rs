@@ -14,10 +14,16 @@
 //! The hash tag is the stream, without the slot: a claim decides lease, epoch and home in one atomic script, and a
 //! script's keys must share a tag in Redis Cluster. The indexes have tags of their own and are written behind the
 //! scripts: they say where to look, the lease alone says what is true. Nothing is ever scanned.
+//!
+//! ```text
+//! connection   which server does a command, and whether it is sent again
+//!   node       one supervised connection to one server
+//!   sentinel   which server is the primary
+//!   cluster    which servers have which slots
+//! ```
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -29,15 +35,26 @@ use crate::{
     RegistryError, Renewal, RenewalOutcome, SessionId, Slot, StreamId, millis,
 };
 
+mod ask;
+mod cluster;
+mod config;
 mod connection;
+mod error;
 mod keys;
+mod node;
+mod probe;
 mod script;
+mod sentinel;
+mod slot;
 mod users;
 mod value;
+mod watcher;
 
+pub use config::{RedisAccess, RedisConfig, RedisSentinels, RedisServers};
 pub use users::{RedisPasswords, redis_users};
 
-use connection::{Connection, refused};
+use connection::{Connection, Repeat};
+use error::refused;
 use keys::Keys;
 use script::call;
 
@@ -46,24 +63,6 @@ use script::call;
 pub struct RedisRegistry {
     connection: Connection,
     keys: Keys,
-}
-
-/// How to reach Redis.
-#[derive(Clone, Debug)]
-pub struct RedisConfig {
-    /// `redis://` or `rediss://` with host and port; credentials come from the fields below.
-    pub url: String,
-    /// ACL user; `None`: the default user.
-    pub username: Option<String>,
-    /// File that holds the password. Read again at each reconnect.
-    pub password_file: Option<PathBuf>,
-    /// PEM file of the authorities that may sign the server's certificate; `None`: the system's. Read again at each
-    /// reconnect.
-    pub ca_file: Option<PathBuf>,
-    /// In front of every key.
-    pub prefix: String,
-    /// Per command, and per attempt to connect.
-    pub timeout: Duration,
 }
 
 /// What metrics count.
@@ -80,8 +79,18 @@ pub enum RedisEvent {
     },
     /// A connection was given up and is being rebuilt.
     Reconnect {
-        /// `closed`, `not_primary`, `timeouts`.
+        /// `closed`, `loading`, `moved`, `not_primary`, `timeouts`.
         cause: &'static str,
+    },
+    /// Seconds that the clock of Redis is ahead of this process's; of several servers, the furthest off.
+    ClockSkew {
+        /// Below 0: behind.
+        seconds: f64,
+    },
+    /// Claims were granted, and no replica is known to have them: a failover may lose them.
+    Unreplicated {
+        /// How many.
+        claims: u64,
     },
 }
 
@@ -137,9 +146,10 @@ impl RedisRegistry {
         for origin in &claim.announced {
             command.arg(origin.as_str());
         }
-        let reply = self.run_one("claim", command).await?;
-        let (outcome, now_ms) = value::claim_outcome(reply)?;
+        let reply = self.run_one("claim", command.clone(), Repeat::Always);
+        let (outcome, now_ms) = value::claim_outcome(reply.await?)?;
         if let Some(now_ms) = now_ms {
+            self.connection.count_claim(&command).await;
             let at = [(claim.stream, claim.slot)];
             self.index(&claim.edge, &at, now_ms).await;
         }
@@ -156,7 +166,7 @@ impl RedisRegistry {
             for renewal in renewals {
                 commands.add_command(self.renewal(renewal));
             }
-            let replies = self.connection.run("renew", &commands).await?;
+            let replies = self.run("renew", &commands).await?;
             let mut held = BTreeMap::<_, Vec<_>>::new();
             let mut now_ms = 0;
             for (renewal, reply) in renewals.iter().zip(replies) {
@@ -213,7 +223,7 @@ impl RedisRegistry {
         let mut command = call(&script::RELEASE, &[&self.keys.own(stream, slot)]);
         command.arg(session.as_str()).arg(epoch);
         // The index entry stays until it expires: whoever follows it finds no lease.
-        let released = self.run_one("release", command).await?;
+        let released = self.run_one("release", command, Repeat::Always).await?;
         Ok(released == Value::Int(1))
     }
 
@@ -229,7 +239,7 @@ impl RedisRegistry {
         ];
         let mut command = call(&script::KICK, &keys);
         command.arg(session.map_or("", SessionId::as_str));
-        let reply = self.run_one("kick", command).await?;
+        let reply = self.run_one("kick", command, Repeat::Refused).await?;
         match value::texts(reply)?.as_slice() {
             [] => Ok(None),
             [edge, ..] => Ok(Some(value::name(edge.as_deref(), EdgeName::new, "edge")?)),
@@ -252,7 +262,7 @@ impl RedisRegistry {
                     .arg(self.keys.home(*stream))
                     .arg(&value::HOME_FIELDS);
             }
-            let mut replies = self.connection.run("owners", &commands).await?.into_iter();
+            let mut replies = self.run("owners", &commands).await?.into_iter();
             let now_ms = value::time_ms(next(&mut replies)?)?;
             for at in chunk {
                 let lease = next(&mut replies).and_then(|reply| value::lease(*at, reply, now_ms));
@@ -282,7 +292,7 @@ impl RedisRegistry {
             for (stream, slot) in held {
                 commands.add_command(self.read_lease(*stream, *slot));
             }
-            let mut replies = self.connection.run("leases", &commands).await?.into_iter();
+            let mut replies = self.run("leases", &commands).await?.into_iter();
             let now_ms = value::time_ms(next(&mut replies)?)?;
             for at in held {
                 let lease = next(&mut replies).and_then(|reply| value::lease(*at, reply, now_ms));
@@ -294,7 +304,11 @@ impl RedisRegistry {
 
     /// Where leases may be: the sets of the edges.
     async fn indexed(&self) -> Result<BTreeSet<(StreamId, Slot)>, RegistryError> {
-        let edges = self.run_one("leases", range(&self.keys.edges(), EDGES_MAX));
+        let edges = self.run_one(
+            "leases",
+            range(&self.keys.edges(), EDGES_MAX),
+            Repeat::Always,
+        );
         let edges = value::texts(edges.await?)?;
         let mut held = BTreeSet::new();
         for edges in edges.chunks(PIPELINE_MAX) {
@@ -309,7 +323,7 @@ impl RedisRegistry {
             if commands.is_empty() {
                 continue;
             }
-            for reply in self.connection.run("leases", &commands).await? {
+            for reply in self.run("leases", &commands).await? {
                 let members =
                     skip_malformed(accepted(reply).and_then(value::texts), "edge's index");
                 for member in members.unwrap_or_default() {
@@ -332,7 +346,7 @@ impl RedisRegistry {
     ) -> Result<bool, RegistryError> {
         let mut command = call(&script::USE, &[&self.keys.uses(what)]);
         command.arg(session.as_str()).arg(max).arg(ttl(time));
-        let reply = self.run_one("use", command).await?;
+        let reply = self.run_one("use", command, Repeat::Always).await?;
         Ok(reply == Value::Int(1))
     }
 
@@ -347,7 +361,7 @@ impl RedisRegistry {
             .arg(u8::from(origin.draining))
             .arg(origin.streams)
             .arg(origin.budget_percent);
-        self.run_one("announce", command).await?;
+        self.run_one("announce", command, Repeat::Always).await?;
         Ok(())
     }
 
@@ -358,14 +372,18 @@ impl RedisRegistry {
             .arg(self.keys.origins())
             .arg(origin.as_str());
         commands.cmd("DEL").arg(self.keys.origin(origin));
-        for reply in self.connection.run("withdraw", &commands).await? {
+        for reply in self.run("withdraw", &commands).await? {
             accepted(reply)?;
         }
         Ok(())
     }
 
     pub(crate) async fn origins(&self) -> Result<Vec<Origin>, RegistryError> {
-        let names = self.run_one("origins", range(&self.keys.origins(), ORIGINS_MAX));
+        let names = self.run_one(
+            "origins",
+            range(&self.keys.origins(), ORIGINS_MAX),
+            Repeat::Always,
+        );
         let names: BTreeSet<_> = value::texts(names.await?)?
             .iter()
             .map(|name| value::name(name.as_deref(), OriginName::new, "origin"))
@@ -381,7 +399,7 @@ impl RedisRegistry {
                 .arg(self.keys.origin(name))
                 .arg(&value::ORIGIN_FIELDS);
         }
-        let replies = self.connection.run("origins", &commands).await?;
+        let replies = self.run("origins", &commands).await?;
         let mut origins = Vec::with_capacity(names.len());
         for (name, reply) in names.into_iter().zip(replies) {
             let origin = accepted(reply).and_then(|reply| value::origin(name, reply));
@@ -411,7 +429,7 @@ impl RedisRegistry {
             }
             commands.cmd("PEXPIRE").arg(&key).arg(ttl(INDEX_TTL));
         }
-        let indexed = self.connection.run("index", &commands).await;
+        let indexed = self.run("index", &commands).await;
         let refusal = indexed.and_then(|replies| {
             replies
                 .into_iter()
@@ -430,11 +448,25 @@ impl RedisRegistry {
         command
     }
 
-    async fn run_one(&self, name: &'static str, command: Cmd) -> Result<Value, RegistryError> {
+    async fn run_one(
+        &self,
+        name: &'static str,
+        command: Cmd,
+        repeat: Repeat,
+    ) -> Result<Value, RegistryError> {
         let mut commands = Pipeline::with_capacity(1);
         commands.add_command(command);
-        let mut replies = self.connection.run(name, &commands).await?.into_iter();
-        next(&mut replies)
+        let replies = self.connection.run(name, &commands, repeat).await?;
+        next(&mut replies.into_iter())
+    }
+
+    /// Commands that change nothing when they are repeated.
+    async fn run(
+        &self,
+        name: &'static str,
+        commands: &Pipeline,
+    ) -> Result<Vec<Value>, RegistryError> {
+        self.connection.run(name, commands, Repeat::Always).await
     }
 }
 
@@ -476,6 +508,15 @@ fn skip_malformed<T>(read: Result<T, RegistryError>, list: &'static str) -> Opti
         tracing::warn!(list, reason = %error, "ignoring a malformed entry in the registry");
     })
     .ok()
+}
+
+/// Between half and one and a half of a pause: many processes are not to do at once what one does.
+fn jittered(pause: Duration) -> Duration {
+    let mut random = [0; 2];
+    // Without randomness there is no jitter.
+    aws_lc_rs::rand::fill(&mut random).ok();
+    let half = pause / 2;
+    half + pause.mul_f64(f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX))
 }
 
 /// For Redis, which refuses a time to live that overflows.

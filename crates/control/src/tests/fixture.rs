@@ -319,14 +319,8 @@ impl Watcher {
 /// One that never answers.
 pub(super) fn unreachable_registry() -> Registry {
     // Nobody listens on port 1.
-    let redis = RedisConfig {
-        url: "redis://127.0.0.1:1".to_owned(),
-        username: None,
-        password_file: None,
-        ca_file: None,
-        prefix: "hw".to_owned(),
-        timeout: Duration::from_millis(500),
-    };
+    let mut redis = RedisConfig::from_url("redis://127.0.0.1:1").unwrap();
+    redis.timeout = Duration::from_millis(500);
     Registry::Redis(RedisRegistry::open(&redis).unwrap())
 }
 

@@ -540,15 +540,9 @@ async fn a_stream_key_is_in_no_log_line() {
 
 /// A registry that nobody serves.
 fn registry_down() -> Registry {
-    let registry = RedisRegistry::open(&RedisConfig {
-        url: "redis://127.0.0.1:1".to_owned(),
-        username: None,
-        password_file: None,
-        ca_file: None,
-        prefix: "hw".to_owned(),
-        timeout: Duration::from_millis(200),
-    });
-    Registry::Redis(registry.unwrap())
+    let mut config = RedisConfig::from_url("redis://127.0.0.1:1").unwrap();
+    config.timeout = Duration::from_millis(200);
+    Registry::Redis(RedisRegistry::open(&config).unwrap())
 }
 
 #[tokio::test]

@@ -12,10 +12,7 @@ use runtime::{
 use serde::Deserialize;
 
 use super::{
-    Sections,
-    check::Check,
-    live::LiveFile,
-    scalar::{Address, Time},
+    Sections, check::Check, live::LiveFile, redis::RedisSection, scalar::Address,
     telemetry::TelemetryConfig,
 };
 
@@ -82,17 +79,6 @@ enum Format {
 #[serde(default)]
 pub(super) struct RegistrySection {
     redis: Option<RedisSection>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RedisSection {
-    ca_file: Option<PathBuf>,
-    password_file: Option<PathBuf>,
-    prefix: Option<String>,
-    timeout: Option<Time>,
-    url: Option<String>,
-    username: Option<String>,
 }
 
 impl Shared {
@@ -174,40 +160,6 @@ impl InternalTlsSection {
         Some(InternalTlsFiles {
             identity: identity?,
             ca: ca?,
-        })
-    }
-}
-
-impl RedisSection {
-    fn finish(self, check: &mut Check) -> Option<RedisConfig> {
-        let url = check.required("registry.redis.url", self.url);
-        let url = url.filter(|url| {
-            let rest = url
-                .strip_prefix("rediss://")
-                .or_else(|| url.strip_prefix("redis://"));
-            // What is wrong with the URL is not printed: it may hold a password.
-            match rest {
-                Some(rest) if rest.contains('@') => check.mistake(
-                    "registry.redis.url",
-                    "holds credentials; they belong in username and password_file",
-                ),
-                Some(rest) if !rest.is_empty() => return true,
-                _ => check.mistake(
-                    "registry.redis.url",
-                    "begins with neither rediss:// nor redis://",
-                ),
-            }
-            false
-        });
-        let password_file = check.optional_file("registry.redis.password_file", self.password_file);
-        let ca_file = check.optional_file("registry.redis.ca_file", self.ca_file);
-        Some(RedisConfig {
-            url: url?,
-            username: self.username,
-            password_file,
-            ca_file,
-            prefix: self.prefix.unwrap_or_else(|| "hw".to_owned()),
-            timeout: self.timeout.map_or(Duration::from_secs(1), |time| time.0),
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use ::edge::{PlainRtmp, ProxyProtocol, TerminatedTls};
+use registry::RedisServers;
 use runtime::tls::{ClientCertificateFiles, ClientCertificates, MinimumVersion};
 use tempfile::TempDir;
 
@@ -74,7 +75,7 @@ fn the_deployed_configuration_is_right() {
     assert_eq!(edge.listen, ["127.0.0.1:8443".parse().unwrap()]);
     assert_eq!(edge.control, ["127.0.0.1:7445"]);
     assert_eq!(edge.tls.default.certificate, file("public.pem"));
-    assert_eq!(shared.registry.username.as_deref(), Some("edge"));
+    assert_eq!(shared.registry.access.username.as_deref(), Some("edge"));
     assert_eq!(shared.process.drain.timeout, Duration::from_secs(30));
 
     let (_, control) = load_control(&file("control.yaml"), &[]).unwrap();
@@ -197,7 +198,7 @@ fn the_environment_overrides_the_file() {
         terminated_tls: TerminatedTls::Announced,
     };
     assert_eq!(edge.edge.proxy_protocol, balancer);
-    assert_eq!(shared.registry.password_file, None);
+    assert_eq!(shared.registry.access.password_file, None);
     assert_eq!(shared.process.drain.timeout, Duration::from_secs(60));
 }
 
@@ -352,6 +353,71 @@ fn a_password_in_an_address_is_refused_and_not_repeated() {
     ));
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(!found.join("").contains("hunter2"), "{found:#?}");
+}
+
+#[test]
+fn redis_is_in_one_of_its_forms() {
+    let directory = bootstrapped();
+    let file = directory.path().join("edge.yaml");
+    let load = |redis: &str| load_edge(&file, &[("HEADWATER__REGISTRY__REDIS", redis)]);
+    let registry = |redis: &str| load(redis).unwrap().0.registry;
+
+    let one = registry("{ url: 'rediss://redis/2', username: edge, timeout: 3s, prefix: x }");
+    assert!(matches!(&one.servers, RedisServers::One(at) if at == "redis:6379"));
+    assert_eq!((one.access.tls, one.database), (true, 2));
+    assert_eq!(one.access.username.as_deref(), Some("edge"));
+    assert_eq!((&*one.prefix, one.timeout), ("x", Duration::from_secs(3)));
+
+    let cluster = registry("{ cluster: { addresses: ['a:6379', '[::1]:6380'] }, tls: true }");
+    assert!(matches!(&cluster.servers, RedisServers::Cluster(at) if at.len() == 2));
+    assert!(cluster.access.tls);
+
+    let sentinel = "sentinel: { master_name: main, addresses: ['s:26379'], username: watcher }";
+    let found = registry(&format!(
+        "{{ {sentinel}, tls: true, ca_file: internal/ca.pem, username: edge }}"
+    ));
+    let RedisServers::Sentinel(sentinels) = &found.servers else {
+        panic!("{found:?}");
+    };
+    assert_eq!(sentinels.master_name, "main");
+    assert_eq!(found.access.username.as_deref(), Some("edge"));
+    assert_eq!(sentinels.access.username.as_deref(), Some("watcher"));
+    assert!(sentinels.access.tls, "as the servers");
+    assert_eq!(sentinels.access.ca_file, found.access.ca_file);
+
+    for (redis, expected) in [
+        (
+            "{ url: 'redis://a', cluster: { addresses: ['b:1'] } }",
+            "registry.redis: has more than one",
+        ),
+        ("{ prefix: x }", "registry.redis.url: is required"),
+        (
+            "{ url: 'redis://a', tls: true }",
+            "registry.redis.tls: a URL says it",
+        ),
+        (
+            "{ cluster: { addresses: [] } }",
+            "registry.redis.cluster.addresses: is no list",
+        ),
+        (
+            "{ cluster: { addresses: ['u:hunter2@a:1'] } }",
+            "registry.redis.cluster.addresses: is no list",
+        ),
+        (
+            "{ sentinel: { addresses: ['a:1'] } }",
+            "registry.redis.sentinel.master_name: is required",
+        ),
+        (
+            "{ sentinel: { master_name: a } }",
+            "registry.redis.sentinel.addresses: is required",
+        ),
+    ] {
+        let found = mistakes(load(redis)).join("\n");
+        assert!(
+            found.contains(expected) && !found.contains("hunter2"),
+            "{redis}: {found}"
+        );
+    }
 }
 
 #[test]

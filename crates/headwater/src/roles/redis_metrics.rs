@@ -1,10 +1,13 @@
 //! What the registry's connection to Redis counts.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
 };
@@ -28,6 +31,8 @@ pub(super) fn observer(metrics: &Metrics) -> impl Fn(RedisEvent) + Send + Sync +
         Histogram::new(exponential_buckets(0.000_25, 2.0, 14))
     });
     let reconnects = Family::<Reconnect, Counter>::default();
+    let unreplicated = Counter::<u64>::default();
+    let skew = Gauge::<f64, AtomicU64>::default();
     metrics.register(|registry| {
         registry.register(
             "redis_command_duration_seconds",
@@ -38,6 +43,16 @@ pub(super) fn observer(metrics: &Metrics) -> impl Fn(RedisEvent) + Send + Sync +
             "redis_reconnects",
             "Connections to Redis that were given up and rebuilt",
             reconnects.clone(),
+        );
+        registry.register(
+            "redis_unreplicated_claims",
+            "Claims granted that no replica of Redis was known to have seconds later",
+            unreplicated.clone(),
+        );
+        registry.register(
+            "redis_clock_skew_seconds",
+            "How far the clock of Redis is ahead of this process's; of several servers, the furthest off",
+            skew.clone(),
         );
     });
     move |event| match event {
@@ -50,6 +65,12 @@ pub(super) fn observer(metrics: &Metrics) -> impl Fn(RedisEvent) + Send + Sync +
             .observe(duration.as_secs_f64()),
         RedisEvent::Reconnect { cause } => {
             reconnects.get_or_create(&Reconnect { cause }).inc();
+        }
+        RedisEvent::ClockSkew { seconds } => {
+            skew.set(seconds);
+        }
+        RedisEvent::Unreplicated { claims } => {
+            unreplicated.inc_by(claims);
         }
     }
 }
@@ -70,10 +91,14 @@ mod tests {
             duration: Duration::from_millis(1),
         });
         observe(RedisEvent::Reconnect { cause: "closed" });
+        observe(RedisEvent::ClockSkew { seconds: -1.5 });
+        observe(RedisEvent::Unreplicated { claims: 3 });
         let text = metrics.encode();
         for line in [
             "headwater_redis_command_duration_seconds_count{command=\"claim\",outcome=\"ok\"} 1",
             "headwater_redis_reconnects_total{cause=\"closed\"} 1",
+            "headwater_redis_clock_skew_seconds -1.5",
+            "headwater_redis_unreplicated_claims_total 3",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

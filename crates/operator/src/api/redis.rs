@@ -6,12 +6,21 @@ use serde::{Deserialize, Serialize};
 
 use super::KeyReference;
 
-/// Redis or Valkey.
+/// Redis or Valkey, in one of the forms in which it is run.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[x_kube(validation = Rule::new("[has(self.standalone), has(self.sentinel), has(self.cluster)].exists_one(x, x)")
+    .message("redis: exactly one of standalone, sentinel and cluster"))]
 #[serde(rename_all = "camelCase")]
 pub struct Redis {
     /// One server, or one stable address of a managed one.
-    pub standalone: RedisServer,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standalone: Option<RedisServer>,
+    /// A primary and its replicas, watched over by sentinels, who know where the primary is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<RedisSentinels>,
+    /// Redis Cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<RedisCluster>,
     /// Without it, no password is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<RedisAuth>,
@@ -41,10 +50,87 @@ pub struct RedisServer {
     pub port: i32,
 }
 
+impl Redis {
+    /// Where processes begin, with the path of each in the specification.
+    pub(crate) fn addresses(&self) -> Vec<(String, &str, i32)> {
+        let mut addresses = Vec::new();
+        if let Some(server) = &self.standalone {
+            addresses.push(("standalone".to_owned(), &*server.host, server.port));
+        }
+        if let Some(sentinels) = &self.sentinel {
+            let servers = sentinels.servers.iter().enumerate();
+            addresses.extend(servers.map(|(at, server)| {
+                (
+                    format!("sentinel.servers[{at}]"),
+                    &*server.host,
+                    server.port,
+                )
+            }));
+        }
+        if let Some(cluster) = &self.cluster {
+            let servers = cluster.servers.iter().enumerate();
+            addresses.extend(servers.map(|(at, server)| {
+                (format!("cluster.servers[{at}]"), &*server.host, server.port)
+            }));
+        }
+        addresses
+    }
+}
+
 impl RedisServer {
     fn port() -> i32 {
         6379
     }
+}
+
+/// Sentinels.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisSentinels {
+    /// What they call the primary.
+    #[schemars(length(min = 1, max = 128))]
+    pub master_name: String,
+    /// All of them.
+    #[schemars(length(min = 1, max = 16))]
+    pub servers: Vec<SentinelServer>,
+    /// Of the servers that the sentinels name, for the NetworkPolicy.
+    #[serde(default = "RedisServer::port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub server_port: i32,
+    /// The sentinels' own user. Without it, no password is sent to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<SharedAuth>,
+    /// Whether the connection to the sentinels is encrypted; by default as that to the servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_enabled: Option<bool>,
+}
+
+/// The address of a sentinel.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SentinelServer {
+    /// Name or address; with TLS, the certificate's.
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// Its port.
+    #[serde(default = "SentinelServer::port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+}
+
+impl SentinelServer {
+    fn port() -> i32 {
+        26379
+    }
+}
+
+/// Redis Cluster.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisCluster {
+    /// Some of its nodes, which know the others.
+    #[schemars(length(min = 1, max = 16))]
+    pub servers: Vec<RedisServer>,
 }
 
 /// One of the two.

@@ -20,7 +20,10 @@ use super::{
     yaml,
 };
 use crate::{
-    api::{ClientAddress, IngestClusterSpec, OutagePolicy, PlainRtmp, TerminatedTls, TlsVersion},
+    api::{
+        ClientAddress, IngestClusterSpec, OutagePolicy, PlainRtmp, RedisSentinels, TerminatedTls,
+        TlsVersion,
+    },
     names::Component,
     validate::{ValidatedCluster, ValidatedDatabase},
 };
@@ -87,16 +90,15 @@ fn shared(cluster: &ValidatedCluster, component: Component) -> Map<String, Value
 
 fn redis(cluster: &ValidatedCluster, component: Component) -> Value {
     let redis = &cluster.spec.redis;
-    let server = &redis.standalone;
-    let scheme = if redis.tls.is_some() {
-        "rediss"
-    } else {
-        "redis"
-    };
-    let host = match server.host.parse::<Ipv6Addr>() {
-        Ok(address) => format!("[{address}]"),
-        Err(_) => server.host.clone(),
-    };
+    let addresses = redis.addresses();
+    let addresses = addresses.iter().map(|(_, host, port)| {
+        let address = host.parse::<Ipv6Addr>();
+        address.map_or_else(
+            |_| format!("{host}:{port}"),
+            |address| format!("[{address}]:{port}"),
+        )
+    });
+    let addresses: Vec<_> = addresses.collect();
     let username = redis.auth.as_ref().and_then(|auth| match &auth.shared {
         Some(shared) => shared.username.clone(),
         None => Some(component.as_str().to_owned()),
@@ -105,12 +107,30 @@ fn redis(cluster: &ValidatedCluster, component: Component) -> Value {
         .tls
         .as_ref()
         .and_then(|tls| tls.ca_secret_ref.as_ref());
+    let tls = redis.tls.is_some();
+    let scheme = if tls { "rediss" } else { "redis" };
+    let one = redis.standalone.is_some();
     json!({
-        "url": format!("{scheme}://{host}:{}", server.port),
+        "url": one.then(|| format!("{scheme}://{}", addresses.join(","))),
+        "sentinel": redis.sentinel.as_ref().map(|sentinels| sentinel(sentinels, &addresses)),
+        "cluster": redis.cluster.as_ref().map(|_| json!({"addresses": addresses})),
+        "tls": (!one).then_some(tls),
         "username": username,
         "password_file": redis.auth.as_ref().map(|_| secret_file("redis/password")),
         "ca_file": ca.map(|_| secret_file("redis/ca.crt")),
         "prefix": cluster.redis_key_prefix,
+    })
+}
+
+/// Sentinels have a user of their own, or none; authorities are those of the servers.
+fn sentinel(sentinels: &RedisSentinels, addresses: &[String]) -> Value {
+    let auth = sentinels.auth.as_ref();
+    json!({
+        "master_name": sentinels.master_name,
+        "addresses": addresses,
+        "username": auth.and_then(|auth| auth.username.clone()),
+        "password_file": auth.map(|_| secret_file("redis/sentinel-password")),
+        "tls": sentinels.tls_enabled,
     })
 }
 

@@ -318,6 +318,12 @@ fn redis(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjecti
             ));
         }
     }
+    let sentinels = redis.sentinel.as_ref();
+    if let Some(auth) = sentinels.and_then(|sentinels| sentinels.auth.as_ref()) {
+        let password = &auth.password_secret_ref;
+        let file = (&*password.key, "redis/sentinel-password");
+        sources.push(projection(&password.name, &[file]));
+    }
     if let Some(ca) = redis
         .tls
         .as_ref()

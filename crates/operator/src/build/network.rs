@@ -151,10 +151,21 @@ fn metrics(cluster: &ValidatedCluster) -> NetworkPolicyIngressRule {
 
 /// What every tier reaches.
 fn everywhere(cluster: &ValidatedCluster) -> Vec<NetworkPolicyEgressRule> {
-    let redis = cluster.spec.redis.standalone.port;
+    let redis = &cluster.spec.redis;
+    let named = redis
+        .sentinel
+        .as_ref()
+        .map(|sentinels| sentinels.server_port);
+    let addresses = redis.addresses().into_iter().map(|(_, _, port)| port);
+    let ports: BTreeSet<_> = addresses.chain(named).collect();
     let mut rules = vec![
         to_anywhere(vec![port("UDP", DNS_PORT.into()), tcp(DNS_PORT)]),
-        to_anywhere(vec![port("TCP", redis)]),
+        to_anywhere(
+            ports
+                .into_iter()
+                .map(|number| port("TCP", number))
+                .collect(),
+        ),
     ];
     rules.extend(cluster.trace_port.map(|port| to_anywhere(vec![tcp(port)])));
     rules.extend(cluster.spec.network_policy.extra_egress.iter().cloned());

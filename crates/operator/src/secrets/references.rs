@@ -99,6 +99,11 @@ fn redis(redis: &Redis, all: &mut Vec<Reference>) {
             all.push(key(&shared.password_secret_ref, path));
         }
     }
+    let sentinels = redis.sentinel.as_ref();
+    if let Some(auth) = sentinels.and_then(|sentinels| sentinels.auth.as_ref()) {
+        let path = "redis.sentinel.auth.passwordSecretRef";
+        all.push(key(&auth.password_secret_ref, path));
+    }
     let tls = redis.tls.as_ref();
     if let Some(ca) = tls.and_then(|tls| tls.ca_secret_ref.as_ref()) {
         all.push(key(ca, "redis.tls.caSecretRef"));

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use super::problems::{Problems, is_label};
 use crate::api::{
     Autoscaling, Drain, Edge, Egress, Image, IngestCluster, IngestClusterSpec, IssuerReference,
-    KeyReference, Observability, PublicTls, Redis,
+    KeyReference, Observability, PublicTls, Redis, SharedAuth,
 };
 
 /// Names of objects are made from a cluster's: with their suffixes they stay below 63 characters.
@@ -188,37 +188,14 @@ fn check_drain(drain: &Drain, problems: &mut Problems) {
 }
 
 fn check_redis(redis: &Redis, problems: &mut Problems) {
-    let server = &redis.standalone;
-    problems.text("spec.redis.standalone.host", &server.host, 253);
-    if server.host.contains(|character: char| {
-        !character.is_ascii_alphanumeric() && !matches!(character, '.' | '-' | '_' | ':')
-    }) {
-        problems.add(
-            "spec.redis.standalone.host",
-            "is neither a host name nor an address; port, TLS and credentials have fields of their own",
-        );
-    } else if server.host.contains(':') && server.host.parse::<std::net::Ipv6Addr>().is_err() {
-        problems.add(
-            "spec.redis.standalone.host",
-            "is not an IPv6 address; a port belongs in standalone.port",
-        );
-    }
-    problems.port("spec.redis.standalone.port", server.port);
+    check_redis_form(redis, problems);
     if let Some(auth) = &redis.auth {
         match (&auth.per_role, &auth.shared) {
             (Some(per_role), None) => {
                 problems.object_name("spec.redis.auth.perRole.secretName", &per_role.secret_name)
             }
             (None, Some(shared)) => {
-                const PATH: &str = "spec.redis.auth.shared";
-                if let Some(username) = &shared.username {
-                    problems.text(&format!("{PATH}.username"), username, 128);
-                }
-                check_key(
-                    &format!("{PATH}.passwordSecretRef"),
-                    &shared.password_secret_ref,
-                    problems,
-                );
+                check_shared_auth("spec.redis.auth.shared", shared, problems);
             }
             (None, None) | (Some(_), Some(_)) => {
                 problems.add("spec.redis.auth", "exactly one of perRole and shared");
@@ -245,6 +222,79 @@ fn check_redis(redis: &Redis, problems: &mut Problems) {
             );
         }
     }
+}
+
+fn check_redis_form(redis: &Redis, problems: &mut Problems) {
+    let given = [
+        redis.standalone.is_some(),
+        redis.sentinel.is_some(),
+        redis.cluster.is_some(),
+    ];
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        problems.add(
+            "spec.redis",
+            "exactly one of standalone, sentinel and cluster",
+        );
+    }
+    for (path, host, port) in redis.addresses() {
+        check_redis_address(&format!("spec.redis.{path}"), host, port, problems);
+    }
+    if let Some(sentinels) = &redis.sentinel {
+        const PATH: &str = "spec.redis.sentinel";
+        problems.text(&format!("{PATH}.masterName"), &sentinels.master_name, 128);
+        problems.port(&format!("{PATH}.serverPort"), sentinels.server_port);
+        check_servers(
+            &format!("{PATH}.servers"),
+            sentinels.servers.len(),
+            problems,
+        );
+        if let Some(auth) = &sentinels.auth {
+            check_shared_auth(&format!("{PATH}.auth"), auth, problems);
+        }
+    }
+    if let Some(cluster) = &redis.cluster {
+        check_servers(
+            "spec.redis.cluster.servers",
+            cluster.servers.len(),
+            problems,
+        );
+    }
+}
+
+fn check_servers(path: &str, count: usize, problems: &mut Problems) {
+    if !(1..=REDIS_SERVERS_MAX).contains(&count) {
+        problems.add(
+            path,
+            format!("is not between 1 and {REDIS_SERVERS_MAX} servers"),
+        );
+    }
+}
+
+fn check_redis_address(path: &str, host: &str, port: i32, problems: &mut Problems) {
+    let at = format!("{path}.host");
+    problems.text(&at, host, 253);
+    if host.contains(|character: char| {
+        !character.is_ascii_alphanumeric() && !matches!(character, '.' | '-' | '_' | ':')
+    }) {
+        problems.add(
+            &at,
+            "is neither a host name nor an address; port, TLS and credentials have fields of their own",
+        );
+    } else if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() {
+        problems.add(
+            &at,
+            "is not an IPv6 address; a port belongs in the field port",
+        );
+    }
+    problems.port(&format!("{path}.port"), port);
+}
+
+fn check_shared_auth(path: &str, auth: &SharedAuth, problems: &mut Problems) {
+    if let Some(username) = &auth.username {
+        problems.text(&format!("{path}.username"), username, 128);
+    }
+    let password = &auth.password_secret_ref;
+    check_key(&format!("{path}.passwordSecretRef"), password, problems);
 }
 
 fn check_tls(tls: &PublicTls, problems: &mut Problems) {
@@ -385,3 +435,6 @@ pub(super) fn trace_port(observability: &Observability, problems: &mut Problems)
         }
     }
 }
+
+/// Sentinels, or nodes of a Redis Cluster, that are named.
+const REDIS_SERVERS_MAX: usize = 16;

@@ -173,6 +173,12 @@ fn what_the_schema_and_its_rules_refuse_is_refused_again() {
         ),
         ("redis.keyPrefix", json!("UPPER"), "spec.redis.keyPrefix"),
         ("redis.auth", json!({}), "spec.redis.auth"),
+        ("redis.standalone", json!(null), "spec.redis"),
+        (
+            "redis.cluster",
+            json!({"servers": [{"host": "a"}]}),
+            "spec.redis",
+        ),
         (
             "redis.standalone.port",
             json!(0),

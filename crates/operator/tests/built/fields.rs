@@ -42,6 +42,7 @@ fn fields() -> Vec<Field> {
     fields.extend(control_fields());
     fields.extend(api_access_fields());
     fields.extend(redis_and_internal_tls_fields());
+    fields.extend(redis_form_fields());
     fields.extend(public_tls_fields());
     for tier in ["edge", "origin", "control"] {
         fields.extend(pod_fields(tier));
@@ -292,6 +293,30 @@ fn public_tls_fields() -> Vec<Field> {
     ]
 }
 
+fn redis_form_fields() -> Vec<Field> {
+    let servers = |host: &str| json!([{"host": host}]);
+    let shared = |name: &str| json!({"passwordSecretRef": {"name": name, "key": "x"}});
+    vec![
+        ("redis.sentinel.masterName", json!("a"), json!("b")),
+        ("redis.sentinel.servers", servers("a"), servers("b")),
+        ("redis.sentinel.serverPort", json!(1), json!(2)),
+        ("redis.sentinel.tlsEnabled", json!(true), json!(false)),
+        ("redis.sentinel.auth", shared("a"), json!(null)),
+        ("redis.sentinel.auth.username", json!("a"), json!("b")),
+        (
+            "redis.sentinel.auth.passwordSecretRef.name",
+            json!("a"),
+            json!("b"),
+        ),
+        (
+            "redis.sentinel.auth.passwordSecretRef.key",
+            json!("a"),
+            json!("b"),
+        ),
+        ("redis.cluster.servers", servers("a"), servers("b")),
+    ]
+}
+
 fn redis_and_internal_tls_fields() -> Vec<Field> {
     let shared = json!({"shared": {"passwordSecretRef": {"name": "a", "key": "b"}}});
     vec![
@@ -408,6 +433,14 @@ fn surroundings(path: &str) -> Value {
         }
         "control.oidc" => json!({"control": {"egress": {"allow": ["10.96.0.1/32"]}}}),
         "edge.service.trustedCidrs" => json!({"edge": {"service": {"proxyProtocol": true}}}),
+        path if path.starts_with("redis.sentinel.") => {
+            let mut sentinel = json!({"masterName": "x", "servers": [{"host": "x"}]});
+            if path.starts_with("redis.sentinel.auth.") {
+                sentinel["auth"] = json!({"passwordSecretRef": {"name": "x", "key": "x"}});
+            }
+            json!({"redis": {"standalone": null, "sentinel": sentinel}})
+        }
+        path if path.starts_with("redis.cluster.") => json!({"redis": {"standalone": null}}),
         "redis.auth.perRole" | "redis.auth.perRole.secretName" => {
             json!({"redis": {"auth": {"shared": null}}})
         }

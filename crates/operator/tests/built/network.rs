@@ -262,6 +262,22 @@ fn ports_are_those_of_the_specification() {
         ],
     );
     check(
+        &Net::of("redis-sentinel"),
+        &[
+            ("edge", "store", 26380, true),
+            ("edge", "store", 6380, true),
+            ("edge", "store", 6379, false),
+        ],
+    );
+    check(
+        &Net::of("redis-cluster"),
+        &[
+            ("edge", "store", 6379, true),
+            ("edge", "store", 6381, true),
+            ("edge", "store", 6380, false),
+        ],
+    );
+    check(
         &Net::of("postgres-ca"),
         &[
             ("control", "store", 6432, true),

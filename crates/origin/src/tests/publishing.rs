@@ -262,14 +262,8 @@ async fn unreachable_registry() -> Registry {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     drop(listener);
-    let config = RedisConfig {
-        url,
-        username: None,
-        password_file: None,
-        ca_file: None,
-        prefix: "hw".to_owned(),
-        timeout: Duration::from_millis(200),
-    };
+    let mut config = RedisConfig::from_url(&url).unwrap();
+    config.timeout = Duration::from_millis(200);
     Registry::Redis(RedisRegistry::open(&config).unwrap())
 }
 

@@ -56,10 +56,10 @@ if repeated then
   redis.call('HSET', KEYS[1], 'origin', origin)
 else
   redis.call('SET', KEYS[2], epoch, 'PX', EPOCH_TTL_MS)
-  redis.call('DEL', KEYS[1])
+  -- Every field: what the one before had is not deleted (see put).
   redis.call('HSET', KEYS[1], 'sess', session, 'edge', edge, 'origin', origin, 'epoch', epoch, 'attempt', '0',
     'hb', decimal(now), 'since', since, 'psess', previous_session, 'pedge', previous_edge, 'stats', ARGV[10],
-    'prio', ARGV[11], 'addr', ARGV[12])
+    'prio', ARGV[11], 'addr', ARGV[12], 'leaving', '0')
 end
 redis.call('PEXPIRE', KEYS[1], lease_ms)
 return {'granted', epoch, origin, broadcast, previous_session, previous_edge, decimal(now)}

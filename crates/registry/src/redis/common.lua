@@ -26,6 +26,15 @@ local function is_name(value)
   return type(value) == 'string' and #value <= 128 and string.match(value, '^[%w._:-]+$') ~= nil
 end
 
+-- Writes over a hash, or over what of another type is there. Nothing is deleted first where it need not be: in a slot that
+-- Redis Cluster is moving, a script cannot write again what it has deleted.
+local function put(key, ...)
+  local written = redis.pcall('HSET', key, ...)
+  if type(written) ~= 'table' then return end
+  if string.find(written.err, 'WRONGTYPE', 1, true) then redis.call('DEL', key) end
+  redis.call('HSET', key, ...)
+end
+
 -- The first epoch above all of these, or nil where it would be too far ahead of the clock.
 local function next_epoch(now, ...)
   local epoch = now

@@ -23,13 +23,12 @@ if lost or held[1] ~= session or held[2] ~= epoch or above(last, epoch) then
   end
   outcome = lost and 'healed' or 'won_back'
   since, previous_session, previous_edge = nil, nil, nil
-  redis.call('DEL', KEYS[1])
 end
 -- An epoch is the time of its claim, or a little above.
 if not is_epoch(since) then since = decimal(math.min(tonumber(epoch), now)) end
 if not is_name(previous_session) or not is_name(previous_edge) then previous_session, previous_edge = '', '' end
 
-redis.call('HSET', KEYS[1], 'sess', session, 'edge', edge, 'origin', origin, 'epoch', epoch, 'attempt', attempt,
+put(KEYS[1], 'sess', session, 'edge', edge, 'origin', origin, 'epoch', epoch, 'attempt', attempt,
   'hb', media, 'since', since, 'psess', previous_session, 'pedge', previous_edge, 'stats', ARGV[10],
   'prio', ARGV[12], 'addr', ARGV[13], 'leaving', ARGV[14])
 redis.call('PEXPIRE', KEYS[1], ARGV[8])
@@ -38,8 +37,7 @@ redis.call('SET', KEYS[2], epoch, 'PX', EPOCH_TTL_MS)
 
 -- The backup follows the primary's home and does not move it.
 if ARGV[11] == '0' or redis.call('EXISTS', KEYS[4]) == 0 then
-  redis.call('DEL', KEYS[3])
-  redis.call('HSET', KEYS[3], 'origin', origin, 'broadcast', ARGV[6])
+  put(KEYS[3], 'origin', origin, 'broadcast', ARGV[6])
   redis.call('PEXPIRE', KEYS[3], ARGV[9])
 end
 return {outcome, epoch, decimal(now)}

@@ -13,7 +13,7 @@ use registry::{
     Owner, Policy, Registry, Renewal, RenewalOutcome, SessionId, Slot, Standing, StreamId,
 };
 
-use crate::server::RedisServer;
+use crate::forms::Form;
 
 /// The registry as each role reaches it.
 pub(crate) struct Place {
@@ -25,7 +25,7 @@ pub(crate) struct Place {
 
 enum Backing {
     Memory(Arc<AtomicU64>),
-    Redis(RedisServer),
+    Redis(Arc<Form>),
 }
 
 impl Place {
@@ -43,12 +43,15 @@ impl Place {
     }
 
     pub(crate) async fn redis() -> Self {
-        let server = RedisServer::start().await;
+        Self::of(&Arc::new(Form::one("redis-server").await))
+    }
+
+    pub(crate) fn of(form: &Arc<Form>) -> Self {
         Self {
-            edge: server.registry("edge"),
-            control: server.registry("control"),
-            origin: server.registry("origin"),
-            backing: Backing::Redis(server),
+            edge: form.registry("edge"),
+            control: form.registry("control"),
+            origin: form.registry("origin"),
+            backing: Backing::Redis(Arc::clone(form)),
         }
     }
 
@@ -59,7 +62,7 @@ impl Place {
                 let time_ms = u64::try_from(time.as_millis()).unwrap();
                 now_ms.fetch_add(time_ms, Ordering::Relaxed);
             }
-            Backing::Redis(server) => server.age(time).await,
+            Backing::Redis(form) => form.age(time).await,
         }
     }
 
@@ -67,7 +70,7 @@ impl Place {
     pub(crate) async fn lose_everything(&self) {
         match &self.backing {
             Backing::Memory(_) => self.pass(Duration::from_secs(8 * 24 * 60 * 60)).await,
-            Backing::Redis(server) => server.flush().await,
+            Backing::Redis(form) => form.flush().await,
         }
     }
 

@@ -1,13 +1,17 @@
 //! The registry's promises, kept by both homes of the leases (`ownership`), and what Redis alone can do to them
-//! (`redis`): a real server with TLS and the users of `deploy/redis/users.acl`.
+//! (`redis`, `failover`): real servers with TLS and the users of `deploy/redis/users.acl`, in every form in which Redis
+//! is run (`forms`).
 
 #![expect(
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test's helper fails its test"
+    reason = "a test's helper fails its test; what was measured is printed"
 )]
 
+mod failover;
+mod forms;
 mod home;
 mod ownership;
 mod redis;

@@ -1,12 +1,13 @@
-//! One suite for both homes of the leases.
+//! One suite for both homes of the leases, and for every form in which Redis is run.
 
-use std::time::Duration;
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use registry::{
     Claim, ClaimOutcome, EPOCH_AHEAD_MS_MAX, Home, LEASE_TTL, Origin, Owner, Policy, Renewal,
     RenewalOutcome, Slot, Standing, StreamId,
 };
 
+use crate::forms::{Form, valkey};
 use crate::home::{HOME_TTL, Place, claim, edge, origin, renewal, session, stats, stream};
 
 macro_rules! in_both {
@@ -23,7 +24,36 @@ macro_rules! in_both {
                 super::$test(super::Place::redis().await).await;
             })*
         }
+
+        const PROMISES: &[(&str, Promise)] = &[$((stringify!($test), |place| Box::pin($test(place)))),*];
     };
+}
+
+type Promise = fn(Place) -> Pin<Box<dyn Future<Output = ()>>>;
+
+#[tokio::test]
+async fn redis_behind_sentinels_keeps_every_promise() {
+    keeps_every_promise(Form::sentinel().await).await;
+}
+
+#[tokio::test]
+async fn redis_cluster_keeps_every_promise() {
+    keeps_every_promise(Form::cluster(3, false).await).await;
+}
+
+#[tokio::test]
+async fn valkey_keeps_every_promise() {
+    keeps_every_promise(Form::one(&valkey()).await).await;
+}
+
+/// One after the other, on what was started once.
+async fn keeps_every_promise(form: Form) {
+    let form = Arc::new(form);
+    for (name, promise) in PROMISES {
+        println!("{name}");
+        form.flush().await;
+        promise(Place::of(&form)).await;
+    }
 }
 
 in_both! {

@@ -8,13 +8,13 @@ use std::{
 };
 
 use registry::{
-    ClaimOutcome, Policy, RedisEvent, RedisRegistry, Registry, RegistryError, RenewalOutcome, Slot,
-    StreamId,
+    ClaimOutcome, Policy, RedisConfig, RedisEvent, RedisRegistry, RedisServers, Registry,
+    RegistryError, RenewalOutcome, Slot, StreamId,
 };
 
 use crate::{
     home::{claim, edge, origin, renewal, session, stream},
-    server::{PATIENCE, RedisServer, password, run, write_certificates},
+    server::{Certificates, PATIENCE, RedisServer, password, run},
 };
 
 #[tokio::test]
@@ -343,7 +343,7 @@ async fn a_demoted_primary_is_dropped() {
     server.admin(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let outcome = registry.renew(&[renewal("a", held)]).await;
     let message = explain(&outcome.unwrap_err());
-    assert!(message.contains("ReadOnly"), "{message}");
+    assert!(message.contains("is no primary but a slave"), "{message}");
     server.admin(&["REPLICAOF", "NO", "ONE"]).await;
     let outcome = retried(|| async { registry.renew(&[renewal("a", held)]).await }).await;
     assert_eq!(outcome, [RenewalOutcome::Renewed]);
@@ -370,9 +370,9 @@ async fn a_wrong_password_is_said_and_read_again() {
 async fn a_server_of_another_authority_is_not_trusted() {
     let server = RedisServer::start().await;
     let other = tempfile::tempdir().unwrap();
-    write_certificates(other.path());
+    Certificates::new().write(other.path());
     let mut config = server.config("edge");
-    config.ca_file = Some(other.path().join("ca.crt"));
+    config.access.ca_file = Some(other.path().join("ca.crt"));
     let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
     let message = explain(&registry.origins().await.unwrap_err());
     assert!(message.contains("certificate"), "{message}");
@@ -381,7 +381,7 @@ async fn a_server_of_another_authority_is_not_trusted() {
 #[tokio::test]
 async fn mistakes_in_the_configuration_show_at_the_start() {
     let server = RedisServer::start().await;
-    let refusal = |change: fn(&mut registry::RedisConfig, &Path)| {
+    let refusal = |change: fn(&mut RedisConfig, &Path)| {
         let mut config = server.config("edge");
         change(&mut config, &server.path(""));
         let opened = RedisRegistry::open(&config);
@@ -392,19 +392,35 @@ async fn mistakes_in_the_configuration_show_at_the_start() {
         );
         explain(&error)
     };
-    let missing = refusal(|config, at| config.password_file = Some(at.join("missing")));
+    let missing = refusal(|config, at| config.access.password_file = Some(at.join("missing")));
     assert!(
         missing.contains("missing") && missing.contains("No such file"),
         "{missing}"
     );
-    let no_certificate = refusal(|config, at| config.ca_file = Some(at.join("edge")));
+    let no_certificate = refusal(|config, at| config.access.ca_file = Some(at.join("edge")));
     assert!(
         no_certificate.contains("no PEM certificate"),
         "{no_certificate}"
     );
-    let no_url = refusal(|config, _at| config.url = "localhost".to_owned());
-    assert!(no_url.contains("not a redis URL"), "{no_url}");
-    let secret = refusal(|config, _at| config.url = "rediss://edge:s3cr3t@localhost".to_owned());
+    let nowhere = |at: &str| RedisServers::One(at.to_owned());
+    for address in ["localhost", "edge:s3cr3t@localhost:6379"] {
+        let message = explain(&open_error(&server, nowhere(address)));
+        assert!(message.contains("not host:port"), "{message}");
+        assert!(!message.contains("s3cr3t"), "{message}");
+    }
+    for servers in [
+        RedisServers::Cluster(vec![]),
+        RedisServers::Cluster(vec!["a:1".to_owned(); 33]),
+    ] {
+        let message = explain(&open_error(&server, servers));
+        assert!(
+            message.contains("no address of a server, or too many"),
+            "{message}"
+        );
+    }
+    let url = |url: &str| explain(&RedisConfig::from_url(url).unwrap_err());
+    assert!(url("localhost").contains("not a redis URL"));
+    let secret = url("rediss://edge:s3cr3t@localhost");
     assert!(
         secret.contains("password file") && !secret.contains("s3cr3t"),
         "{secret}"
@@ -492,13 +508,13 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
 async fn nobody_comes_in_without_a_user_or_without_tls() {
     let server = RedisServer::start().await;
     let mut config = server.config("edge");
-    (config.username, config.password_file) = (None, None);
+    (config.access.username, config.access.password_file) = (None, None);
     let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
     let message = explain(&registry.origins().await.unwrap_err());
     assert!(message.contains("NOAUTH"), "{message}");
 
     let mut config = server.config("edge");
-    config.url = config.url.replace("rediss:", "redis:");
+    config.access.tls = false;
     let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
     let outcome = registry.origins().await;
     assert!(
@@ -507,13 +523,19 @@ async fn nobody_comes_in_without_a_user_or_without_tls() {
     );
 }
 
+fn open_error(server: &RedisServer, servers: RedisServers) -> RegistryError {
+    let mut config = server.config("edge");
+    config.servers = servers;
+    RedisRegistry::open(&config).err().expect("refused")
+}
+
 async fn count_use(registry: &Registry) -> Result<(), RegistryError> {
     let (session, time) = (session("a"), Duration::from_secs(1));
     let counted = registry.count_use([0; 16], &session, 1, time);
     counted.await.map(drop)
 }
 
-async fn granted(registry: &Registry, name: &str, policy: Policy) -> u64 {
+pub(crate) async fn granted(registry: &Registry, name: &str, policy: Policy) -> u64 {
     match registry.claim(&claim(name, policy)).await.unwrap() {
         ClaimOutcome::Granted { epoch, .. } => epoch,
         outcome @ (ClaimOutcome::EpochInFuture
@@ -525,7 +547,7 @@ async fn granted(registry: &Registry, name: &str, policy: Policy) -> u64 {
 }
 
 /// Until it is available again, or for too long.
-async fn retried<T: std::fmt::Debug, F: Future<Output = Result<T, RegistryError>>>(
+pub(crate) async fn retried<T: std::fmt::Debug, F: Future<Output = Result<T, RegistryError>>>(
     attempt: impl Fn() -> F,
 ) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -551,14 +573,16 @@ fn observed(server: &RedisServer) -> (Registry, mpsc::Receiver<RedisEvent>) {
 
 fn reconnects(events: &mpsc::Receiver<RedisEvent>) -> Vec<&'static str> {
     let causes = events.try_iter().filter_map(|event| match event {
-        RedisEvent::Command { .. } => None,
+        RedisEvent::ClockSkew { .. }
+        | RedisEvent::Command { .. }
+        | RedisEvent::Unreplicated { .. } => None,
         RedisEvent::Reconnect { cause } => Some(cause),
     });
     causes.collect()
 }
 
 /// The error with its causes.
-fn explain(error: &dyn std::error::Error) -> String {
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! A redis-server of a test's own: a child process with TLS, the sample configuration and the users of
+//! Processes of a test's own: redis-server or valkey-server, with TLS, the sample configuration and the users of
 //! `deploy/redis`, and one more user for the test, who may do everything.
 
 use std::{
@@ -11,27 +11,52 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, TlsCertificates, Value,
     aio::MultiplexedConnection,
 };
-use registry::{RedisConfig, RedisPasswords, RedisRegistry, Registry, redis_users};
+use registry::{
+    RedisAccess, RedisConfig, RedisPasswords, RedisRegistry, RedisServers, Registry, redis_users,
+};
 use tempfile::TempDir;
 
 pub(crate) struct RedisServer {
+    program: PathBuf,
     directory: TempDir,
+    /// Beside those of `deploy/redis/redis.conf`.
+    options: Vec<String>,
     port: u16,
     /// Killed by its id when this is dropped.
     child: Option<Child>,
 }
 
+/// An authority, and its certificate for this machine's loopback, as PEM.
+#[derive(Clone)]
+pub(crate) struct Certificates {
+    authority: String,
+    certificate: String,
+    private_key: String,
+}
+
 impl RedisServer {
     pub(crate) async fn start() -> Self {
+        Self::start_with("redis-server", &Certificates::new(), &[]).await
+    }
+
+    /// `options` are for redis.conf; `{port}` in one is the server's own.
+    pub(crate) async fn start_with(
+        program: &str,
+        certificates: &Certificates,
+        options: &[&str],
+    ) -> Self {
         install_crypto_provider();
         let directory = TempDir::new().unwrap();
         let at = |name: &str| directory.path().join(name);
-        write_certificates(directory.path());
+        certificates.write(directory.path());
+        // A copy: sentinels have it written over.
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/redis/redis.conf");
+        fs::copy(sample, at("redis.conf")).unwrap();
         let passwords = RedisPasswords {
             edge: &password("edge"),
             control: &password("control"),
@@ -40,11 +65,13 @@ impl RedisServer {
         let users = redis_users("hw", &passwords);
         let admin = format!("user admin on >{} ~* &* +@all\n", password("admin"));
         fs::write(at("users.acl"), users + &admin).unwrap();
-        for role in ["edge", "control", "origin"] {
-            fs::write(at(role), password(role) + "\n").unwrap();
+        for user in ["edge", "control", "origin", "admin"] {
+            fs::write(at(user), password(user) + "\n").unwrap();
         }
         let mut server = Self {
+            program: program.into(),
             directory,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
             port: 0,
             child: None,
         };
@@ -56,10 +83,10 @@ impl RedisServer {
             }
             server.kill();
         }
-        panic!("redis-server does not start:\n{}", server.log());
+        panic!("{program} does not start:\n{}", server.log());
     }
 
-    /// Again on the same port, and empty.
+    /// Again on the same port, and empty unless something was saved.
     pub(crate) async fn restart(&mut self) {
         self.spawn();
         assert!(
@@ -67,6 +94,12 @@ impl RedisServer {
             "redis-server does not come back:\n{}",
             self.log()
         );
+    }
+
+    pub(crate) async fn restart_with(&mut self, options: &[&str]) {
+        let options = options.iter().map(|option| (*option).to_owned());
+        self.options.extend(options);
+        self.restart().await;
     }
 
     pub(crate) fn kill(&mut self) {
@@ -83,15 +116,29 @@ impl RedisServer {
         assert!(status.unwrap().success());
     }
 
-    pub(crate) fn config(&self, role: &str) -> RedisConfig {
-        RedisConfig {
-            url: format!("rediss://127.0.0.1:{}", self.port),
-            username: Some(role.to_owned()),
-            password_file: Some(self.path(role)),
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As this user, who has a file with his password.
+    pub(crate) fn access(&self, user: &str) -> RedisAccess {
+        RedisAccess {
+            tls: true,
+            username: Some(user.to_owned()),
+            password_file: Some(self.path(user)),
             ca_file: Some(self.path("ca.crt")),
-            prefix: "hw".to_owned(),
-            timeout: PATIENCE,
         }
+    }
+
+    pub(crate) fn config(&self, user: &str) -> RedisConfig {
+        let mut config = RedisConfig::new(RedisServers::One(self.address()));
+        config.access = self.access(user);
+        config.timeout = PATIENCE;
+        config
     }
 
     pub(crate) fn registry(&self, role: &str) -> Registry {
@@ -123,6 +170,26 @@ impl RedisServer {
         run(&mut connection, command).await.unwrap()
     }
 
+    async fn ask(&self, command: &[&str]) -> redis::RedisResult<String> {
+        let mut connection = self.connect("admin").await?;
+        let said = run(&mut connection, command).await?;
+        redis::from_redis_value(said).map_err(Into::into)
+    }
+
+    /// What `ask` says, once it is so; a server that changes its role drops its connections.
+    pub(crate) async fn says(&self, ask: &[&str], expected: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let said = self.ask(ask).await;
+            if said.as_ref().is_ok_and(|said| said.contains(expected)) {
+                return;
+            }
+            let late = Instant::now() > deadline;
+            assert!(!late, "no {expected} in {said:?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Takes this much from what every key has left to live.
     pub(crate) async fn age(&self, time: Duration) {
         let mut connection = self.connect("admin").await.unwrap();
@@ -146,12 +213,12 @@ impl RedisServer {
 
     fn spawn(&mut self) {
         let log = File::create(self.path("log")).unwrap();
-        let child = Command::new("redis-server")
-            .arg(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../deploy/redis/redis.conf"
-            ))
+        let options = self.options.iter();
+        let options = options.map(|option| option.replace("{port}", &self.port.to_string()));
+        let child = Command::new(&self.program)
+            .arg("redis.conf")
             .args(["--tls-port", &self.port.to_string()])
+            .args(options)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stderr(log.try_clone().unwrap())
@@ -160,7 +227,10 @@ impl RedisServer {
         match child {
             Ok(child) => self.child = Some(child),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                panic!("redis-server is not installed: install the package redis-server")
+                panic!(
+                    "{} is not installed: bash tests/setup.sh TARGET_DIRECTORY",
+                    self.program.display()
+                )
             }
             Err(error) => panic!("cannot run redis-server: {error}"),
         }
@@ -181,7 +251,7 @@ impl RedisServer {
         false
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 }
@@ -205,25 +275,39 @@ pub(crate) fn password(user: &str) -> String {
     format!("password-of-{user}")
 }
 
-/// An authority and its certificate for this machine's loopback: `ca.crt`, `tls.crt`, `tls.key`.
-pub(crate) fn write_certificates(directory: &Path) {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-    let key_pair = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-    let server = server.signed_by(&key_pair, &authority).unwrap();
-    fs::write(directory.join("ca.crt"), authority.pem()).unwrap();
-    fs::write(directory.join("tls.crt"), server.pem()).unwrap();
-    fs::write(directory.join("tls.key"), key_pair.serialize_pem()).unwrap();
+impl Certificates {
+    pub(crate) fn new() -> Self {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // A name of its own: to OpenSSL, which Redis's own connections use, one name is one certificate.
+        let name = &mut authority.distinguished_name;
+        name.push(DnType::CommonName, "authority");
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap());
+        let authority = authority.unwrap();
+        let key_pair = KeyPair::generate().unwrap();
+        let server = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let server = server.signed_by(&key_pair, &authority).unwrap();
+        Self {
+            authority: authority.pem(),
+            certificate: server.pem(),
+            private_key: key_pair.serialize_pem(),
+        }
+    }
+
+    /// As `ca.crt`, `tls.crt`, `tls.key`.
+    pub(crate) fn write(&self, directory: &Path) {
+        fs::write(directory.join("ca.crt"), &self.authority).unwrap();
+        fs::write(directory.join("tls.crt"), &self.certificate).unwrap();
+        fs::write(directory.join("tls.key"), &self.private_key).unwrap();
+    }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
-fn install_crypto_provider() {
+pub(crate) fn install_crypto_provider() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         rustls::crypto::aws_lc_rs::default_provider()

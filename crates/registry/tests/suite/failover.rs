@@ -1,0 +1,420 @@
+//! What a failover, a reshard and a restart do to sessions: real processes, killed, frozen and cut off while claims and
+//! renewals go on. Everywhere: no epoch is granted twice, live sessions come back, and a claim succeeds soon.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use registry::{
+    ClaimOutcome, Policy, RedisEvent, Registry, RegistryError, RenewalOutcome, Slot, StreamId,
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    forms::{Form, id},
+    home::{claim, renewal, stream},
+    redis::{explain, granted, retried},
+    server::{PATIENCE, RedisServer},
+};
+
+#[tokio::test]
+async fn sentinels_replace_a_killed_primary() {
+    let mut form = Form::sentinel().await;
+    let load = Load::start(&form).await;
+    form.servers[0].kill();
+    load.recovers("sentinel, primary killed").await;
+    load.end().await;
+}
+
+#[tokio::test]
+async fn sentinels_replace_a_frozen_primary() {
+    let form = Form::sentinel().await;
+    let load = Load::start(&form).await;
+    form.servers[0].signal("STOP");
+    load.recovers("sentinel, primary frozen").await;
+    // It thinks that it is the primary, until the sentinels tell it.
+    form.servers[0].signal("CONT");
+    form.servers[0]
+        .says(&["INFO", "replication"], "role:slave")
+        .await;
+    load.goes_on().await;
+    load.end().await;
+}
+
+#[tokio::test]
+async fn a_takeover_that_a_failover_lost_is_won_back() {
+    let mut form = Form::sentinel().await;
+    let unreplicated = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&unreplicated);
+    let registry = form.observed("edge", move |event| {
+        if let RedisEvent::Unreplicated { claims } = event {
+            counted.fetch_add(claims, Ordering::Relaxed);
+        }
+    });
+    let old = retried(|| async { registry.claim(&claim("old", Policy::Reject)).await }).await;
+    let old = epoch(&old);
+    form.servers[1].says(&["EXISTS", &own()], "1").await;
+    // What is on its way would still arrive: the link is cut, and cannot be made again.
+    form.servers[1].signal("STOP");
+    form.servers[0]
+        .admin(&["CLIENT", "KILL", "TYPE", "replica"])
+        .await;
+    let new = granted(&registry, "new", Policy::Takeover).await;
+    until(
+        || unreplicated.load(Ordering::Relaxed) > 0,
+        || "the claim is counted as unreplicated".to_owned(),
+    )
+    .await;
+    form.servers[0].kill();
+    form.servers[1].signal("CONT");
+    let began = Instant::now();
+    let outcome = retried(|| async { registry.renew(&[renewal("new", new)]).await }).await;
+    println!("won back {:?} after the failover", began.elapsed());
+    assert_eq!(outcome, [RenewalOutcome::WonBack]);
+    let outcome = registry.renew(&[renewal("old", old)]).await.unwrap();
+    assert_eq!(outcome, [RenewalOutcome::Fenced { epoch: new }]);
+    assert!(granted(&registry, "third", Policy::Takeover).await > new);
+}
+
+#[tokio::test]
+async fn a_cluster_replaces_a_killed_node() {
+    let mut form = Form::cluster(3, true).await;
+    let at = owner(&form).await;
+    let load = Load::start(&form).await;
+    form.servers[at].kill();
+    load.recovers("cluster, node killed").await;
+    load.end().await;
+}
+
+#[tokio::test]
+async fn a_cluster_replaces_a_frozen_node() {
+    let form = Form::cluster(3, true).await;
+    let at = owner(&form).await;
+    let load = Load::start(&form).await;
+    form.servers[at].signal("STOP");
+    load.recovers("cluster, node frozen").await;
+    form.servers[at].signal("CONT");
+    form.servers[at]
+        .says(&["INFO", "replication"], "role:slave")
+        .await;
+    load.goes_on().await;
+    load.end().await;
+}
+
+#[tokio::test]
+async fn a_slot_moves_under_its_sessions() {
+    let form = Form::cluster(3, false).await;
+    let slot = slot(&form).await;
+    let at = owner(&form).await;
+    let (from, to) = (&form.servers[at], &form.servers[(at + 1) % 3]);
+    let (from_id, to_id) = (id(from).await, id(to).await);
+    let load = Load::start(&form).await;
+    to.admin(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])
+        .await;
+    from.admin(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])
+        .await;
+    load.goes_on().await;
+    let keys = from
+        .admin(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"])
+        .await;
+    let keys: Vec<String> = redis::from_redis_value(keys).unwrap();
+    assert!(keys.len() >= 3, "{keys:?}");
+    let port = to.port().to_string();
+    for key in keys {
+        // Scripts about keys of which some are here and some are there have to wait.
+        let password = crate::server::password("admin");
+        let sent = [
+            "MIGRATE",
+            "127.0.0.1",
+            &port,
+            &key,
+            "0",
+            "5000",
+            "AUTH2",
+            "admin",
+            &password,
+        ];
+        from.admin(&sent).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // All are there, and the slot is still on its way: ASK.
+    load.goes_on().await;
+    for server in [to, from, &form.servers[(at + 2) % 3]] {
+        server
+            .admin(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])
+            .await;
+    }
+    load.goes_on().await;
+    assert_eq!(load.failures(), Vec::<String>::new());
+    to.says(&["EXISTS", &own()], "1").await;
+    load.end().await;
+}
+
+#[tokio::test]
+async fn a_paused_redis_delays_and_then_refuses() {
+    let server = RedisServer::start().await;
+    let mut config = server.config("edge");
+    config.timeout = Duration::from_secs(2);
+    let registry = Registry::Redis(registry::RedisRegistry::open(&config).unwrap());
+    let first = granted(&registry, "a", Policy::Reject).await;
+    server.admin(&["CLIENT", "PAUSE", "700", "ALL"]).await;
+    assert_eq!(
+        granted(&registry, "a", Policy::Reject).await,
+        first,
+        "late, and the same"
+    );
+    server.admin(&["CLIENT", "PAUSE", "5000", "ALL"]).await;
+    let began = Instant::now();
+    let refused = registry.claim(&claim("b", Policy::Takeover)).await;
+    assert!(
+        matches!(refused, Err(RegistryError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert!(
+        began.elapsed() < 5 * config.timeout,
+        "{:?}",
+        began.elapsed()
+    );
+    let again = retried(|| async { registry.claim(&claim("b", Policy::Takeover)).await }).await;
+    assert!(epoch(&again) > first);
+    assert_eq!(granted(&registry, "b", Policy::Reject).await, epoch(&again));
+}
+
+#[tokio::test]
+async fn a_redis_that_loads_is_unavailable_until_it_has() {
+    let debug = ["--enable-debug-command", "local"];
+    let certificates = crate::server::Certificates::new();
+    let mut server = RedisServer::start_with("redis-server", &certificates, &debug).await;
+    let registry = server.registry("edge");
+    let held = granted(&registry, "a", Policy::Reject).await;
+    server.admin(&["DEBUG", "POPULATE", "10000"]).await;
+    server.admin(&["SAVE"]).await;
+    server.kill();
+    let slow = [
+        "--key-load-delay",
+        "300",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ];
+    server.restart_with(&slow).await;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let renewed = registry.renew(&[renewal("a", held)]).await;
+        match renewed {
+            Ok(outcome) => panic!("it was not loading: {outcome:?}"),
+            Err(error) if explain(&error).contains("BusyLoading") => break,
+            Err(error) => assert!(Instant::now() < deadline, "{}", explain(&error)),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let outcome = retried(|| async { registry.renew(&[renewal("a", held)]).await }).await;
+    assert_eq!(outcome, [RenewalOutcome::Renewed]);
+}
+
+#[tokio::test]
+async fn a_flush_under_way_loses_nobody() {
+    let form = Form::one("redis-server").await;
+    let load = Load::start(&form).await;
+    for _flush in 0..5 {
+        form.flush().await;
+        load.goes_on().await;
+    }
+    load.end().await;
+}
+
+#[tokio::test]
+async fn the_clock_of_redis_is_compared_and_replicas_are_seen() {
+    let form = Form::sentinel().await;
+    let skew = Arc::new(Mutex::new(None));
+    let unreplicated = Arc::new(AtomicU64::new(0));
+    let (seen, counted) = (Arc::clone(&skew), Arc::clone(&unreplicated));
+    let registry = form.observed("edge", move |event| match event {
+        RedisEvent::ClockSkew { seconds } => *seen.lock() = Some(seconds),
+        RedisEvent::Unreplicated { claims } => {
+            counted.fetch_add(claims, Ordering::Relaxed);
+        }
+        RedisEvent::Command { .. } | RedisEvent::Reconnect { .. } => {}
+    });
+    retried(|| async { registry.claim(&claim("a", Policy::Reject)).await }).await;
+    let seconds = || *skew.lock();
+    until(|| seconds().is_some(), || "the clock is known".to_owned()).await;
+    // One clock, and a busy machine between two readings.
+    let seconds = seconds().unwrap();
+    println!("Redis's clock is {seconds} s ahead");
+    assert!(seconds.abs() < 5.0, "{seconds}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        unreplicated.load(Ordering::Relaxed),
+        0,
+        "the replica has the claim"
+    );
+}
+
+/// Sessions that renew, and one stream that is claimed by one session after the other.
+struct Load {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// Of the stream that changes hands: which session got which epoch.
+    epochs: Mutex<BTreeMap<u64, String>>,
+    /// When claims were sent that were granted.
+    grants: Mutex<Vec<Instant>>,
+    /// How often each of the others was renewed.
+    renewed: Mutex<BTreeMap<String, Vec<Instant>>>,
+    failures: Mutex<Vec<String>>,
+}
+
+impl Load {
+    async fn start(form: &Form) -> Self {
+        let shared = Arc::new(Shared::default());
+        let registry = form.observed("edge", |_event| {});
+        let mut tasks = JoinSet::new();
+        for number in 0..HELD {
+            let name = format!("held-{number}");
+            let mut claim = claim(&name, Policy::Reject);
+            claim.stream = held(number);
+            let outcome = retried(|| async { registry.claim(&claim).await }).await;
+            tasks.spawn(hold(
+                Arc::clone(&shared),
+                registry.clone(),
+                number,
+                epoch(&outcome),
+            ));
+        }
+        tasks.spawn(contend(Arc::clone(&shared), registry));
+        let load = Self { shared, tasks };
+        load.goes_on().await;
+        load
+    }
+
+    /// Asked right behind the failure.
+    async fn recovers(&self, what: &str) {
+        let failed = Instant::now();
+        self.goes_on().await;
+        let grants = self.shared.grants.lock();
+        let first = grants.iter().find(|at| **at > failed).unwrap();
+        let took = first.duration_since(failed);
+        drop(grants);
+        println!("{what}: a claim succeeds after {took:?}");
+        assert!(took < 5 * FAILOVER_GOAL, "{took:?}");
+    }
+
+    /// From now on each session is renewed, and the stream is claimed twice.
+    async fn goes_on(&self) {
+        let now = Instant::now();
+        let later = |times: &[Instant]| times.iter().filter(|at| **at > now).count();
+        let went_on = || {
+            let renewed = self.shared.renewed.lock();
+            renewed.len() == HELD
+                && renewed.values().all(|times| later(times) >= 1)
+                && later(&self.shared.grants.lock()) >= 2
+        };
+        let failures = || self.shared.failures.lock().last().cloned();
+        until(went_on, || {
+            format!("claims and renewals go on: {:?}", failures())
+        })
+        .await;
+    }
+
+    /// What a session saw that it should not fails here.
+    async fn end(self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await;
+        println!("{} epochs granted", self.shared.epochs.lock().len());
+    }
+
+    fn failures(&self) -> Vec<String> {
+        self.shared.failures.lock().clone()
+    }
+}
+
+async fn hold(shared: Arc<Shared>, registry: Registry, number: usize, epoch: u64) {
+    let name = format!("held-{number}");
+    let mut renewal = renewal(&name, epoch);
+    renewal.stream = held(number);
+    while !shared.stop.load(Ordering::Relaxed) {
+        let sent = Instant::now();
+        match registry.renew(std::slice::from_ref(&renewal)).await {
+            Ok(outcomes) => {
+                let fenced = matches!(outcomes[0], RenewalOutcome::Fenced { .. });
+                assert!(!fenced, "{name} was fenced by nobody: {outcomes:?}");
+                let mut renewed = shared.renewed.lock();
+                renewed.entry(name.clone()).or_default().push(sent);
+            }
+            Err(error) => shared.failures.lock().push(explain(&error)),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn contend(shared: Arc<Shared>, registry: Registry) {
+    for number in 0.. {
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let name = format!("contender-{number}");
+        let sent = Instant::now();
+        match registry.claim(&claim(&name, Policy::Takeover)).await {
+            Ok(outcome) => {
+                let epoch = epoch(&outcome);
+                let twice = shared.epochs.lock().insert(epoch, name.clone());
+                assert_eq!(twice, None, "{epoch} was granted twice, now to {name}");
+                shared.grants.lock().push(sent);
+            }
+            Err(error) => shared.failures.lock().push(explain(&error)),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn held(number: usize) -> StreamId {
+    StreamId::derive("default", "live", &format!("held-{number}"))
+}
+
+fn epoch(outcome: &ClaimOutcome) -> u64 {
+    match outcome {
+        ClaimOutcome::Granted { epoch, .. } => *epoch,
+        ClaimOutcome::EpochInFuture | ClaimOutcome::Leaving | ClaimOutcome::Refused { .. } => {
+            panic!("not granted: {outcome:?}")
+        }
+    }
+}
+
+fn own() -> String {
+    format!("hw:{{s:{}}}:{}:own", stream(), Slot::PRIMARY.number())
+}
+
+async fn slot(form: &Form) -> String {
+    let slot = form.servers[0].admin(&["CLUSTER", "KEYSLOT", &own()]).await;
+    redis::from_redis_value(slot).unwrap()
+}
+
+/// Of three, the one that has the stream.
+async fn owner(form: &Form) -> usize {
+    let slot: usize = slot(form).await.parse().unwrap();
+    (slot / (16384 / 3)).min(2)
+}
+
+async fn until(so: impl Fn() -> bool, what: impl Fn() -> String) {
+    let deadline = Instant::now() + 3 * PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "not in time: {}", what());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Sessions that renew.
+const HELD: usize = 20;
+
+/// From the failure to a claim that succeeds: servers are believed to be dead after a second.
+const FAILOVER_GOAL: Duration = Duration::from_secs(4);

@@ -1,0 +1,285 @@
+//! Redis in the forms in which it is run, as processes of a test's own. TLS and users are everywhere.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use redis::Value;
+use registry::{
+    RedisAccess, RedisConfig, RedisEvent, RedisRegistry, RedisSentinels, RedisServers, Registry,
+};
+use tempfile::TempDir;
+
+use crate::server::{Certificates, PATIENCE, RedisServer, free_port, password};
+
+pub(crate) struct Form {
+    /// The primaries first.
+    pub(crate) servers: Vec<RedisServer>,
+    primaries: usize,
+    config: RedisConfig,
+    _sentinels: Vec<Sentinel>,
+}
+
+impl Form {
+    pub(crate) async fn one(program: &str) -> Self {
+        let server = RedisServer::start_with(program, &Certificates::new(), &[]).await;
+        Self::of(RedisServers::One(server.address()), vec![server], 1, vec![])
+    }
+
+    /// A primary, a replica, three sentinels.
+    pub(crate) async fn sentinel() -> Self {
+        let certificates = Certificates::new();
+        let replicated = replication();
+        let options: Vec<_> = replicated.iter().map(String::as_str).collect();
+        let primary = RedisServer::start_with("redis-server", &certificates, &options).await;
+        let replica = RedisServer::start_with("redis-server", &certificates, &options).await;
+        let port = primary.port().to_string();
+        replica.admin(&["REPLICAOF", "127.0.0.1", &port]).await;
+        replica
+            .says(&["INFO", "replication"], "master_link_status:up")
+            .await;
+        let sentinels: Vec<_> = (0..3)
+            .map(|_| Sentinel::start(&certificates, &primary))
+            .collect();
+        let at = sentinels[0].directory.path();
+        let servers = RedisServers::Sentinel(RedisSentinels {
+            master_name: "main".to_owned(),
+            addresses: sentinels
+                .iter()
+                .map(|sentinel| format!("127.0.0.1:{}", sentinel.port))
+                .collect(),
+            access: RedisAccess {
+                tls: true,
+                username: Some("watcher".to_owned()),
+                password_file: Some(at.join("watcher")),
+                ca_file: Some(at.join("ca.crt")),
+            },
+        });
+        let form = Self::of(servers, vec![primary, replica], 1, sentinels);
+        form.sentinels_agree().await;
+        form
+    }
+
+    /// Primaries that have the slots evenly, and as many replicas as are wanted of each.
+    pub(crate) async fn cluster(primaries: usize, replicated: bool) -> Self {
+        let certificates = Certificates::new();
+        let mut servers = Vec::new();
+        let mut buses = Vec::new();
+        for _server in 0..primaries * if replicated { 2 } else { 1 } {
+            let bus = free_port().to_string();
+            let mut options = replication();
+            let cluster = [
+                "--cluster-enabled",
+                "yes",
+                "--tls-cluster",
+                "yes",
+                "--cluster-node-timeout",
+                "1000",
+            ];
+            options.extend(cluster.map(str::to_owned));
+            options.extend(["--cluster-port".to_owned(), bus.clone()]);
+            let options: Vec<_> = options.iter().map(String::as_str).collect();
+            servers.push(RedisServer::start_with("redis-server", &certificates, &options).await);
+            buses.push(bus);
+        }
+        for (server, bus) in servers.iter().zip(&buses).skip(1) {
+            let port = server.port().to_string();
+            servers[0]
+                .admin(&["CLUSTER", "MEET", "127.0.0.1", &port, bus])
+                .await;
+        }
+        let share = 16384 / primaries;
+        for (at, server) in servers[..primaries].iter().enumerate() {
+            let last = if at + 1 == primaries {
+                16383
+            } else {
+                (at + 1) * share - 1
+            };
+            let (first, last) = ((at * share).to_string(), last.to_string());
+            server
+                .admin(&["CLUSTER", "ADDSLOTSRANGE", &first, &last])
+                .await;
+        }
+        for (primary, replica) in servers.iter().zip(&servers[primaries..]) {
+            let id = id(primary).await;
+            replica.says(&["CLUSTER", "NODES"], &id).await;
+            replica.admin(&["CLUSTER", "REPLICATE", &id]).await;
+            replica
+                .says(&["INFO", "replication"], "master_link_status:up")
+                .await;
+        }
+        for server in &servers {
+            let known = format!("cluster_known_nodes:{}", servers.len());
+            server.says(&["CLUSTER", "INFO"], &known).await;
+            server.says(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+        }
+        // One that knows the others will do.
+        let seeds = vec![servers[primaries - 1].address()];
+        Self::of(RedisServers::Cluster(seeds), servers, primaries, vec![])
+    }
+
+    fn of(
+        servers: RedisServers,
+        processes: Vec<RedisServer>,
+        primaries: usize,
+        sentinels: Vec<Sentinel>,
+    ) -> Self {
+        Self {
+            servers: processes,
+            primaries,
+            config: RedisConfig::new(servers),
+            _sentinels: sentinels,
+        }
+    }
+
+    /// With the timeout that processes have.
+    pub(crate) fn config(&self, role: &str) -> RedisConfig {
+        let mut config = self.config.clone();
+        config.access = self.servers[0].access(role);
+        config
+    }
+
+    /// Patient: the machine is busy.
+    pub(crate) fn registry(&self, role: &str) -> Registry {
+        let mut config = self.config(role);
+        config.timeout = PATIENCE;
+        Registry::Redis(RedisRegistry::open(&config).unwrap())
+    }
+
+    pub(crate) fn observed(
+        &self,
+        role: &str,
+        observe: impl Fn(RedisEvent) + Send + Sync + 'static,
+    ) -> Registry {
+        Registry::Redis(RedisRegistry::open_observed(&self.config(role), observe).unwrap())
+    }
+
+    pub(crate) async fn age(&self, time: Duration) {
+        for server in &self.servers[..self.primaries] {
+            server.age(time).await;
+        }
+    }
+
+    pub(crate) async fn flush(&self) {
+        for server in &self.servers[..self.primaries] {
+            server.flush().await;
+        }
+    }
+
+    async fn sentinels_agree(&self) {
+        for sentinel in &self._sentinels {
+            sentinel.knows("num-slaves", "1").await;
+            sentinel.knows("num-other-sentinels", "2").await;
+        }
+    }
+}
+
+/// The name of a node in its cluster.
+pub(crate) async fn id(server: &RedisServer) -> String {
+    redis::from_redis_value(server.admin(&["CLUSTER", "MYID"]).await).unwrap()
+}
+
+fn replication() -> Vec<String> {
+    let password = password("admin");
+    let options = [
+        ["--tls-ca-cert-file", "ca.crt"],
+        ["--tls-replication", "yes"],
+        ["--masteruser", "admin"],
+        ["--masterauth", &password],
+        ["--repl-diskless-sync-delay", "0"],
+        ["--enable-debug-command", "local"],
+    ];
+    options.concat().into_iter().map(str::to_owned).collect()
+}
+
+/// A redis-server that watches over the others, with a user of its own.
+struct Sentinel {
+    directory: TempDir,
+    port: u16,
+    child: Child,
+}
+
+impl Sentinel {
+    fn start(certificates: &Certificates, primary: &RedisServer) -> Self {
+        let directory = TempDir::new().unwrap();
+        certificates.write(directory.path());
+        fs::write(directory.path().join("watcher"), "password-of-watcher").unwrap();
+        let port = free_port();
+        let configuration = format!(
+            "port 0\ntls-port {port}\ntls-cert-file tls.crt\ntls-key-file tls.key\ntls-ca-cert-file ca.crt\n\
+             tls-auth-clients no\ntls-replication yes\nbind 127.0.0.1\n\
+             user default off\nuser peer on >password-of-peer ~* &* +@all\n\
+             user watcher on >password-of-watcher resetchannels &+switch-master -@all +ping +subscribe \
+             +sentinel|get-master-addr-by-name +sentinel|master\n\
+             sentinel sentinel-user peer\nsentinel sentinel-pass password-of-peer\n\
+             sentinel monitor main 127.0.0.1 {} 2\nsentinel auth-user main admin\nsentinel auth-pass main {}\n\
+             sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n",
+            primary.port(),
+            password("admin"),
+        );
+        let file = directory.path().join("sentinel.conf");
+        fs::write(&file, configuration).unwrap();
+        let log = File::create(directory.path().join("log")).unwrap();
+        let child = Command::new("redis-server")
+            .args([&file, &PathBuf::from("--sentinel")])
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().unwrap())
+            .stdout(log)
+            .spawn();
+        Self {
+            child: child.unwrap(),
+            directory,
+            port,
+        }
+    }
+
+    async fn knows(&self, what: &str, expected: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let known = self.master().await;
+            if known
+                .as_ref()
+                .is_ok_and(|known| known.get(what).map(String::as_str) == Some(expected))
+            {
+                return;
+            }
+            let log = || fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "{what}: {known:?}\n{}", log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn master(&self) -> redis::RedisResult<std::collections::BTreeMap<String, String>> {
+        let url = format!(
+            "rediss://watcher:password-of-watcher@127.0.0.1:{}",
+            self.port
+        );
+        let certificates = redis::TlsCertificates {
+            client_tls: None,
+            root_cert: Some(fs::read(self.directory.path().join("ca.crt")).unwrap()),
+        };
+        let client = redis::Client::build_with_tls(url, certificates)?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let known: Value =
+            crate::server::run(&mut connection, &["SENTINEL", "MASTER", "main"]).await?;
+        redis::from_redis_value(known).map_err(Into::into)
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Where tests/setup.sh has put Valkey: beside the programs that Cargo makes.
+pub(crate) fn valkey() -> String {
+    let test = std::env::current_exe().unwrap();
+    let target = test.ancestors().nth(3).unwrap();
+    target.join("valkey/valkey-server").display().to_string()
+}
