@@ -31,6 +31,9 @@ use runtime::budget::{Budget, Share};
 /// A stream's publisher's place: fencing is per (stream, slot).
 pub(crate) type Place = (StreamId, Slot);
 
+/// What readers of a followed stream are told whose owner has gone on to another one.
+pub(crate) const ANOTHER_BROADCAST: &str = "another broadcast began";
+
 /// One published media stream.
 #[derive(Debug)]
 pub(crate) struct Stream {

@@ -13,7 +13,7 @@ use tonic::Status;
 use tracing::info;
 
 use super::{Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX, upstream::Upstream};
-use crate::stream::{End, Feed, FeedError, Place, SessionHeader, Superseded};
+use crate::stream::{ANOTHER_BROADCAST, End, Feed, FeedError, Place, SessionHeader, Superseded};
 
 /// A stream that another origin owns.
 pub(super) struct Following {
@@ -51,6 +51,13 @@ enum Step {
     On,
     CaughtUp,
     Lost(Lost),
+    Over(Over),
+}
+
+/// What other origins were found to have.
+enum Tried {
+    Nothing,
+    Follows,
     Over(Over),
 }
 
@@ -143,11 +150,15 @@ impl Following {
                     } else if now - heard >= silence && now - asked >= silence / 2 {
                         asked = now;
                         // A frozen owner says nothing, least of all that another one has the stream.
-                        if self.moves_on().await {
-                            self.found_again(heard);
-                            heard = Instant::now();
+                        match self.moves_on().await {
+                            Tried::Follows => {
+                                self.found_again(heard);
+                                heard = Instant::now();
+                                Step::On
+                            }
+                            Tried::Nothing => Step::On,
+                            Tried::Over(over) => Step::Over(over),
                         }
-                        Step::On
                     } else {
                         Step::On
                     }
@@ -216,11 +227,11 @@ impl Following {
         Ok(Step::On)
     }
 
-    /// Goes on at another origin, where the registry names one and it has the stream. Whether it does.
-    async fn moves_on(&mut self) -> bool {
+    /// Goes on at another origin, where the registry names one and it has the stream.
+    async fn moves_on(&mut self) -> Tried {
         let shared = Arc::clone(&self.follower.shared);
         let Some(elsewhere) = &shared.elsewhere else {
-            return false;
+            return Tried::Nothing;
         };
         let whereabouts = elsewhere.directory.whereabouts(self.place).await;
         // While the registry does not answer, silence says nothing.
@@ -241,11 +252,13 @@ impl Following {
         while since.elapsed() < grace {
             // Also the origin that was followed: an RPC can break without its origin.
             let whereabouts = elsewhere.directory.whereabouts(self.place).await;
-            if self
+            match self
                 .try_candidates(elsewhere, &whereabouts.candidates)
                 .await
             {
-                return Ok(());
+                Tried::Follows => return Ok(()),
+                Tried::Over(over) => return Err(over),
+                Tried::Nothing => {}
             }
             if self.is_unread() {
                 return Err(Over::Released);
@@ -257,33 +270,35 @@ impl Following {
             }
             pause = (pause * 2).min(NOT_THERE_PAUSE_MAX);
         }
-        let reason = "publisher lost".to_owned();
-        Err(Over::Ended(End::Ended { reason }))
+        Err(ended("publisher lost"))
     }
 
-    /// Goes on at the first of these that has the stream. Whether one has.
-    async fn try_candidates(&mut self, elsewhere: &Elsewhere, candidates: &[Origin]) -> bool {
+    /// Goes on at the first of these that has the stream.
+    async fn try_candidates(&mut self, elsewhere: &Elsewhere, candidates: &[Origin]) -> Tried {
         for origin in candidates {
-            if let Some(upstream) = self.open(elsewhere, origin).await {
-                self.upstream = upstream;
-                return true;
+            let (position, token) = (self.feed.position(), self.feed.stream().token());
+            let opened = elsewhere
+                .upstreams
+                .open(origin, self.place, position, token);
+            if let Some(upstream) = opened.await {
+                return self.go_on(upstream);
             }
         }
-        false
+        Tried::Nothing
     }
 
-    /// Follows the same broadcast at an origin, behind what is here.
-    async fn open(&self, elsewhere: &Elsewhere, origin: &Origin) -> Option<Upstream> {
-        let (position, token) = (self.feed.position(), self.feed.stream().token());
-        let opened = elsewhere
-            .upstreams
-            .open(origin, self.place, position, token);
-        let upstream = opened.await?;
-        let same = upstream.broadcast_id == self.feed.stream().broadcast_id;
-        self.feed
-            .owned_by(&upstream.origin, upstream.token)
-            .is_ok_and(|()| same)
-            .then_some(upstream)
+    /// Behind what is here. Nothing is, where another broadcast began: readers have to find that one.
+    fn go_on(&mut self, upstream: Upstream) -> Tried {
+        if upstream.broadcast_id != self.feed.stream().broadcast_id {
+            return Tried::Over(ended(ANOTHER_BROADCAST));
+        }
+        match self.feed.owned_by(&upstream.origin, upstream.token) {
+            Ok(()) => {
+                self.upstream = upstream;
+                Tried::Follows
+            }
+            Err(Superseded) => Tried::Over(Over::Released),
+        }
     }
 
     fn found_again(&self, since: Instant) {
@@ -309,4 +324,9 @@ impl Following {
         since.elapsed() >= self.follower.shared.config.timing.follow_linger
             && self.feed.end_unread()
     }
+}
+
+fn ended(reason: &str) -> Over {
+    let reason = reason.to_owned();
+    Over::Ended(End::Ended { reason })
 }

@@ -15,7 +15,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use runtime::{budget::Budget, metrics::Metrics};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::{AttachError, Dismissal, End, Feed, Opening, Place, Publication, Stream};
+use super::{
+    ANOTHER_BROADCAST, AttachError, Dismissal, End, Feed, Opening, Place, Publication, Stream,
+};
 use crate::{config::Config, metrics::OriginMetrics};
 
 /// The streams that this origin holds. A cheap handle.
@@ -148,7 +150,7 @@ impl Streams {
         ));
         let attached = stream.attach(opening, now)?;
         if let Some(followed) = streams.insert(opening.place, stream) {
-            let reason = "another broadcast began".to_owned();
+            let reason = ANOTHER_BROADCAST.to_owned();
             let mut state = followed.state.lock();
             followed.close(&mut state, End::Ended { reason });
             state.followed = None;

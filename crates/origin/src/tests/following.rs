@@ -357,6 +357,34 @@ async fn another_broadcast_ends_the_one_that_is_followed() {
 }
 
 #[tokio::test]
+async fn another_broadcast_at_the_next_owner_is_found_at_once() {
+    let cluster = cluster(|config| {
+        config.timing.publisher_lost_grace = Duration::from_secs(3600);
+    })
+    .await;
+    let (mut publisher, _) = cluster.published().await;
+    publisher.publish(&recording(1)).await;
+    let mut player = cluster.origins[1].subscribe("main", lossless).await;
+    player.header().await;
+    player.frames(10).await;
+    cluster.origins[0].shutdown.stop();
+    drop(publisher);
+    let epoch = claim(&cluster.registry, "main", "s2", NAMES[2]).await;
+    let next = &cluster.origins[2];
+    let mut open = next.open_request(&grant("main", "s2"), epoch, 1);
+    open.broadcast_id = "b2".to_owned();
+    let mut second = next.open(open).await.unwrap();
+    second.publish(&recording(1)).await;
+    match player.next().await.unwrap() {
+        subscribe_event::Event::End(end) => assert_eq!(end.reason, "another broadcast began"),
+        unexpected => panic!("{unexpected:?}"),
+    }
+    let mut player = cluster.origins[1].subscribe("main", lossless).await;
+    assert_eq!(player.header().await.0, "s2");
+    player.frames(10).await;
+}
+
+#[tokio::test]
 async fn a_reader_that_waits_anywhere_gets_the_stream_from_its_beginning() {
     let cluster = cluster(|_| {}).await;
     let frames = recording(2);
