@@ -199,6 +199,18 @@ impl Stream {
         Ok((publication, dismissed))
     }
 
+    /// Ends a followed stream for another broadcast, whose token must be higher than any of this one.
+    fn replaced_by(self: &Arc<Self>, token: FencingToken) -> Result<(), AttachError> {
+        let mut state = self.state.lock();
+        if token <= state.token {
+            return Err(AttachError::Fenced(state.token));
+        }
+        let reason = ANOTHER_BROADCAST.to_owned();
+        self.close(&mut state, End::Ended { reason });
+        state.followed = None;
+        Ok(())
+    }
+
     /// The origin that owns the stream, where it is not this one.
     pub(crate) fn owner(&self) -> Option<OriginName> {
         let state = self.state.lock();

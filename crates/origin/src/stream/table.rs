@@ -15,9 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use runtime::{budget::Budget, metrics::Metrics};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::{
-    ANOTHER_BROADCAST, AttachError, Dismissal, End, Feed, Opening, Place, Publication, Stream,
-};
+use super::{AttachError, Dismissal, Feed, Opening, Place, Publication, Stream};
 use crate::{config::Config, metrics::OriginMetrics};
 
 /// The streams that this origin holds. A cheap handle.
@@ -149,13 +147,11 @@ impl Streams {
             self.clone(),
         ));
         let attached = stream.attach(opening, now)?;
-        if let Some(followed) = streams.insert(opening.place, stream) {
-            let reason = ANOTHER_BROADCAST.to_owned();
-            let mut state = followed.state.lock();
-            followed.close(&mut state, End::Ended { reason });
-            state.followed = None;
+        if let Some(followed) = held {
+            followed.replaced_by(opening.token)?;
             self.counted(&self.shared.followed, -1);
         }
+        streams.insert(opening.place, stream);
         self.counted(&self.shared.count, 1);
         drop(streams);
         self.shared.opened.send_replace(());

@@ -116,6 +116,34 @@ async fn a_wait_for_a_lost_publisher_ends_with_its_return() {
     .unwrap();
 }
 
+/// The broadcast b1 of another origin, as readers find it here.
+fn followed(streams: &Streams, token: FencingToken) -> Feed {
+    let owner = OriginName::new("origin-1").unwrap();
+    let feed = Feed::new(streams, opening(1).place, "b1".to_owned(), owner.clone());
+    feed.owned_by(&owner, token).unwrap();
+    assert!(streams.enter(&feed));
+    feed
+}
+
+#[tokio::test]
+async fn another_broadcast_needs_a_higher_token_than_the_one_that_is_followed() {
+    let streams = streams(|_| {});
+    let feed = followed(&streams, opening(5).token);
+    let another = |epoch| Opening {
+        broadcast_id: "b2".to_owned(),
+        ..opening(epoch)
+    };
+    for epoch in [4, 5] {
+        let refused = streams.attach(&another(epoch)).err();
+        assert_eq!(refused, Some(AttachError::Fenced(opening(5).token)));
+        let held = streams.find(opening(1).place).unwrap();
+        assert!(Arc::ptr_eq(&held, feed.stream()));
+    }
+    let (publication, _dismissed) = streams.attach(&another(6)).unwrap();
+    assert_eq!(publication.stream().broadcast_id, "b2");
+    assert_eq!(feed.position(), None);
+}
+
 #[tokio::test]
 async fn frames_before_a_refused_one_are_paid_for_and_wake_readers() {
     let streams = streams(|_| {});
