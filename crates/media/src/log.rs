@@ -185,10 +185,10 @@ impl Log {
         self.headers = Arc::default();
     }
 
-    /// The current session writes under a new token. Frames before `first_sequence` will not come any more.
+    /// The current session writes under a new token, if that is a higher one. Frames before `first_sequence` will not come any more.
     pub fn continue_session(&mut self, token: Token, first_sequence: u64) {
         if let Some(session) = self.sessions.back_mut() {
-            session.token = token;
+            session.token = session.token.max(token);
             session.next_sequence = session.next_sequence.max(first_sequence);
         }
     }

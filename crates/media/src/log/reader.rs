@@ -31,6 +31,14 @@ pub enum Start<'a> {
         /// The first frame of it that the reader has not had.
         next_sequence: u64,
     },
+    /// Behind what another log of this broadcast has; where that is not known here, at the oldest frame that can be read and
+    /// that no lower token wrote: what came before it there does not come behind it.
+    Follow {
+        /// The session that it got last, and the first frame of it that it does not have.
+        position: Option<(&'a str, u64)>,
+        /// The highest that it has seen.
+        token: Token,
+    },
 }
 
 /// What comes next.
@@ -123,6 +131,16 @@ impl Log {
                 session_id,
                 next_sequence,
             } => self.resume(&mut reader, session_id, next_sequence),
+            Start::Follow { position, token } => {
+                let lower = self.entries.partition_point(|entry| entry.token < token);
+                reader.next = self.first.saturating_add(lower as u64);
+                match position {
+                    Some((session_id, next_sequence)) => {
+                        self.resume(&mut reader, session_id, next_sequence);
+                    }
+                    None => reader.seeking = !complete,
+                }
+            }
         }
         reader
     }

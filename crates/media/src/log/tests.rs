@@ -343,6 +343,47 @@ fn a_gap_of_the_publisher_reaches_readers() {
 }
 
 #[test]
+fn a_session_never_goes_on_under_a_lower_token() {
+    let mut log = log(usize::MAX);
+    let higher = Token {
+        epoch: 1,
+        attempt: 3,
+    };
+    log.continue_session(higher, 0);
+    append(&mut log, keyframe(0));
+    log.continue_session(TOKEN, 0);
+    append(&mut log, inter(40));
+    assert!(log.entries.iter().all(|entry| entry.token == higher));
+}
+
+#[test]
+fn a_follower_gets_no_session_from_before_the_one_that_it_has() {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    for epoch in [2, 4] {
+        let token = Token { epoch, attempt: 1 };
+        log.begin_session(&format!("s{epoch}"), token, 0, 0);
+        append(&mut log, keyframe(0));
+    }
+    let follow = |epoch, session_id| Start::Follow {
+        position: Some((session_id, 7)),
+        token: Token { epoch, attempt: 1 },
+    };
+    let mut reader = log.reader(Class::Lossless, follow(3, "s3"));
+    assert_eq!(
+        read_all(&log, &mut reader),
+        ["gap s3 7..end", "header s4 []", "s4:0"]
+    );
+    let mut reader = log.reader(Class::Lossless, follow(1, "s1"));
+    assert_eq!(
+        read_all(&log, &mut reader),
+        ["header s2 []", "s2:0", "header s4 []", "s4:0"]
+    );
+    let mut reader = log.reader(Class::Lossless, follow(5, "s5"));
+    assert!(read_all(&log, &mut reader).is_empty());
+}
+
+#[test]
 fn a_repeated_frame_is_a_duplicate_and_a_jump_is_an_error() {
     let mut log = log(usize::MAX);
     append(&mut log, keyframe(0));

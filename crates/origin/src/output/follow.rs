@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use futures_util::Stream;
-use media::log::{Class, Event, Header, Log, Start};
+use media::log::{Class, Event, Header, Log, Start, Token};
 use proto::{
     error::{status, status_with},
     frames::{Parts, batches},
@@ -44,12 +44,14 @@ pub(crate) fn follow(streams: &Streams, request: &FollowRequest) -> Result<Follo
         epoch: token.epoch,
         attempt: token.attempt,
     });
-    let start = match request.session_id.as_str() {
-        "" => Start::Oldest,
-        session_id => Start::Resume {
-            session_id,
-            next_sequence: request.next_sequence,
-        },
+    let session_id = Some(request.session_id.as_str()).filter(|id| !id.is_empty());
+    let seen = Token {
+        epoch: request.epoch,
+        attempt: request.attempt,
+    };
+    let start = Start::Follow {
+        position: session_id.map(|session_id| (session_id, request.next_sequence)),
+        token: seen,
     };
     let answers = Answers {
         subscription: stream.subscribe(SubscriptionStart {
@@ -59,6 +61,7 @@ pub(crate) fn follow(streams: &Streams, request: &FollowRequest) -> Result<Follo
             labels: OutputLabels::FOLLOW,
         }),
         ready: VecDeque::from([accepted]),
+        seen,
         caught_up: false,
         over: false,
     };
@@ -103,6 +106,8 @@ fn owned(streams: &Streams, request: &FollowRequest) -> Result<Arc<stream::Strea
 struct Answers {
     subscription: Subscription,
     ready: VecDeque<Answer>,
+    /// The highest token that the follower had seen.
+    seen: Token,
     caught_up: bool,
     over: bool,
 }
@@ -134,6 +139,7 @@ impl Answers {
                 Ok(Err(header)) => {
                     self.caught_up = true;
                     // A session is known before its first frame: a cursor may be of it.
+                    let header = header.filter(|header| header.token >= self.seen);
                     self.ready.extend(header.as_ref().map(header_answer));
                     self.ready.push_back(Answer::CaughtUp(FollowCaughtUp {}));
                 }
