@@ -23,6 +23,16 @@ pub(super) struct Following {
     upstream: Upstream,
     /// Since when nobody reads it.
     unread: Option<Instant>,
+    /// An owner was lost, and no frame has come since.
+    loss: Option<Loss>,
+}
+
+/// The search for an owner that has frames.
+#[derive(Clone, Copy)]
+struct Loss {
+    since: Instant,
+    /// Before the next try.
+    pause: Duration,
 }
 
 /// Why a stream is not followed any more.
@@ -88,6 +98,7 @@ impl Following {
             feed,
             upstream,
             unread: None,
+            loss: None,
         };
         let caught_up = timeout(CATCH_UP_TIMEOUT, following.catch_up()).await;
         if !caught_up.unwrap_or_default() || !streams.enter(&following.feed) {
@@ -115,11 +126,9 @@ impl Following {
                 Ok(over) => break over,
                 Err(lost) => lost,
             };
-            let since = Instant::now();
             info!(stream_id = %self.place.0, owner = %self.upstream.origin, reason = %lost, "lost a stream's owner");
-            match self.find_again(since).await {
-                Ok(()) => self.found_again(since),
-                Err(over) => break over,
+            if let Err(over) = self.find_again().await {
+                break over;
             }
         };
         if let Over::Ended(end) = over {
@@ -199,8 +208,15 @@ impl Following {
             .upstream
             .frames(batch)
             .map_err(|error| Some(error.into()))?;
+        let before = self.loss.map(|_| self.feed.position());
         match self.feed.append(frames, self.upstream.partial_bytes()) {
-            Ok(()) => Ok(Step::On),
+            Ok(()) => {
+                // What was here before is no sign of life.
+                if before.is_some_and(|before| before != self.feed.position()) {
+                    self.loss = None;
+                }
+                Ok(Step::On)
+            }
             // They may read it at its owner.
             Err(FeedError::Budget) => Ok(Step::Over(self.moved())),
             Err(FeedError::Sequence(error)) => Err(Some(error.into())),
@@ -240,37 +256,56 @@ impl Following {
         self.try_candidates(elsewhere, &candidates).await
     }
 
-    /// Another owner, in time or not at all.
-    async fn find_again(&mut self, since: Instant) -> Result<(), Over> {
+    /// Another owner, in time or not at all. One that breaks off before a frame came is another try, not a find.
+    async fn find_again(&mut self) -> Result<(), Over> {
         let shared = Arc::clone(&self.follower.shared);
         let Some(elsewhere) = &shared.elsewhere else {
             return Err(Over::Released);
         };
-        let shutdown = self.follower.shared.shutdown.clone();
-        let grace = self.follower.shared.config.timing.publisher_lost_grace;
-        let mut pause = NOT_THERE_PAUSE;
-        while since.elapsed() < grace {
+        let grace = shared.config.timing.publisher_lost_grace;
+        let mut again = self.loss.is_some();
+        let now = Instant::now();
+        let mut loss = self.loss.unwrap_or(Loss {
+            since: now,
+            pause: NOT_THERE_PAUSE,
+        });
+        loop {
+            if again {
+                self.pause(loss.pause).await?;
+                loss.pause = (loss.pause * 2).min(NOT_THERE_PAUSE_MAX);
+            }
+            again = true;
+            if loss.since.elapsed() >= grace {
+                return Err(ended("publisher lost"));
+            }
+            self.loss = Some(loss);
             // Also the origin that was followed: an RPC can break without its origin.
             let whereabouts = elsewhere.directory.whereabouts(self.place).await;
             match self
                 .try_candidates(elsewhere, &whereabouts.candidates)
                 .await
             {
-                Tried::Follows => return Ok(()),
+                Tried::Follows => {
+                    self.found_again(loss.since);
+                    return Ok(());
+                }
                 Tried::Over(over) => return Err(over),
                 Tried::Nothing => {}
             }
-            if self.is_unread() {
-                return Err(Over::Released);
-            }
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.feed.superseded() => return Err(Over::Released),
-                () = shutdown.draining() => return Err(self.moved()),
-            }
-            pause = (pause * 2).min(NOT_THERE_PAUSE_MAX);
         }
-        Err(ended("publisher lost"))
+    }
+
+    /// Before the next try, if there is to be one.
+    async fn pause(&mut self, pause: Duration) -> Result<(), Over> {
+        if self.is_unread() {
+            return Err(Over::Released);
+        }
+        let shutdown = self.follower.shared.shutdown.clone();
+        tokio::select! {
+            () = sleep(pause) => Ok(()),
+            () = self.feed.superseded() => Err(Over::Released),
+            () = shutdown.draining() => Err(self.moved()),
+        }
     }
 
     /// Goes on at the first of these that has the stream.

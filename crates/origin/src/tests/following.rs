@@ -1,6 +1,12 @@
 //! Several origins: any of them serves what one of them owns.
 
-use proto::internal::v1::FollowRequest;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::stream::BoxStream;
+use proto::internal::v1::{
+    FollowAccepted, FollowRequest, FollowResponse, follow_response,
+    relay_service_server::{RelayService, RelayServiceServer},
+};
 use registry::{EdgeName, LeaseStats, Renewal, RenewalOutcome, SessionId, Slot, Standing};
 
 use super::{
@@ -556,6 +562,79 @@ async fn a_stream_whose_owner_does_not_come_back_ends() {
         subscribe_event::Event::End(end) => assert_eq!(end.reason, "publisher lost"),
         unexpected => panic!("{unexpected:?}"),
     }
+}
+
+/// An owner that breaks off as soon as it has accepted.
+#[derive(Clone, Default)]
+struct BreaksOff {
+    asked: Arc<AtomicU64>,
+    epoch: u64,
+}
+
+#[tonic::async_trait]
+impl RelayService for BreaksOff {
+    type FollowStream = BoxStream<'static, Result<FollowResponse, Status>>;
+    type PublishStream = BoxStream<'static, Result<PublishResponse, Status>>;
+
+    async fn follow(
+        &self,
+        _request: tonic::Request<FollowRequest>,
+    ) -> Result<tonic::Response<Self::FollowStream>, Status> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let accepted = FollowResponse {
+            response: Some(follow_response::Response::Accepted(FollowAccepted {
+                broadcast_id: "b1".to_owned(),
+                epoch: self.epoch,
+                attempt: 1,
+            })),
+        };
+        let answers = futures_util::stream::iter([Ok(accepted)]);
+        Ok(tonic::Response::new(Box::pin(answers)))
+    }
+
+    async fn publish(
+        &self,
+        _request: tonic::Request<Streaming<PublishRequest>>,
+    ) -> Result<tonic::Response<Self::PublishStream>, Status> {
+        Err(Status::unimplemented("nothing is published here"))
+    }
+}
+
+impl Cluster {
+    /// Another relay in an origin's place.
+    fn replace(&self, at: usize, relay: impl RelayService) {
+        let (listener, target) = grpc::in_process(Role::Origin);
+        let router = grpc::server().add_service(RelayServiceServer::new(relay));
+        let listener = grpc::Listener::InProcess(listener);
+        tokio::spawn(grpc::serve(router, listener, Shutdown::default()));
+        let name = OriginName::new(NAMES[at]).unwrap();
+        self.network.relays.lock().insert(name, target);
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_breaks_off_is_asked_again_with_pauses_and_not_for_ever() {
+    let cluster = cluster(|config| {
+        config.timing.publisher_lost_grace = Duration::from_secs(1);
+    })
+    .await;
+    let (mut publisher, epoch) = cluster.published().await;
+    publisher.publish(&recording(1)).await;
+    let mut player = cluster.origins[1].subscribe("main", lossless).await;
+    player.header().await;
+    player.frames(10).await;
+    let broken = BreaksOff {
+        epoch,
+        ..BreaksOff::default()
+    };
+    cluster.replace(0, broken.clone());
+    cluster.origins[0].shutdown.stop();
+    match player.next().await.unwrap() {
+        subscribe_event::Event::End(end) => assert_eq!(end.reason, "publisher lost"),
+        unexpected => panic!("{unexpected:?}"),
+    }
+    let asked = broken.asked.load(Ordering::Relaxed);
+    assert!((2..20).contains(&asked), "asked {asked} times");
 }
 
 #[tokio::test]
