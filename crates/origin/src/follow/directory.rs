@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use registry::{Origin, OriginName, Registry};
+use registry::{Origin, OriginName, Registry, RegistryError};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
@@ -34,6 +34,14 @@ pub(super) struct Whereabouts {
     pub(super) live: bool,
 }
 
+/// What became of a question.
+enum Answer<T> {
+    Told(T),
+    /// It was not asked: too many others wait for an answer.
+    Busy,
+    Unavailable,
+}
+
 /// The origins that were announced last.
 #[derive(Default)]
 struct Announced {
@@ -43,6 +51,8 @@ struct Announced {
 
 /// Questions to the registry that are under way at a time.
 const ASKING_MAX: usize = 32;
+/// How long a question waits for its turn.
+const TURN_WAIT: Duration = Duration::from_secs(1);
 /// How long the list of origins stands.
 const ANNOUNCED_PERIOD: Duration = Duration::from_secs(1);
 /// Origins that are asked for one stream while the registry does not tell who owns it.
@@ -62,9 +72,16 @@ impl Directory {
     /// Where the stream may be. While the registry does not answer, that is any origin that it told last.
     pub(super) async fn whereabouts(&self, place: Place) -> Whereabouts {
         let places = [place];
-        let Some(owners) = self.answer(self.registry.owners(&places)).await else {
-            self.count("unavailable");
-            return self.anywhere().await;
+        let owners = match self.answer(self.registry.owners(&places)).await {
+            Answer::Told(owners) => owners,
+            Answer::Busy => {
+                self.count("busy");
+                return Whereabouts::not_there();
+            }
+            Answer::Unavailable => {
+                self.count("unavailable");
+                return self.anywhere().await;
+            }
         };
         let lease = owners.into_iter().next().and_then(|owner| owner.lease);
         let Some(lease) = lease else {
@@ -73,10 +90,7 @@ impl Directory {
         };
         if lease.origin == self.config.name {
             self.count("here");
-            return Whereabouts {
-                candidates: Vec::new(),
-                live: true,
-            };
+            return Whereabouts::not_there();
         }
         self.count("elsewhere");
         let announced = self.announced().await;
@@ -99,7 +113,7 @@ impl Directory {
     /// was told last.
     async fn announced(&self) -> BTreeMap<OriginName, Origin> {
         if self.announced.lock().is_due(Instant::now())
-            && let Some(origins) = self.answer(self.registry.origins()).await
+            && let Answer::Told(origins) = self.answer(self.registry.origins()).await
         {
             let named = origins
                 .into_iter()
@@ -109,26 +123,38 @@ impl Directory {
         self.announced.lock().origins.clone()
     }
 
+    /// A registry that is asked much is not one that does not answer: its time begins with the question's turn.
     async fn answer<T>(
         &self,
-        question: impl Future<Output = Result<T, registry::RegistryError>>,
-    ) -> Option<T> {
+        question: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Answer<T> {
         // The semaphore is never closed.
-        let asked = async {
-            let _turn = self.asking.acquire().await.ok()?;
-            question
-                .await
-                .inspect_err(|error| debug!(%error, "the registry does not tell who owns a stream"))
-                .ok()
+        let Ok(Ok(_turn)) = timeout(TURN_WAIT, self.asking.acquire()).await else {
+            return Answer::Busy;
         };
-        timeout(self.config.timing.registry_wait, asked)
-            .await
-            .ok()?
+        match timeout(self.config.timing.registry_wait, question).await {
+            Ok(Ok(told)) => Answer::Told(told),
+            Ok(Err(error)) => {
+                debug!(%error, "the registry does not tell who owns a stream");
+                Answer::Unavailable
+            }
+            Err(_elapsed) => Answer::Unavailable,
+        }
     }
 
     fn count(&self, outcome: &'static str) {
         let lookups = &self.metrics.owner_lookups;
         lookups.get_or_create(&OpenLabels { outcome }).inc();
+    }
+}
+
+impl Whereabouts {
+    /// Somebody may own the stream, and it can be followed nowhere yet.
+    fn not_there() -> Self {
+        Self {
+            candidates: Vec::new(),
+            live: true,
+        }
     }
 }
 
@@ -142,5 +168,35 @@ impl Announced {
             self.asked = Some(now);
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use registry::{MemoryRegistry, Slot, StreamId};
+    use runtime::{budget::Budget, metrics::Metrics};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_gets_no_turn_does_not_say_that_the_registry_is_gone() {
+        let registry = Registry::Memory(MemoryRegistry::new());
+        let metrics = OriginMetrics::register(&Metrics::default(), &Budget::new(1));
+        let config = Arc::new(Config::new(OriginName::new("origin-0").unwrap()));
+        let directory = Directory::new(&config, &registry, &metrics);
+        let place = (StreamId::derive("default", "live", "main"), Slot::PRIMARY);
+        let turns = u32::try_from(ASKING_MAX).unwrap();
+        let all = directory.asking.acquire_many(turns).await.unwrap();
+        let whereabouts = directory.whereabouts(place).await;
+        assert!(whereabouts.live && whereabouts.candidates.is_empty());
+        let asking = directory.whereabouts(place);
+        let later = async {
+            tokio::time::sleep(config.timing.registry_wait + TURN_WAIT / 4).await;
+            drop(all);
+        };
+        let (whereabouts, ()) = tokio::join!(asking, later);
+        assert!(!whereabouts.live, "it was asked, and nobody publishes it");
+        let asked = OpenLabels { outcome: "nobody" };
+        assert_eq!(metrics.owner_lookups.get_or_create(&asked).get(), 1);
     }
 }
