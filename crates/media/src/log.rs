@@ -216,8 +216,13 @@ impl Log {
         } else {
             0
         };
+        self.move_session(timeline_offset_ms.saturating_add(shift_ms));
+    }
+
+    /// What the timestamps of the current session's frames get added, from before its first frame on.
+    pub fn move_session(&mut self, timeline_offset_ms: i64) {
         if let Some(session) = self.sessions.back_mut() {
-            session.timeline_offset_ms = timeline_offset_ms.saturating_add(shift_ms);
+            session.timeline_offset_ms = timeline_offset_ms;
         }
     }
 

@@ -174,13 +174,13 @@ impl Stream {
         if token <= state.token {
             return Err(AttachError::Fenced(state.token));
         }
-        let timeline_offset_ms = state.open_session(opening);
+        let unplaced = state.followed.take().is_some_and(|it| it.unplaced);
+        let timeline_offset_ms = state.open_session(opening, unplaced);
         let (dismiss, dismissed) = oneshot::channel();
         let replaced = state.publisher.replace(Publisher { token, dismiss });
         if let Some(replaced) = replaced {
             replaced.dismiss(Dismissal::Fenced(token));
         }
-        state.followed = None;
         if let Some(lost) = state.lost.take() {
             let gap = now.saturating_duration_since(lost);
             let metrics = self.streams.metrics();
@@ -301,30 +301,35 @@ impl Publisher {
 }
 
 impl State {
-    /// Continues the session that the log holds, or begins another one behind it. Its timeline offset.
+    /// Continues the session that the log holds, or begins another one behind it. Its timeline offset. `unplaced`: the log
+    /// holds no frame of its session, and not its place in time.
     ///
     /// Frames that the edge has no more are a gap, declared or not: where the session was at another origin in between,
     /// that one has acknowledged them.
-    fn open_session(&mut self, opening: &Opening) -> i64 {
+    fn open_session(&mut self, opening: &Opening, unplaced: bool) -> i64 {
         let token = log_token(opening.token);
+        let latest_ms = self.log.latest_output_ms();
+        // Assigned once, at the session's first acceptance: its own clock continues behind what was put out.
+        let assigned_ms = opening
+            .timeline_offset_ms
+            .unwrap_or_else(|| latest_ms.map_or(0, |latest_ms| latest_ms.saturating_add(1)));
         if let Some((session_id, _expected, timeline_offset_ms)) = self.log.session()
             && session_id == opening.session_id
         {
             self.log.continue_session(token, opening.first_sequence);
+            if unplaced {
+                self.log.move_session(assigned_ms);
+                return assigned_ms;
+            }
             return timeline_offset_ms;
         }
-        // Assigned once, at the session's first acceptance: its own clock continues behind what was put out.
-        let timeline_offset_ms = opening.timeline_offset_ms.unwrap_or_else(|| {
-            let latest_ms = self.log.latest_output_ms();
-            latest_ms.map_or(0, |latest_ms| latest_ms.saturating_add(1))
-        });
         self.log.begin_session(
             &opening.session_id,
             token,
-            timeline_offset_ms,
+            assigned_ms,
             opening.first_sequence,
         );
-        timeline_offset_ms
+        assigned_ms
     }
 
     /// The budget knows what the log holds now.

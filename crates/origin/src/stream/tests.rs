@@ -162,3 +162,32 @@ async fn frames_before_a_refused_one_are_paid_for_and_wake_readers() {
     assert!(matches!(woken, Ok(Ok(Next::Event(_)))));
     assert!(streams.budget().used() >= 100_000);
 }
+
+#[tokio::test]
+async fn a_followed_session_without_a_frame_begins_here_where_its_publisher_says() {
+    for (presented_ms, offset_ms) in [(Some(60_000), 60_000), (None, 5001)] {
+        let streams = streams(|_| {});
+        let mut feed = followed(&streams, opening(1).token);
+        let header = |session_id, sequence| SessionHeader {
+            session_id,
+            token: opening(1).token,
+            timeline_offset_ms: 0,
+            sequence,
+            headers: &[],
+        };
+        let mut first = keyframe(100);
+        first.timestamp_ms = 5000;
+        feed.header(&header("s1", 0)).unwrap();
+        feed.append(vec![(0, first)], 0).unwrap();
+        feed.header(&header("s2", 0)).unwrap();
+        let opening = Opening {
+            timeline_offset_ms: presented_ms,
+            ..opening(2)
+        };
+        let (mut publication, _dismissed) = streams.attach(&opening).unwrap();
+        assert_eq!(publication.timeline_offset_ms, offset_ms);
+        publication.append(vec![(0, keyframe(100))], 0).unwrap();
+        let state = publication.stream().state.lock();
+        assert_eq!(state.log.latest_output_ms(), Some(offset_ms));
+    }
+}
