@@ -90,7 +90,7 @@ impl Following {
             .await?;
         let streams = &follower.shared.streams;
         let broadcast_id = upstream.broadcast_id.clone();
-        let feed = Feed::new(streams, place, broadcast_id, origin.name.clone());
+        let mut feed = Feed::new(streams, place, broadcast_id, origin.name.clone());
         feed.owned_by(&origin.name, upstream.token).ok()?;
         let mut following = Self {
             follower: follower.clone(),

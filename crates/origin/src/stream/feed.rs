@@ -83,12 +83,13 @@ impl Feed {
         &self.stream
     }
 
-    /// Another origin has it now.
+    /// Another origin has it now. What the one before it broke off is given up.
     pub(crate) fn owned_by(
-        &self,
+        &mut self,
         owner: &OriginName,
         token: FencingToken,
     ) -> Result<(), Superseded> {
+        self.partial.set(0);
         self.write(|state, followed| {
             followed.owner = owner.clone();
             state.token = state.token.max(token);

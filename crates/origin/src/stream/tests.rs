@@ -119,7 +119,7 @@ async fn a_wait_for_a_lost_publisher_ends_with_its_return() {
 /// The broadcast b1 of another origin, as readers find it here.
 fn followed(streams: &Streams, token: FencingToken) -> Feed {
     let owner = OriginName::new("origin-1").unwrap();
-    let feed = Feed::new(streams, opening(1).place, "b1".to_owned(), owner.clone());
+    let mut feed = Feed::new(streams, opening(1).place, "b1".to_owned(), owner.clone());
     feed.owned_by(&owner, token).unwrap();
     assert!(streams.enter(&feed));
     feed
@@ -190,4 +190,15 @@ async fn a_followed_session_without_a_frame_begins_here_where_its_publisher_says
         let state = publication.stream().state.lock();
         assert_eq!(state.log.latest_output_ms(), Some(offset_ms));
     }
+}
+
+#[tokio::test]
+async fn a_body_that_an_owner_broke_off_is_given_back_with_the_next_owner() {
+    let streams = streams(|_| {});
+    let mut feed = followed(&streams, opening(1).token);
+    feed.append(Vec::new(), 5000).unwrap();
+    assert_eq!(streams.budget().used(), 5000);
+    let next = OriginName::new("origin-2").unwrap();
+    feed.owned_by(&next, opening(2).token).unwrap();
+    assert_eq!(streams.budget().used(), 0);
 }
