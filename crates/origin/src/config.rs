@@ -39,11 +39,12 @@ pub enum OutagePolicy {
 /// Counts and sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// What all logs and half-received bodies may hold together, in bytes. From 90 % on new publishes are refused.
+    /// What all logs and half-received bodies may hold together, in bytes. From 80 % on no more
+    /// streams of other origins are taken, from 90 % on new publishes are refused.
     pub process_bytes_max: usize,
     /// Streams held at a time.
     pub streams_max: usize,
-    /// Streams of other origins that are read here, at a time.
+    /// Streams of other origins that are read here, or about to be, at a time.
     pub followed_streams_max: usize,
     /// Other origins that follow one stream of this one.
     pub followers_per_stream_max: usize,

@@ -186,7 +186,8 @@ impl Follower {
     async fn ask(&self, place: Place) -> Option<Progress> {
         let elsewhere = self.shared.elsewhere.as_ref()?;
         let whereabouts = elsewhere.directory.whereabouts(place).await;
-        if self.shared.shutdown.is_draining() || !self.shared.streams.admits_followed() {
+        let room = || self.shared.streams.admit_followed().is_some();
+        if self.shared.shutdown.is_draining() || !room() {
             return Some(Progress::NotLive);
         }
         for origin in &whereabouts.candidates {

@@ -77,9 +77,12 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(250);
 
 impl Following {
-    /// Takes in what an origin has of a stream, and lets readers find it. `None`: it has nothing, or is not the owner.
+    /// Takes in what an origin has of a stream, and lets readers find it. `None`: it has nothing, is not the owner, or
+    /// there is no room for its log.
     pub(super) async fn begin(follower: &Follower, place: Place, origin: &Origin) -> Option<Self> {
         let elsewhere = follower.shared.elsewhere.as_ref()?;
+        let streams = &follower.shared.streams;
+        let admitted = streams.admit_followed()?;
         let lowest = FencingToken {
             epoch: 0,
             attempt: 0,
@@ -88,9 +91,8 @@ impl Following {
             .upstreams
             .open(origin, place, None, lowest)
             .await?;
-        let streams = &follower.shared.streams;
         let broadcast_id = upstream.broadcast_id.clone();
-        let mut feed = Feed::new(streams, place, broadcast_id, origin.name.clone());
+        let mut feed = Feed::new(streams, admitted, place, broadcast_id, origin.name.clone());
         feed.owned_by(&origin.name, upstream.token).ok()?;
         let mut following = Self {
             follower: follower.clone(),

@@ -9,7 +9,7 @@ use media::{
 };
 use registry::{FencingToken, OriginName};
 use runtime::budget::Share;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{End, Followed, Place, State, Stream, Streams, log_token};
 
@@ -20,6 +20,7 @@ pub(crate) struct Feed {
     /// Half-received bodies.
     partial: Share,
     superseded: oneshot::Receiver<()>,
+    _admitted: OwnedSemaphorePermit,
 }
 
 /// Behind what is followed, where it begins again.
@@ -56,9 +57,11 @@ pub(crate) struct SessionHeader<'a> {
 }
 
 impl Feed {
-    /// A log that nobody can read yet: it enters the table with [`Streams::enter`].
+    /// A log that nobody can read yet: it enters the table with [`Streams::enter`]. `admitted`: from
+    /// [`Streams::admit_followed`].
     pub(crate) fn new(
         streams: &Streams,
+        admitted: OwnedSemaphorePermit,
         place: Place,
         broadcast_id: String,
         owner: OriginName,
@@ -76,6 +79,7 @@ impl Feed {
             stream,
             partial: streams.budget().share(),
             superseded,
+            _admitted: admitted,
         }
     }
 

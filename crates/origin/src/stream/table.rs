@@ -18,6 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::{AttachError, Dismissal, Feed, Opening, Place, Publication, Stream};
 use crate::{config::Config, metrics::OriginMetrics};
 
+/// Of the process budget: from here on streams of other origins are not taken, so that readers leave publishers room.
+const ADMIT_FOLLOWED_PERCENT: u8 = 80;
+
 /// The streams that this origin holds. A cheap handle.
 #[derive(Clone, Debug)]
 pub(crate) struct Streams {
@@ -29,6 +32,8 @@ struct Shared {
     log_limits: LogLimits,
     streams_max: usize,
     followed_max: usize,
+    /// Room for streams that other origins own, from before the first byte of one.
+    followed: Arc<Semaphore>,
     followers_per_stream_max: usize,
     budget: Budget,
     metrics: OriginMetrics,
@@ -36,8 +41,6 @@ struct Shared {
     streams: RwLock<BTreeMap<Place, Arc<Stream>>>,
     /// Streams owned here.
     count: AtomicUsize,
-    /// Streams that other origins own.
-    followed: AtomicUsize,
     /// Says that a stream was opened.
     opened: watch::Sender<()>,
     subscribers: Arc<Semaphore>,
@@ -52,12 +55,12 @@ impl Streams {
                 log_limits: config.log,
                 streams_max: config.limits.streams_max,
                 followed_max: config.limits.followed_streams_max,
+                followed: Arc::new(Semaphore::new(config.limits.followed_streams_max)),
                 followers_per_stream_max: config.limits.followers_per_stream_max,
                 budget,
                 metrics,
                 streams: RwLock::default(),
                 count: AtomicUsize::new(0),
-                followed: AtomicUsize::new(0),
                 opened: watch::Sender::new(()),
                 subscribers: Arc::new(Semaphore::new(config.limits.subscribers_max)),
             }),
@@ -90,9 +93,11 @@ impl Streams {
         self.shared.count.load(Ordering::Relaxed)
     }
 
-    /// Streams whose logs are here, whoever owns them.
+    /// Streams whose logs are here, whoever owns them, and whether or not readers find them yet.
     pub(super) fn held(&self) -> usize {
-        let followed = self.shared.followed.load(Ordering::Relaxed);
+        let shared = &self.shared;
+        let room = shared.followed.available_permits();
+        let followed = shared.followed_max.saturating_sub(room);
         self.count().saturating_add(followed)
     }
 
@@ -135,8 +140,8 @@ impl Streams {
         if let Some(held) = held.as_ref().filter(|held| goes_on(held)) {
             let attached = held.attach(opening, now)?;
             if !owned {
-                self.counted(&self.shared.followed, -1);
-                self.counted(&self.shared.count, 1);
+                self.metrics().followed_streams.dec();
+                self.counted(1);
             }
             return Ok(attached);
         }
@@ -149,19 +154,21 @@ impl Streams {
         let attached = stream.attach(opening, now)?;
         if let Some(followed) = held {
             followed.replaced_by(opening.token)?;
-            self.counted(&self.shared.followed, -1);
+            self.metrics().followed_streams.dec();
         }
         streams.insert(opening.place, stream);
-        self.counted(&self.shared.count, 1);
+        self.counted(1);
         drop(streams);
         self.shared.opened.send_replace(());
         Ok(attached)
     }
 
-    /// Whether one more stream of another origin is taken.
-    pub(crate) fn admits_followed(&self) -> bool {
-        let followed = self.shared.followed.load(Ordering::Relaxed);
-        followed < self.shared.followed_max && self.budget().admits()
+    /// Room for one more stream of another origin.
+    pub(crate) fn admit_followed(&self) -> Option<OwnedSemaphorePermit> {
+        if self.budget().percent() >= ADMIT_FOLLOWED_PERCENT {
+            return None;
+        }
+        Arc::clone(&self.shared.followed).try_acquire_owned().ok()
     }
 
     /// Lets readers find a followed stream, unless there is one by now. Whether they do.
@@ -171,7 +178,7 @@ impl Streams {
             return false;
         };
         vacant.insert(Arc::clone(feed.stream()));
-        self.counted(&self.shared.followed, 1);
+        self.metrics().followed_streams.inc();
         drop(streams);
         self.shared.opened.send_replace(());
         true
@@ -196,11 +203,11 @@ impl Streams {
         let entered = |held: &Arc<Stream>| Arc::ptr_eq(held, stream);
         if streams.get(&stream.place).is_some_and(entered) {
             streams.remove(&stream.place);
-            let counter = match stream.owner() {
-                Some(_) => &self.shared.followed,
-                None => &self.shared.count,
-            };
-            self.counted(counter, -1);
+            if stream.owner().is_some() {
+                self.metrics().followed_streams.dec();
+            } else {
+                self.counted(-1);
+            }
         }
     }
 
@@ -210,16 +217,11 @@ impl Streams {
     }
 
     /// Under the table's lock.
-    fn counted(&self, counter: &AtomicUsize, change: isize) {
-        let streams = counter.load(Ordering::Relaxed);
-        counter.store(streams.saturating_add_signed(change), Ordering::Relaxed);
-        let metrics = &self.shared.metrics;
-        for (counter, gauge) in [
-            (&self.shared.count, &metrics.streams),
-            (&self.shared.followed, &metrics.followed_streams),
-        ] {
-            gauge.set(i64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
-        }
+    fn counted(&self, change: isize) {
+        let count = self.count().saturating_add_signed(change);
+        self.shared.count.store(count, Ordering::Relaxed);
+        let gauge = &self.shared.metrics.streams;
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 

@@ -119,7 +119,15 @@ async fn a_wait_for_a_lost_publisher_ends_with_its_return() {
 /// The broadcast b1 of another origin, as readers find it here.
 fn followed(streams: &Streams, token: FencingToken) -> Feed {
     let owner = OriginName::new("origin-1").unwrap();
-    let mut feed = Feed::new(streams, opening(1).place, "b1".to_owned(), owner.clone());
+    let admitted = streams.admit_followed().unwrap();
+    let broadcast_id = "b1".to_owned();
+    let mut feed = Feed::new(
+        streams,
+        admitted,
+        opening(1).place,
+        broadcast_id,
+        owner.clone(),
+    );
     feed.owned_by(&owner, token).unwrap();
     assert!(streams.enter(&feed));
     feed
@@ -201,4 +209,29 @@ async fn a_body_that_an_owner_broke_off_is_given_back_with_the_next_owner() {
     let next = OriginName::new("origin-2").unwrap();
     feed.owned_by(&next, opening(2).token).unwrap();
     assert_eq!(streams.budget().used(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_followed_has_its_room_before_readers_find_it() {
+    let streams = streams(|config| config.limits.followed_streams_max = 1);
+    let admitted = streams.admit_followed().unwrap();
+    assert!(streams.admit_followed().is_none());
+    assert_eq!(streams.held(), 1);
+    let owner = OriginName::new("origin-1").unwrap();
+    let place = opening(1).place;
+    let feed = Feed::new(&streams, admitted, place, "b1".to_owned(), owner);
+    assert!(streams.admit_followed().is_none());
+    drop(feed);
+    assert_eq!(streams.held(), 0);
+    assert!(streams.admit_followed().is_some());
+}
+
+#[tokio::test]
+async fn readers_leave_publishers_room_in_the_process_budget() {
+    let streams = streams(|config| config.limits.process_bytes_max = 1000);
+    let mut share = streams.budget().share();
+    share.set(799);
+    assert!(streams.admit_followed().is_some());
+    share.set(800);
+    assert!(streams.admit_followed().is_none() && streams.budget().admits());
 }
