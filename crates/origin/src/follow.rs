@@ -186,16 +186,14 @@ impl Follower {
     async fn ask(&self, place: Place) -> Option<Progress> {
         let elsewhere = self.shared.elsewhere.as_ref()?;
         let whereabouts = elsewhere.directory.whereabouts(place).await;
-        let room = || self.shared.streams.admit_followed().is_some();
-        if self.shared.shutdown.is_draining() || !room() {
+        let admitted = self.shared.streams.admit_followed();
+        let Some(admitted) = admitted.filter(|_| !self.shared.shutdown.is_draining()) else {
             return Some(Progress::NotLive);
-        }
-        for origin in &whereabouts.candidates {
-            let begun = Following::begin(self, place, origin).await;
-            if let Some(following) = begun {
-                tokio::spawn(following.run());
-                return None;
-            }
+        };
+        let candidates = &whereabouts.candidates;
+        if let Some(following) = Following::begin(self, place, candidates, admitted).await {
+            tokio::spawn(following.run());
+            return None;
         }
         Some(if whereabouts.live {
             Progress::NotThere

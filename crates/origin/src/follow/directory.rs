@@ -28,7 +28,7 @@ pub(super) struct Directory {
 /// Who may have a stream's log.
 #[derive(Debug, Default)]
 pub(super) struct Whereabouts {
-    /// Other origins to ask, in this order.
+    /// Other origins to ask.
     pub(super) candidates: Vec<Origin>,
     /// Whether somebody owns the stream.
     pub(super) live: bool,

@@ -8,11 +8,17 @@ use proto::{
     v1::FrameBatch,
 };
 use registry::{FencingToken, Origin};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
 use tonic::Status;
 use tracing::info;
 
-use super::{Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX, upstream::Upstream};
+use super::{
+    Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX, directory::Whereabouts,
+    upstream::Upstream,
+};
 use crate::stream::{ANOTHER_BROADCAST, End, Feed, FeedError, Place, SessionHeader, Superseded};
 
 /// A stream that another origin owns.
@@ -60,6 +66,8 @@ enum Lost {
 enum Step {
     On,
     CaughtUp,
+    /// The owner says that the stream is over.
+    Ended(String),
     Lost(Lost),
     Over(Over),
 }
@@ -77,23 +85,25 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(250);
 
 impl Following {
-    /// Takes in what an origin has of a stream, and lets readers find it. `None`: it has nothing, is not the owner, or
-    /// there is no room for its log.
-    pub(super) async fn begin(follower: &Follower, place: Place, origin: &Origin) -> Option<Self> {
+    /// Takes in what one of these origins has of a stream, and lets readers find it. `None`: there is nothing.
+    pub(super) async fn begin(
+        follower: &Follower,
+        place: Place,
+        candidates: &[Origin],
+        admitted: OwnedSemaphorePermit,
+    ) -> Option<Self> {
         let elsewhere = follower.shared.elsewhere.as_ref()?;
         let streams = &follower.shared.streams;
-        let admitted = streams.admit_followed()?;
         let lowest = FencingToken {
             epoch: 0,
             attempt: 0,
         };
-        let upstream = elsewhere
-            .upstreams
-            .open(origin, place, None, lowest)
-            .await?;
+        let upstream = elsewhere.upstreams.open(candidates, place, None, lowest);
+        let upstream = upstream.await?;
+        let owner = upstream.origin.clone();
         let broadcast_id = upstream.broadcast_id.clone();
-        let mut feed = Feed::new(streams, admitted, place, broadcast_id, origin.name.clone());
-        feed.owned_by(&origin.name, upstream.token).ok()?;
+        let mut feed = Feed::new(streams, admitted, place, broadcast_id, owner.clone());
+        feed.owned_by(&owner, upstream.token).ok()?;
         let mut following = Self {
             follower: follower.clone(),
             place,
@@ -106,7 +116,7 @@ impl Following {
         if !caught_up.unwrap_or_default() || !streams.enter(&following.feed) {
             return None;
         }
-        info!(stream_id = %place.0, owner = %origin.name, "following a stream");
+        info!(stream_id = %place.0, %owner, "following a stream");
         Some(following)
     }
 
@@ -116,7 +126,7 @@ impl Following {
             match self.take(response) {
                 Step::On => {}
                 Step::CaughtUp => return true,
-                Step::Lost(_) | Step::Over(_) => return false,
+                Step::Ended(_) | Step::Lost(_) | Step::Over(_) => return false,
             }
         }
     }
@@ -177,6 +187,14 @@ impl Following {
             };
             match step {
                 Step::On | Step::CaughtUp => {}
+                Step::Ended(reason) => {
+                    // One that lost the stream without knowing it ends it too, once its publisher has been away.
+                    if !matches!(self.moves_on().await, Tried::Follows) {
+                        return Ok(ended(&reason));
+                    }
+                    self.found_again(heard);
+                    heard = Instant::now();
+                }
                 Step::Lost(lost) => return Err(lost),
                 Step::Over(over) => return Ok(over),
             }
@@ -196,10 +214,7 @@ impl Following {
             Ok(Response::Accepted(_)) => Ok(Step::On),
             Ok(Response::CaughtUp(_)) => Ok(Step::CaughtUp),
             Ok(Response::Moved(_)) => Err(Some(Lost::Moved)),
-            Ok(Response::End(end)) => {
-                let reason = end.reason;
-                Ok(Step::Over(Over::Ended(End::Ended { reason })))
-            }
+            Ok(Response::End(end)) => Ok(Step::Ended(end.reason)),
             Err(status) => Err(Some(status.into())),
         };
         taken.unwrap_or_else(|lost| lost.map_or(Step::Over(Over::Released), Step::Lost))
@@ -245,17 +260,24 @@ impl Following {
         Ok(Step::On)
     }
 
-    /// Goes on at another origin, where the registry names one and it has the stream.
+    /// Goes on at another origin that has the stream, where the registry names it, or, while it does not answer, one with a
+    /// higher token.
     async fn moves_on(&mut self) -> Tried {
         let shared = Arc::clone(&self.follower.shared);
         let Some(elsewhere) = &shared.elsewhere else {
             return Tried::Nothing;
         };
-        let whereabouts = elsewhere.directory.whereabouts(self.place).await;
-        // While the registry does not answer, silence says nothing.
-        let mut candidates = whereabouts.candidates;
-        candidates.retain(|origin| whereabouts.live && origin.name != self.upstream.origin);
-        self.try_candidates(elsewhere, &candidates).await
+        let Whereabouts {
+            mut candidates,
+            live,
+        } = elsewhere.directory.whereabouts(self.place).await;
+        candidates.retain(|origin| origin.name != self.upstream.origin);
+        let seen = self.feed.stream().token();
+        match self.open(elsewhere, &candidates).await {
+            // Where the registry does not say so, a higher token does.
+            Some(upstream) if live || upstream.token > seen => self.go_on(upstream),
+            Some(_) | None => Tried::Nothing,
+        }
     }
 
     /// Another owner, in time or not at all. One that breaks off before a frame came is another try, not a find.
@@ -283,16 +305,14 @@ impl Following {
             self.loss = Some(loss);
             // Also the origin that was followed: an RPC can break without its origin.
             let whereabouts = elsewhere.directory.whereabouts(self.place).await;
-            match self
-                .try_candidates(elsewhere, &whereabouts.candidates)
-                .await
-            {
-                Tried::Follows => {
+            let opened = self.open(elsewhere, &whereabouts.candidates).await;
+            match opened.map(|upstream| self.go_on(upstream)) {
+                Some(Tried::Follows) => {
                     self.found_again(loss.since);
                     return Ok(());
                 }
-                Tried::Over(over) => return Err(over),
-                Tried::Nothing => {}
+                Some(Tried::Over(over)) => return Err(over),
+                Some(Tried::Nothing) | None => {}
             }
         }
     }
@@ -310,21 +330,15 @@ impl Following {
         }
     }
 
-    /// Goes on at the first of these that has the stream.
-    async fn try_candidates(&mut self, elsewhere: &Elsewhere, candidates: &[Origin]) -> Tried {
-        for origin in candidates {
-            let (position, token) = (self.feed.position(), self.feed.stream().token());
-            let opened = elsewhere
-                .upstreams
-                .open(origin, self.place, position, token);
-            if let Some(upstream) = opened.await {
-                return self.go_on(upstream);
-            }
-        }
-        Tried::Nothing
+    /// The stream behind what is here, at the origin of these that has the best right to it.
+    async fn open(&self, elsewhere: &Elsewhere, candidates: &[Origin]) -> Option<Upstream> {
+        let (position, token) = (self.feed.position(), self.feed.stream().token());
+        let (upstreams, position) = (&elsewhere.upstreams, position.as_ref());
+        let opened = upstreams.open(candidates, self.place, position, token);
+        opened.await
     }
 
-    /// Behind what is here. Nothing is, where another broadcast began: readers have to find that one.
+    /// Goes on there, unless another broadcast began: readers have to find that one.
     fn go_on(&mut self, upstream: Upstream) -> Tried {
         if upstream.broadcast_id != self.feed.stream().broadcast_id {
             return Tried::Over(ended(ANOTHER_BROADCAST));

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use media::Frame;
 use parking_lot::Mutex;
 use proto::{
@@ -62,8 +63,20 @@ impl Upstreams {
         }
     }
 
-    /// Follows a stream at this origin, behind a position, if its token is no lower than this.
+    /// Follows a stream behind a position: at the origin of these that has the highest token, and none lower than this.
     pub(super) async fn open(
+        &self,
+        origins: &[Origin],
+        place: Place,
+        position: Option<&Position>,
+        token: FencingToken,
+    ) -> Option<Upstream> {
+        let open = |origin| self.open_at(origin, place, position.cloned(), token);
+        let opened = join_all(origins.iter().map(open)).await;
+        opened.into_iter().flatten().max_by_key(|it| it.token)
+    }
+
+    async fn open_at(
         &self,
         origin: &Origin,
         place: Place,

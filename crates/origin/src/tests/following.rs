@@ -1,13 +1,20 @@
 //! Several origins: any of them serves what one of them owns.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    process::Stdio,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use futures_util::stream::BoxStream;
 use proto::internal::v1::{
     FollowAccepted, FollowRequest, FollowResponse, follow_response,
     relay_service_server::{RelayService, RelayServiceServer},
 };
-use registry::{EdgeName, LeaseStats, Renewal, RenewalOutcome, SessionId, Slot, Standing};
+use registry::{
+    EdgeName, LeaseStats, RedisConfig, RedisRegistry, Renewal, RenewalOutcome, SessionId, Slot,
+    Standing,
+};
+use tokio::process::{Child, Command};
 
 use super::{
     outputs::{file, late_player},
@@ -25,7 +32,10 @@ struct Cluster {
 const NAMES: [&str; 3] = ["origin-0", "origin-1", "origin-2"];
 
 async fn cluster(change: impl Fn(&mut Config)) -> Cluster {
-    let registry = Registry::Memory(MemoryRegistry::new());
+    cluster_in(Registry::Memory(MemoryRegistry::new()), change).await
+}
+
+async fn cluster_in(registry: Registry, change: impl Fn(&mut Config)) -> Cluster {
     let network = Network::default();
     let mut origins = Vec::new();
     for name in NAMES {
@@ -61,6 +71,13 @@ impl Cluster {
         attempt: u32,
         first_sequence: u64,
     ) -> Publisher {
+        let publisher = self.opened(at, epoch, attempt, first_sequence).await;
+        renew(&self.registry, epoch, attempt, NAMES[at]).await;
+        publisher
+    }
+
+    /// The same, and the registry does not know.
+    async fn opened(&self, at: usize, epoch: u64, attempt: u32, first_sequence: u64) -> Publisher {
         let origin = &self.origins[at];
         let mut open = origin.open_request(&grant("main", "s1"), epoch, attempt);
         (open.timeline_offset_ms, open.first_sequence) = (Some(0), first_sequence);
@@ -72,7 +89,6 @@ impl Cluster {
             publish_request::Request::Headers(headers),
         )
         .await;
-        renew(&self.registry, epoch, attempt, NAMES[at]).await;
         publisher
     }
 }
@@ -283,6 +299,74 @@ async fn a_frozen_owner_is_left_where_the_registry_names_another() {
         player.next().await.unwrap(),
         subscribe_event::Event::End(_)
     ));
+}
+
+/// A registry that can be ended.
+async fn redis() -> (Registry, Child) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let port = address.port().to_string();
+    let mut server = Command::new("redis-server");
+    server.args(["--port", &port, "--save", "", "--appendonly", "no"]);
+    let server = server.stdout(Stdio::null()).kill_on_drop(true);
+    let server = server.spawn().expect("redis-server");
+    let mut config = RedisConfig::from_url(&format!("redis://{address}")).unwrap();
+    config.timeout = Duration::from_millis(200);
+    let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
+    let answers = async || registry.origins().await.is_ok();
+    eventually("Redis answers", answers).await;
+    (registry, server)
+}
+
+/// The session goes on elsewhere while no registry can tell, and its old owner is silent, or says that it is over.
+async fn moves_in_an_outage(silence: Duration, says_end: bool) {
+    let (registry, mut server) = redis().await;
+    let cluster = cluster_in(registry, |config| {
+        config.timing.follow_silence = silence;
+        config.timing.follow_linger = Duration::from_millis(100);
+        config.timing.recheck_period = Duration::from_secs(3600);
+        config.timing.publisher_lost_grace = PATIENCE;
+    })
+    .await;
+    let (mut old, epoch) = cluster.published().await;
+    let frames = recording(4);
+    old.publish(&frames[..30]).await;
+    let mut player = cluster.origins[1].subscribe("main", lossless).await;
+    player.header().await;
+    player.frames(30 - 22).await;
+    server.kill().await.unwrap();
+    let mut publisher = cluster.opened(2, epoch, 2, 22).await;
+    publisher.publish(&frames[22..]).await;
+    let _silent = if says_end {
+        old.close("publisher lost").await;
+        None
+    } else {
+        Some(old)
+    };
+    match player.next().await.unwrap() {
+        subscribe_event::Event::Header(header) => assert_eq!(header.attempt, 2),
+        unexpected => panic!("{unexpected:?}"),
+    }
+    let got = player.frames(frames.len() - 30).await;
+    assert!(got.into_iter().eq(contiguous(30, &frames[30..])));
+    drop(player);
+    metric_is(&cluster.origins[1], FOLLOWED, 0.0).await;
+    let mut player = cluster.origins[1].subscribe("main", lossless).await;
+    match player.next().await.unwrap() {
+        subscribe_event::Event::Header(header) => assert_eq!(header.attempt, 2),
+        unexpected => panic!("{unexpected:?}"),
+    }
+}
+
+#[tokio::test]
+async fn without_a_registry_a_silent_owner_is_left_for_one_with_a_higher_token() {
+    moves_in_an_outage(Duration::from_millis(100), false).await;
+}
+
+#[tokio::test]
+async fn without_a_registry_an_end_is_believed_where_nobody_has_a_higher_token() {
+    moves_in_an_outage(PATIENCE * 2, true).await;
 }
 
 #[tokio::test]
