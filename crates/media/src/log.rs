@@ -114,6 +114,8 @@ pub struct Log {
     entries: VecDeque<Entry>,
     /// Position of the first entry.
     first: u64,
+    /// What is followed began inside of a session: a decoder may not be able to start at the first entry.
+    cut: bool,
     bytes: usize,
     headers: Arc<Headers>,
     /// The latest sessions, the current one last.
@@ -151,6 +153,7 @@ impl Log {
             limits,
             entries: VecDeque::new(),
             first: 0,
+            cut: false,
             bytes: 0,
             headers: Arc::default(),
             sessions: VecDeque::new(),
@@ -198,6 +201,7 @@ impl Log {
     pub fn follow_session(&mut self, id: &str, token: Token, next_sequence: u64) -> bool {
         let new = self.session().is_none_or(|(current, _, _)| current != id);
         if new {
+            self.cut |= self.sessions.is_empty() && next_sequence > 0;
             self.begin_session(id, token, 0, next_sequence);
         } else {
             self.continue_session(token, next_sequence);

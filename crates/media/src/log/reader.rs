@@ -31,8 +31,8 @@ pub enum Start<'a> {
         /// The first frame of it that the reader has not had.
         next_sequence: u64,
     },
-    /// Behind what another log of this broadcast has; where that is not known here, at the oldest frame that can be read and
-    /// that no lower token wrote: what came before it there does not come behind it.
+    /// Behind what another log of this broadcast has; where that is not known here, at the oldest frame that no lower token
+    /// wrote: what came before it there does not come behind it. A decoder need not be able to start there.
     Follow {
         /// The session that it got last, and the first frame of it that it does not have.
         position: Option<(&'a str, u64)>,
@@ -120,7 +120,7 @@ impl Log {
             expected: None,
             header_of: None,
         };
-        let complete = self.first == 0;
+        let complete = self.first == 0 && !self.cut;
         match start {
             Start::CurrentGop => match self.latest_random_access.filter(|at| *at >= self.first) {
                 Some(position) => reader.next = position,
@@ -134,11 +134,9 @@ impl Log {
             Start::Follow { position, token } => {
                 let lower = self.entries.partition_point(|entry| entry.token < token);
                 reader.next = self.first.saturating_add(lower as u64);
-                match position {
-                    Some((session_id, next_sequence)) => {
-                        self.resume(&mut reader, session_id, next_sequence);
-                    }
-                    None => reader.seeking = !complete,
+                if let Some((session_id, next_sequence)) = position {
+                    self.resume(&mut reader, session_id, next_sequence);
+                    reader.seeking = false;
                 }
             }
         }

@@ -384,6 +384,57 @@ fn a_follower_gets_no_session_from_before_the_one_that_it_has() {
 }
 
 #[test]
+fn a_follower_gets_every_frame_and_its_own_readers_seek() {
+    let mut owner = log(usize::MAX);
+    for time in 0..4 {
+        append(&mut owner, keyframe(time * 80));
+        append(&mut owner, inter(time * 80 + 40));
+    }
+    while owner.first < 1 {
+        owner.shrink(owner.bytes() - 1);
+    }
+    let start = Start::Follow {
+        position: None,
+        token: Token::default(),
+    };
+    let mut follower = owner.reader(Class::Lossless, start);
+    let mut followed = Log::new(LogLimits::default());
+    while let Some(event) = owner.read(&mut follower, usize::MAX).unwrap() {
+        match event {
+            Event::Header(header) => {
+                let Header {
+                    session_id,
+                    token,
+                    sequence,
+                    ..
+                } = header;
+                assert!(followed.follow_session(&session_id, token, sequence));
+            }
+            Event::Frames(frames) => {
+                for frame in frames {
+                    append(&mut followed, frame.frame);
+                }
+            }
+            Event::Gap(gap) => panic!("{gap:?}"),
+        }
+    }
+    let resume = Start::Resume {
+        session_id: "s1",
+        next_sequence: 1,
+    };
+    let read = |start| read_all(&followed, &mut followed.reader(Class::Lossless, start));
+    assert_eq!(
+        read(resume),
+        ["header s1 []", "s1:1 s1:2 s1:3 s1:4 s1:5 s1:6 s1:7"]
+    );
+    assert_eq!(
+        read(Start::Oldest),
+        ["header s1 []", "s1:2 s1:3 s1:4 s1:5 s1:6 s1:7"]
+    );
+    assert_eq!(read(Start::CurrentGop), ["header s1 []", "s1:6 s1:7"]);
+}
+
+#[test]
 fn a_repeated_frame_is_a_duplicate_and_a_jump_is_an_error() {
     let mut log = log(usize::MAX);
     append(&mut log, keyframe(0));
