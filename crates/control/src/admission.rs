@@ -186,7 +186,7 @@ impl Admission {
     }
 
     /// The same, if the terms take this publisher now, what they start fits into the quotas, the credential has a use
-    /// left, and the stream is the tenant's. What is refused counts nowhere, and claims nothing.
+    /// left, and the stream is the tenant's. What is refused counts nowhere.
     async fn admit(
         &self,
         verdict: Verdict,
@@ -204,18 +204,18 @@ impl Admission {
             Ok(admitted) => admitted,
             Err(refusal) => return refuse(refusal, "registry"),
         };
-        // The source looked for the owner before: what is left is that two tenants claim at the same time.
-        if let Some(uses) = &verdict.uses
-            && let Err(refusal) = uses.count(&self.shared, request).await?
-        {
-            return refuse(refusal, "registry");
-        }
+        // Before the use is counted: a claim can fail, and made again it is the same one.
         if verdict.claims {
             let claimed = self.shared.claim_stream(terms).await;
             let claimed = claimed.inspect_err(|_undecided| self.undecided())?;
             if let Some(foreign) = claimed {
                 return refuse(foreign, "database");
             }
+        }
+        if let Some(uses) = &verdict.uses
+            && let Err(refusal) = uses.count(&self.shared, request).await?
+        {
+            return refuse(refusal, "registry");
         }
         admitted.keep();
         Ok(verdict)

@@ -9,7 +9,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -66,11 +69,13 @@ type Place = (StreamId, u32);
 #[derive(Default)]
 struct Totals(HashMap<String, BTreeMap<String, Use>>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Session {
     tenant: String,
     group: String,
     bitrate_bps: u64,
+    /// It was admitted, and then refused after all.
+    withdrawn: AtomicBool,
 }
 
 impl Quotas {
@@ -113,17 +118,15 @@ impl Quotas {
             group: group.to_owned(),
             // Until the registry tells what it is, it counts as what it may be.
             bitrate_bps: terms.policy.limits.max_bitrate_bps,
+            withdrawn: AtomicBool::new(false),
         };
         let place = (stream, terms.policy.role.slot());
+        let session = Arc::new(session);
         let mut live = self.live.lock();
         let before = live.before(&place);
-        let admitted = live.admit(
-            place,
-            Arc::new(session),
-            [of_tenant, of_group],
-            Instant::now(),
-        );
-        Ok(admitted.map(|()| Admitted(Some((self, place, before)))))
+        let limits = [of_tenant, of_group];
+        let admitted = live.admit(place, session.clone(), limits, Instant::now());
+        Ok(admitted.map(|()| Admitted(Some((self, place, session, before)))))
     }
 
     /// What is live of a tenant as a whole, and of each of its groups that have sessions; `None`: nobody knows.
@@ -195,7 +198,7 @@ impl Quotas {
 
 /// A session that counts. Dropped before it is kept, it does not: it was refused after all.
 #[must_use]
-pub(crate) struct Admitted<'a>(Option<(&'a Quotas, Place, Before)>);
+pub(crate) struct Admitted<'a>(Option<(&'a Quotas, Place, Arc<Session>, Before)>);
 
 /// Who had the place, and what was admitted to it.
 type Before = (Option<Arc<Session>>, Option<(Instant, Arc<Session>)>);
@@ -208,8 +211,8 @@ impl Admitted<'_> {
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        if let Some((quotas, place, before)) = self.0.take() {
-            quotas.live.lock().withdraw(place, before);
+        if let Some((quotas, place, session, before)) = self.0.take() {
+            quotas.live.lock().withdraw(place, &session, before);
         }
     }
 }
@@ -220,18 +223,28 @@ impl Live {
         (session, self.admitted.get(place).cloned())
     }
 
-    /// As it was before a session was admitted.
-    fn withdraw(&mut self, place: Place, (before, admitted): Before) {
-        self.admitted.remove(&place);
-        if let Some(admitted) = admitted {
-            self.admitted.insert(place, admitted);
+    /// As it was before a session was admitted, as far as it is still the one that counts.
+    fn withdraw(&mut self, place: Place, session: &Arc<Session>, (before, admitted): Before) {
+        session.withdrawn.store(true, Ordering::Relaxed);
+        let counts = |session: &Arc<Session>| !session.withdrawn.load(Ordering::Relaxed);
+        let is_it = |held: &Arc<Session>| Arc::ptr_eq(held, session);
+        if self
+            .admitted
+            .get(&place)
+            .is_some_and(|(_at, held)| is_it(held))
+        {
+            self.admitted.remove(&place);
+            if let Some((at, held)) = admitted.filter(|(_at, held)| counts(held)) {
+                self.admitted.insert(place, (at, held));
+            }
         }
-        if let Some(session) = self.sessions.remove(&place) {
-            self.totals.leave(&session);
-        }
-        if let Some(before) = before {
-            self.totals.enter(&before);
-            self.sessions.insert(place, before);
+        if self.sessions.get(&place).is_some_and(is_it) {
+            self.sessions.remove(&place);
+            self.totals.leave(session);
+            if let Some(before) = before.filter(counts) {
+                self.totals.enter(&before);
+                self.sessions.insert(place, before);
+            }
         }
     }
 
@@ -293,6 +306,7 @@ impl Live {
                         tenant: lease.stats.tenant.clone(),
                         group: lease.stats.quota_group.clone(),
                         bitrate_bps,
+                        withdrawn: AtomicBool::new(false),
                     })
                 });
                 (place, session)
@@ -391,6 +405,7 @@ mod tests {
             tenant: "default".to_owned(),
             group: group.to_owned(),
             bitrate_bps,
+            withdrawn: AtomicBool::new(false),
         })
     }
 
@@ -428,8 +443,9 @@ mod tests {
             let place = place(stream);
             let before = live.before(&place);
             let limits = [one, Quota::default()];
-            let admitted = live.admit(place, session("g", 5), limits, Instant::now());
-            admitted.map(|()| Admitted(Some((&quotas, place, before))))
+            let session = session("g", 5);
+            let admitted = live.admit(place, session.clone(), limits, Instant::now());
+            admitted.map(|()| Admitted(Some((&quotas, place, session, before))))
         };
         drop(admit("a").ok().unwrap());
         assert!(quotas.live.lock().admitted.is_empty());
@@ -439,8 +455,15 @@ mod tests {
         // Who was there is there again.
         drop(admit("b").ok().unwrap());
         assert_eq!(admit("a").err(), Some(Refusal::QuotaOfSessions));
-        let live = quotas.live.lock();
-        assert_eq!(live.totals.0["default"]["g"].bitrate_bps, 5);
+        let of_group = || quotas.live.lock().totals.0["default"]["g"].bitrate_bps;
+        assert_eq!(of_group(), 5);
+        // Two at once, and the one that was admitted first goes first: it does not come back with the other.
+        let (first, second) = (admit("b").ok().unwrap(), admit("b").ok().unwrap());
+        drop(first);
+        assert_eq!(of_group(), 5);
+        drop(second);
+        // The registry tells of the one before them.
+        assert!(quotas.live.lock().sessions.is_empty());
     }
 
     #[test]

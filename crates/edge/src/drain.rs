@@ -115,21 +115,18 @@ pub(crate) fn tell(context: &Context) {
         .set(i64::try_from(remaining).unwrap_or(i64::MAX));
 }
 
-/// Ends when there is no session any more.
-async fn empty(context: &Context, until: Instant) {
+/// Ends when there is no session any more, and none to come.
+async fn empty(context: &Arc<Context>, until: Instant) {
     let limits = &context.config.drain;
     let left = until.saturating_duration_since(Instant::now());
     let spread = limits.close_spread.min(left / 2);
     let close_from = until
         .checked_sub(spread + limits.keyframe_wait.min(left / 4))
         .unwrap_or(until);
-    let asking = async {
-        ask(context, limits.reconnect_jitter.min(left / 2)).await;
-        std::future::pending::<()>().await;
-    };
+    let before_close = close_from.saturating_duration_since(Instant::now());
     tokio::select! {
         () = emptied(context) => return,
-        () = asking => {}
+        () = ask(context, limits.reconnect_jitter.min(before_close / 2)) => {}
         () = sleep_until(close_from) => {}
     }
     close(context, spread, until).await;
@@ -137,27 +134,34 @@ async fn empty(context: &Context, until: Instant) {
 }
 
 async fn emptied(context: &Context) {
-    while context.live.count() > 0 {
+    // Publishes that are being decided on, and leases that are being given back, count.
+    while !context.publications.is_empty() {
         sleep(HOUSEKEEPING_PERIOD / 10).await;
     }
 }
 
-/// Asks encoders that can to connect elsewhere, in random order over this time. Their leases say so first: they may be
-/// back at another edge at once.
-async fn ask(context: &Context, over: Duration) {
-    if !context.config.drain.reconnect_request {
-        return;
-    }
-    let mut sessions = context.live.all();
-    sessions.retain(|session| session.reconnects);
-    let pause = pause(context, over, sessions.len());
-    // Session ids are times: neighbours came together.
-    sessions.sort_by_key(|session| session.stream);
-    for session in sessions {
-        sleep(jittered(pause)).await;
-        session.note_leaving().await;
-        leases::renew_now(context, std::slice::from_ref(&session)).await;
-        session.bid(Farewell::Ask);
+/// Asks encoders that can to connect elsewhere, in random order over this time, and later on those whose publish was
+/// being decided on; never returns. Their leases say so first: they may be back at another edge at once.
+async fn ask(context: &Arc<Context>, over: Duration) {
+    let mut over = over;
+    loop {
+        let mut sessions = context.live.all();
+        sessions.retain(|session| session.reconnects && session.stays());
+        if !context.config.drain.reconnect_request || sessions.is_empty() {
+            sleep(HOUSEKEEPING_PERIOD).await;
+            continue;
+        }
+        // Stream ids are hashes: who came together does not go together.
+        sessions.sort_by_key(|session| session.stream);
+        let pause = pause(context, over, sessions.len());
+        over = Duration::ZERO;
+        for session in sessions {
+            sleep(jittered(pause)).await;
+            session.note_leaving();
+            // Without the registry its key's policy decides about its successor.
+            leases::renew_now(context, &session).await;
+            session.bid(Farewell::Ask);
+        }
     }
 }
 

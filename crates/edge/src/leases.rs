@@ -27,15 +27,18 @@ pub(crate) async fn renew(context: Arc<Context>) {
     join_all((0..SLICES).map(|slice| renew_slice(&context, slice, &down))).await;
 }
 
-/// Tells the registry at once where a session is that has moved: readers look for it there.
-pub(crate) fn renew_moved(context: &Arc<Context>, session: &Arc<LiveSession>) {
+/// Renews one session at once, because what its lease says has changed: where it is, for readers; or that it leaves, for
+/// its successor. Whether the registry took it. Goes on where nobody waits for it: a renewal that begins ends.
+pub(crate) async fn renew_now(context: &Arc<Context>, session: &Arc<LiveSession>) -> bool {
     let (context, session) = (context.clone(), session.clone());
-    tokio::spawn(async move {
-        if let Some(renewal) = session.renewal_behind_others().await {
+    let renewing = tokio::spawn(async move {
+        match session.renewal_behind_others().await {
             // A failure is made up for, and told, by the periodic renewals.
-            renew_chunk(&context, &[(renewal, session)]).await.ok();
+            Some(renewal) => renew_chunk(&context, &[(renewal, session)]).await.is_ok(),
+            None => false,
         }
     });
+    renewing.await.unwrap_or(false)
 }
 
 async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
@@ -56,18 +59,6 @@ async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
             let renewed = renew_chunk(context, chunk).await;
             say(&renewed, down);
         }
-    }
-}
-
-/// Renews these now, because what their leases say has changed.
-pub(crate) async fn renew_now(context: &Context, sessions: &[Arc<LiveSession>]) {
-    let sessions = sessions.iter();
-    let renewals: Vec<_> = sessions
-        .filter_map(|session| Some((session.renewal()?, session.clone())))
-        .collect();
-    let down = AtomicBool::new(false);
-    for chunk in renewals.chunks(PIPELINE_MAX) {
-        say(&renew_chunk(context, chunk).await, &down);
     }
 }
 

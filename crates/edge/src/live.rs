@@ -355,20 +355,9 @@ impl LiveSession {
         }
     }
 
-    /// Whoever claims the stream from its next renewal on is the session's successor. Ends when no renewal is under way
-    /// that does not say so yet.
-    pub(crate) async fn note_leaving(&self) {
-        loop {
-            let renewed = self.renewed.notified();
-            {
-                let mut lease = self.lease.lock();
-                lease.standing.leaving = true;
-                if !lease.renewing {
-                    return;
-                }
-            }
-            renewed.await;
-        }
+    /// Whoever claims the stream from its next renewal on is the session's successor.
+    pub(crate) fn note_leaving(&self) {
+        self.lease.lock().standing.leaving = true;
     }
 
     /// What claims of others are measured against.
@@ -383,7 +372,16 @@ impl LiveSession {
 
     /// What is wanted of it, as that changes.
     pub(crate) fn farewell(&self) -> watch::Receiver<Farewell> {
-        self.farewell.subscribe()
+        let mut farewell = self.farewell.subscribe();
+        // What was said before somebody listened counts as well.
+        farewell.mark_changed();
+        farewell
+    }
+
+    /// Whether it has an origin, and is not asked to leave yet.
+    pub(crate) fn stays(&self) -> bool {
+        let lease = self.lease.lock();
+        lease.origin.is_some() && !lease.standing.leaving
     }
 
     /// How the session ends for this reason, now.

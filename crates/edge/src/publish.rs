@@ -14,7 +14,7 @@ use proto::{
     },
     v1::{EventType, SessionEvent},
 };
-use registry::{LeaseStats, Policy, SessionId, Standing};
+use registry::{LeaseStats, SessionId, Standing};
 use rtmp::PublishRequest;
 use runtime::{error::chain, telemetry, tls::ClientCertificate};
 use tokio::{
@@ -170,6 +170,10 @@ impl Publication {
             granted = self.authorize(request) => granted?,
             refusal = self.over() => return Err(refusal),
         };
+        // It may have begun meanwhile; from here on the session is there for it to see.
+        if self.context.drain.is_begun() {
+            return Err(Refusal::not_available("draining"));
+        }
         let span = Span::current();
         span.record("stream_id", granted.stream.to_string());
         span.record("app", &granted.app);
@@ -384,15 +388,8 @@ impl Publication {
     fn standing(&self, granted: &Granted) -> Standing {
         Standing {
             priority: granted.priority,
-            address: match granted.policy {
-                Policy::SameAddress(_) => {
-                    Standing::address(granted.stream, self.client.address.ip())
-                }
-                Policy::Priority(_)
-                | Policy::Reject
-                | Policy::Takeover
-                | Policy::TakeoverIfStale(_) => String::new(),
-            },
+            // The policy of whoever comes later decides whether it counts.
+            address: Standing::address(granted.stream, self.client.address.ip()),
             leaving: false,
         }
     }

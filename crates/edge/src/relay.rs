@@ -1,9 +1,11 @@
 //! Hop 4 of a frame's life: the replay ring, and from there the Publish RPC.
 //!
-//! A session has one RPC at a time, at one origin. Where that breaks, stalls, or says goodbye, the relay raises the
-//! attempt, opens at another origin and replays from the ring: the encoder notices nothing. While no origin has the
-//! session the ring fills, and a full ring stops the reading of the socket.
+//! A session has one RPC at a time, at one origin. Where that breaks or stalls, the relay raises the attempt, opens at
+//! another origin and replays from the ring: the encoder notices nothing. While no origin has the session the ring
+//! fills, and a full ring stops the reading of the socket. An origin that says goodbye is served until another one has
+//! the session.
 
+mod change;
 mod feed;
 mod rpc;
 mod stall;
@@ -13,7 +15,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use proto::{
     frames::{self, Parts},
     internal::v1::{
-        PublishClose, PublishRequest, PublishResponse, publish_request::Request,
+        PublishAccepted, PublishClose, PublishRequest, PublishResponse, publish_request::Request,
         publish_response::Response,
     },
 };
@@ -24,10 +26,14 @@ use tonic::Status;
 use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
 use crate::{
-    Context, end::End, leases, live::LiveSession, metrics::ReopenLabels, revocations::jittered,
+    Context, end::End, leases, live::LiveSession, metrics::ReopenLabels, origins::Connection,
+    revocations::jittered,
 };
 
-use self::stall::{Stall, TICK};
+use self::{
+    change::Change,
+    stall::{Stall, TICK},
+};
 pub(crate) use self::{
     feed::Feed,
     rpc::{OpenError, Rpc, Terms},
@@ -45,7 +51,6 @@ pub(crate) struct Relay {
 /// Why an origin does not have the session any more.
 enum Lost {
     Broken(Status),
-    Goodbye(String),
     Stalled,
 }
 
@@ -55,6 +60,17 @@ enum Outcome {
     /// The session is over and the origin has all of it.
     Finished,
     Lost(Lost),
+    /// Another origin has it.
+    Moved(Box<Rpc>),
+}
+
+/// How an attempt went.
+struct Opened {
+    /// Of what was offered.
+    first_sequence: u64,
+    connection: Arc<Connection>,
+    attempt: u32,
+    opened: Result<(Rpc, PublishAccepted), OpenError>,
 }
 
 /// Pauses between rounds over all origins, doubling, half of each random.
@@ -97,6 +113,10 @@ impl Relay {
                 Outcome::Fenced => return self.end(End::Fenced).await,
                 Outcome::Finished => return,
                 Outcome::Lost(lost) => lost,
+                Outcome::Moved(next) => {
+                    rpc = *next;
+                    continue;
+                }
             };
             let left = rpc.origin.name.clone();
             if let Lost::Broken(status) = &lost
@@ -127,6 +147,7 @@ impl Relay {
 
     /// The time with one origin.
     async fn pump(&mut self, rpc: &mut Rpc) -> Outcome {
+        let mut change = Change::default();
         let mut outgoing: VecDeque<PublishRequest> = VecDeque::new();
         let mut stall = Stall::new(self.context.config.relay.stall_timeout, Instant::now());
         let mut tick = interval(TICK);
@@ -164,6 +185,11 @@ impl Relay {
                         return outcome;
                     }
                 }
+                opened = change.opened() => {
+                    if let Some(outcome) = self.changed(opened, &mut change) {
+                        return outcome;
+                    }
+                }
                 _ = tick.tick() => {
                     if self.feed.finish_overdue(self.context.config.relay.finish_timeout) {
                         warn!(origin = %rpc.origin.name, "the origin did not confirm the session's end in time");
@@ -172,8 +198,8 @@ impl Relay {
                     if stall.tick(Instant::now()) {
                         return Outcome::Lost(Lost::Stalled);
                     }
-                    if let Some(goodbye) = self.heeded_goodbye(rpc) {
-                        return goodbye;
+                    if rpc.goodbye.is_some() && !close_sent {
+                        self.look_for_another(rpc, &mut change);
                     }
                 }
             }
@@ -200,14 +226,6 @@ impl Relay {
                 request: Some(Request::Batch(batch)),
             })
             .collect()
-    }
-
-    /// An origin that wants to be left is left once there is another one; until then it is better than none.
-    fn heeded_goodbye(&self, rpc: &Rpc) -> Option<Outcome> {
-        let reason = rpc.goodbye.clone()?;
-        let origins = self.context.origins.ranked(self.live.stream, None);
-        let other = origins.iter().any(|origin| origin.name != rpc.origin.name);
-        other.then_some(Outcome::Lost(Lost::Goodbye(reason)))
     }
 
     fn handle(
@@ -241,7 +259,7 @@ impl Relay {
             Some(Response::Goodbye(goodbye)) => {
                 info!(origin = %rpc.origin.name, reason = goodbye.reason, "the origin says goodbye");
                 rpc.goodbye = Some(goodbye.reason);
-                self.heeded_goodbye(rpc)
+                None
             }
             Some(Response::Accepted(_)) | None => None,
         }
@@ -259,8 +277,8 @@ impl Relay {
                 Ok(Some(rpc)) => {
                     info!(origin = %rpc.origin.name, attempt = self.attempt, elapsed = ?started.elapsed(),
                         next_sequence = rpc.next_sequence, "another origin has the session");
-                    self.count_reopen(lost, "ok");
-                    leases::renew_moved(&self.context, &self.live);
+                    self.count_reopen(lost.reason(), "ok");
+                    self.renew_moved();
                     return Ok(rpc);
                 }
                 Ok(None) => {}
@@ -278,7 +296,7 @@ impl Relay {
         };
         warn!(reason = end.reason(), elapsed = ?started.elapsed(), attempt = self.attempt,
             "no origin took the session");
-        self.count_reopen(lost, end.reason());
+        self.count_reopen(lost.reason(), end.reason());
         telemetry::fail(&Span::current(), end.reason());
         Err(end)
     }
@@ -304,26 +322,51 @@ impl Relay {
     }
 
     async fn open_at(&mut self, origin: &Origin, deadline: Instant) -> Result<Rpc, OpenError> {
+        let opening = self.opening(origin, deadline);
+        let opened = opening.await;
+        self.adopt(opened)
+    }
+
+    /// The next attempt, at this origin. What is replayed is held from here on: to be followed by
+    /// [`adopt`](Self::adopt).
+    fn opening(
+        &mut self,
+        origin: &Origin,
+        deadline: Instant,
+    ) -> impl Future<Output = Opened> + Send + use<> {
         self.attempt += 1;
-        let replay = self.feed.hold();
+        let attempt = self.attempt;
+        let (terms, replay) = (self.terms.clone(), self.feed.hold());
         let connection = self.context.origins.connect(origin);
-        let span = info_span!("relay.open", otel.kind = "client", origin = %origin.name, attempt = self.attempt,
-            epoch = self.terms.epoch);
-        let opening = Rpc::open(
-            &self.terms,
-            self.attempt,
-            origin,
-            connection.clone(),
-            &replay,
-        );
-        let opened = match timeout_at(deadline, opening).instrument(span.clone()).await {
-            Ok(opened) => opened,
-            Err(_elapsed) => Err(OpenError::Timeout),
-        };
-        if let Err(error) = &opened {
-            telemetry::fail(&span, &error.reason());
+        let origin = origin.clone();
+        let span = info_span!("relay.open", otel.kind = "client", origin = %origin.name, attempt, epoch = terms.epoch);
+        async move {
+            let first_sequence = replay.first_sequence;
+            let opening = Rpc::open(&terms, attempt, &origin, connection.clone(), &replay);
+            let opened = match timeout_at(deadline, opening).instrument(span.clone()).await {
+                Ok(opened) => opened,
+                Err(_elapsed) => Err(OpenError::Timeout),
+            };
+            if let Err(error) = &opened {
+                telemetry::fail(&span, &error.reason());
+            }
+            Opened {
+                first_sequence,
+                connection,
+                attempt,
+                opened,
+            }
         }
-        drop(span);
+    }
+
+    /// The origin has the session, if it took it.
+    fn adopt(&mut self, opened: Opened) -> Result<Rpc, OpenError> {
+        let Opened {
+            first_sequence,
+            connection,
+            attempt,
+            opened,
+        } = opened;
         let (rpc, accepted) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -333,31 +376,30 @@ impl Relay {
                 return Err(error);
             }
         };
-        if rpc.next_sequence < replay.first_sequence
-            || rpc.next_sequence > self.feed.next_sequence()
-        {
+        if rpc.next_sequence < first_sequence || rpc.next_sequence > self.feed.next_sequence() {
             return Err(OpenError::Malformed("next_sequence"));
         }
         self.feed.resume(rpc.next_sequence);
         self.terms.accepted(&accepted);
-        self.live.attached(
-            self.terms.epoch,
-            self.attempt,
-            &origin.name,
-            &self.terms.broadcast_id,
-        );
-        debug!(origin = %origin.name, epoch = self.terms.epoch, attempt = self.attempt, "publishing");
+        let origin = &rpc.origin.name;
+        let broadcast_id = &self.terms.broadcast_id;
+        self.live
+            .attached(self.terms.epoch, attempt, origin, broadcast_id);
+        debug!(%origin, epoch = self.terms.epoch, attempt, "publishing");
         Ok(rpc)
     }
 
-    fn count_reopen(&self, lost: &Lost, outcome: &'static str) {
+    /// Readers look in the registry for where the session is.
+    fn renew_moved(&self) {
+        let (context, live) = (self.context.clone(), self.live.clone());
+        tokio::spawn(async move { leases::renew_now(&context, &live).await });
+    }
+
+    fn count_reopen(&self, reason: &'static str, outcome: &'static str) {
         self.context
             .metrics
             .relay_reopens
-            .get_or_create(&ReopenLabels {
-                reason: lost.reason(),
-                outcome,
-            })
+            .get_or_create(&ReopenLabels { reason, outcome })
             .inc();
     }
 }
@@ -375,7 +417,6 @@ impl Lost {
     fn reason(&self) -> &'static str {
         match self {
             Self::Broken(_) => "broken",
-            Self::Goodbye(_) => "goodbye",
             Self::Stalled => "stalled",
         }
     }
@@ -383,7 +424,6 @@ impl Lost {
     fn detail(&self) -> &str {
         match self {
             Self::Broken(status) => status.message(),
-            Self::Goodbye(reason) => reason,
             Self::Stalled => "no acknowledgement",
         }
     }

@@ -137,6 +137,12 @@ impl ReplayRing {
         self.replay()
     }
 
+    /// What was held for another origin is not needed: the one that has the session keeps it.
+    pub(crate) fn keep(&mut self, now: Instant) {
+        self.held = false;
+        self.trim(now);
+    }
+
     /// Another origin took the session and has every frame before `next_sequence` alone: what comes behind that is
     /// outstanding again.
     pub(crate) fn rewind(&mut self, next_sequence: u64, now: Instant) {

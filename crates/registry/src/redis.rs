@@ -169,8 +169,15 @@ impl RedisRegistry {
             let replies = self.run("renew", &commands).await?;
             let mut held = BTreeMap::<_, Vec<_>>::new();
             let mut now_ms = 0;
+            let mut failed = None;
             for (renewal, reply) in renewals.iter().zip(replies) {
-                let (outcome, at_ms) = value::renewal_outcome(accepted(reply)?)?;
+                let (outcome, at_ms) = match accepted(reply).and_then(value::renewal_outcome) {
+                    Ok(renewed) => renewed,
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        continue;
+                    }
+                };
                 outcomes.push(outcome);
                 now_ms = at_ms;
                 if !matches!(outcome, RenewalOutcome::Fenced { .. }) {
@@ -178,8 +185,12 @@ impl RedisRegistry {
                     held.entry(&renewal.edge).or_default().push(at);
                 }
             }
+            // Also where others failed: a lease that is not in the index is not listed.
             for (edge, held) in held {
                 self.index(edge, &held, now_ms).await;
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
         }
         Ok(outcomes)
@@ -324,8 +335,11 @@ impl RedisRegistry {
                 continue;
             }
             for reply in self.run("leases", &commands).await? {
-                let members =
-                    skip_malformed(accepted(reply).and_then(value::texts), "edge's index");
+                let members = match accepted(reply).and_then(value::texts) {
+                    // What cannot be read now is not an index that is not there.
+                    Err(unavailable @ RegistryError::Unavailable(_)) => return Err(unavailable),
+                    read => skip_malformed(read, "edge's index"),
+                };
                 for member in members.unwrap_or_default() {
                     held.extend(skip_malformed(
                         value::member(member.as_deref()),

@@ -207,7 +207,7 @@ async fn a_session_that_was_asked_to_leave_has_moved_when_it_ends_by_itself() {
     assert_eq!(stays.end_for(End::ClientClose), End::ClientClose);
     let leaves = session("b", "k1");
     attach(&leaves);
-    leaves.note_leaving().await;
+    leaves.note_leaving();
     assert!(leaves.renewal().unwrap().standing.leaving);
     for end in [End::ClientClose, End::Disconnected, End::Fenced] {
         assert_eq!(leaves.end_for(end), End::Moved);
@@ -215,18 +215,4 @@ async fn a_session_that_was_asked_to_leave_has_moved_when_it_ends_by_itself() {
     for end in [End::Revoked, End::Drain, End::OriginLost] {
         assert_eq!(leaves.end_for(end), end);
     }
-}
-
-#[tokio::test]
-async fn a_renewal_under_way_does_not_hide_that_a_session_leaves() {
-    let session = session("a", "k1");
-    attach(&session);
-    assert!(!session.renewal().unwrap().standing.leaving);
-    let noting = session.clone();
-    let noted = tokio::spawn(async move { noting.note_leaving().await });
-    tokio::task::yield_now().await;
-    assert!(!noted.is_finished());
-    session.renewal_done();
-    noted.await.unwrap();
-    assert!(session.renewal().unwrap().standing.leaving);
 }

@@ -152,6 +152,11 @@ impl Feed {
         self.shared.state.lock().ring.hold()
     }
 
+    /// The origin that has the session keeps it; see [`ReplayRing::keep`].
+    pub(super) fn keep(&self) {
+        self.change(|state, now| state.ring.keep(now));
+    }
+
     /// Another origin goes on from here; see [`ReplayRing::rewind`].
     pub(super) fn resume(&self, next_sequence: u64) {
         self.change(|state, now| state.ring.rewind(next_sequence, now));

@@ -20,6 +20,7 @@ use tonic::{Status, Streaming};
 use crate::{origins::Connection, replay_ring::Replay};
 
 /// What a session tells every origin.
+#[derive(Clone)]
 pub(crate) struct Terms {
     pub(crate) signed_grant: Vec<u8>,
     pub(crate) stream: StreamId,

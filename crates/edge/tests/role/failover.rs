@@ -138,6 +138,37 @@ async fn an_origin_that_leaves_keeps_its_session_until_there_is_another() {
 }
 
 #[tokio::test]
+async fn an_origin_that_leaves_takes_frames_until_another_has_the_session() {
+    let harness = Harness::start(2).await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-unbroken").await;
+    let (owner, session) = harness.owner().await;
+    let (first, second) = (&harness.origins[owner], &harness.origins[1 - owner]);
+    let mut sent = Vec::new();
+    second.set(Mode::Refuse);
+    first.set(Mode::Leave);
+    // Longer than it takes to be refused at the other.
+    send_until(
+        &mut encoder,
+        &mut sent,
+        "media at the leaving origin",
+        || first.session(&session).frames.len() > 200,
+    )
+    .await;
+    assert!(!first.session(&session).lost);
+    second.set(Mode::Take);
+    send_until(&mut encoder, &mut sent, "media at the other origin", || {
+        !second.session(&session).frames.is_empty()
+    })
+    .await;
+    until("the end at the first", || first.session(&session).lost).await;
+    encoder.finish().await;
+    until("the close", || second.session(&session).closed.is_some()).await;
+    assert_resumed(&second.session(&session), &sent);
+    let moved = "headwater_relay_reopens_total{reason=\"goodbye\",outcome=\"ok\"}";
+    assert_eq!(harness.metric(moved), 1);
+}
+
+#[tokio::test]
 async fn the_registry_hears_at_once_where_a_session_has_moved() {
     let harness = Harness::start_with(2, |config| {
         config.relay.renew_period = Duration::from_secs(3600);

@@ -34,6 +34,8 @@ pub(super) async fn follow(
         .arg("GET-MASTER-ADDR-BY-NAME")
         .arg(&master_name);
     question.cmd("SENTINEL").arg("MASTER").arg(&master_name);
+    // Of the failover that made the primary that is believed in.
+    let mut believed = 0;
     loop {
         let answers = ask(&sentinels, &question, Instant::now() + timeout);
         let answers = tokio::select! {
@@ -44,8 +46,14 @@ pub(super) async fn follow(
             .iter()
             .filter_map(|(_, answer)| read(answer))
             .max_by_key(|(epoch, _)| *epoch);
+        // A sentinel that was cut off names a primary of before. Most of them together may have been made anew.
+        let most = answers.len() * 2 > sentinels.len();
         let now = match known {
-            Some((_, address)) => Place::At(address),
+            Some((epoch, _)) if epoch < believed && !most => Place::Asking,
+            Some((epoch, address)) => {
+                believed = epoch;
+                Place::At(address)
+            }
             None if answers.is_empty() => Place::Unknown(Arc::new(ConnectError::NoSentinel)),
             None => Place::Unknown(Arc::new(ConnectError::UnknownMaster {
                 master_name: master_name.clone(),
