@@ -42,6 +42,7 @@ mod connection;
 mod error;
 mod keys;
 mod node;
+mod pause;
 mod probe;
 mod script;
 mod sentinel;
@@ -522,15 +523,6 @@ fn skip_malformed<T>(read: Result<T, RegistryError>, list: &'static str) -> Opti
         tracing::warn!(list, reason = %error, "ignoring a malformed entry in the registry");
     })
     .ok()
-}
-
-/// Between half and one and a half of a pause: many processes are not to do at once what one does.
-fn jittered(pause: Duration) -> Duration {
-    let mut random = [0; 2];
-    // Without randomness there is no jitter.
-    aws_lc_rs::rand::fill(&mut random).ok();
-    let half = pause / 2;
-    half + pause.mul_f64(f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX))
 }
 
 /// For Redis, which refuses a time to live that overflows.

@@ -17,8 +17,8 @@ use super::{
     ask::ask,
     config::{Address, RedisConfig},
     error::{CommandError, ConnectError},
-    jittered,
     node::{Duty, Node, Target},
+    pause::jittered,
     slot::SLOTS,
     watcher::Watcher,
 };

@@ -29,7 +29,7 @@ use super::{
     RedisEvent,
     config::{Address, RedisAccess},
     error::{CommandError, ConnectError, kind},
-    jittered,
+    pause::jittered,
     probe::{Role, read_role, skew_seconds},
     script::SCRIPTS,
     watcher::Watcher,

@@ -16,8 +16,8 @@ use super::{
     ask::ask,
     config::Address,
     error::ConnectError,
-    jittered,
     node::{Node, Place},
+    pause::jittered,
 };
 
 /// Asks for as long as somebody wants to know.
