@@ -64,6 +64,13 @@ install_debian_packages() {
   install_packages "${packages[@]}"
 }
 
+# Whether this program can be taken out of a Debian package: WHAT
+can_unpack() {
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null && return 0
+  missing+=("$1 (no apt-get here; install it your system's way)")
+  return 1
+}
+
 # Checks alerts and dashboards. One program of a package whose server, user and web pages nobody needs here: it is
 # unpacked, not installed.
 install_promtool() {
@@ -71,10 +78,7 @@ install_promtool() {
   if has promtool || [[ -x $directory/promtool ]]; then
     return 0
   fi
-  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    missing+=("promtool, of Prometheus (no apt-get here; install it your system's way)")
-    return 0
-  fi
+  can_unpack "promtool, of Prometheus" || return 0
   echo "tests: unpacking promtool"
   mkdir -p "$directory"
   if ! (cd "$directory" && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb unpacked &&
@@ -91,10 +95,7 @@ install_valkey() {
   if [[ -x $directory/valkey-server ]] || { has valkey-server && mkdir -p "$directory" && ln -sf "$(command -v valkey-server)" "$directory/"; }; then
     return 0
   fi
-  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    missing+=("valkey-server (no apt-get here; install it your system's way)")
-    return 0
-  fi
+  can_unpack "valkey-server" || return 0
   echo "tests: unpacking valkey-server"
   mkdir -p "$directory/lists/partial"
   codename="$(. /etc/os-release && echo "$VERSION_CODENAME")"

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use proto::error::status;
+use proto::error::{role_not_admitted, status};
 use runtime::{
     grpc::{Peer, caller_role},
     identity::Role,
@@ -290,11 +290,7 @@ pub(crate) fn require_role<T>(request: &Request<T>, admitted: Role) -> Result<()
     if caller_role(request) == Some(admitted) {
         return Ok(());
     }
-    Err(status(
-        Code::PermissionDenied,
-        "ROLE_NOT_ADMITTED",
-        format!("only the role {admitted} may call this"),
-    ))
+    Err(role_not_admitted(admitted))
 }
 
 /// Tests that call services directly say whom they call for; no request from a port has this.

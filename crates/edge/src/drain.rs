@@ -6,12 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use runtime::shutdown::DrainTimes;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until, timeout_at},
-};
-use tracing::info;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::{
     Context, HOUSEKEEPING_PERIOD, end::End, leases, live::Farewell, revocations::jittered,
@@ -19,7 +16,7 @@ use crate::{
 
 /// Where the edge is on its way to be empty.
 pub(crate) struct Drain {
-    phase: watch::Sender<Phase>,
+    phase: Mutex<Phase>,
 }
 
 /// How far the edge is.
@@ -38,12 +35,12 @@ const READY: &str = "edge-drain";
 impl Drain {
     pub(crate) fn new() -> Self {
         Self {
-            phase: watch::Sender::new(Phase::Serving),
+            phase: Mutex::new(Phase::Serving),
         }
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        *self.phase.lock()
     }
 
     /// Whether new publishes are refused.
@@ -94,9 +91,7 @@ pub(crate) async fn run(context: Arc<Context>) {
 }
 
 fn enter(context: &Context, phase: Phase) {
-    let sessions = context.live.count();
-    info!(?phase, sessions, "the edge's drain");
-    context.drain.phase.send_replace(phase);
+    *context.drain.phase.lock() = phase;
     tell(context);
 }
 
@@ -159,7 +154,7 @@ async fn ask(context: &Arc<Context>, over: Duration) {
             sleep(jittered(pause)).await;
             session.note_leaving();
             // Without the registry its key's policy decides about its successor.
-            leases::renew_now(context, &session).await;
+            leases::renew_now(context, &session).await.ok();
             session.bid(Farewell::Ask);
         }
     }

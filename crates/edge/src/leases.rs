@@ -11,7 +11,10 @@ use std::{
 use futures_util::future::join_all;
 use registry::{RegistryError, Renewal, RenewalOutcome};
 use runtime::error::chain;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tracing::{debug, info, warn};
 
 use crate::{Context, live::LiveSession, metrics::Outcome};
@@ -28,17 +31,15 @@ pub(crate) async fn renew(context: Arc<Context>) {
 }
 
 /// Renews one session at once, because what its lease says has changed: where it is, for readers; or that it leaves, for
-/// its successor. Whether the registry took it. Goes on where nobody waits for it: a renewal that begins ends.
-pub(crate) async fn renew_now(context: &Arc<Context>, session: &Arc<LiveSession>) -> bool {
+/// its successor. Goes on where nobody waits for it: a renewal that begins ends.
+pub(crate) fn renew_now(context: &Arc<Context>, session: &Arc<LiveSession>) -> JoinHandle<()> {
     let (context, session) = (context.clone(), session.clone());
-    let renewing = tokio::spawn(async move {
-        match session.renewal_behind_others().await {
+    tokio::spawn(async move {
+        if let Some(renewal) = session.renewal_behind_others().await {
             // A failure is made up for, and told, by the periodic renewals.
-            Some(renewal) => renew_chunk(&context, &[(renewal, session)]).await.is_ok(),
-            None => false,
+            renew_chunk(&context, &[(renewal, session)]).await.ok();
         }
-    });
-    renewing.await.unwrap_or(false)
+    })
 }
 
 async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {

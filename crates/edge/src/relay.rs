@@ -277,8 +277,7 @@ impl Relay {
                 Ok(Some(rpc)) => {
                     info!(origin = %rpc.origin.name, attempt = self.attempt, elapsed = ?started.elapsed(),
                         next_sequence = rpc.next_sequence, "another origin has the session");
-                    self.count_reopen(lost.reason(), "ok");
-                    self.renew_moved();
+                    self.moved(lost.reason());
                     return Ok(rpc);
                 }
                 Ok(None) => {}
@@ -389,10 +388,10 @@ impl Relay {
         Ok(rpc)
     }
 
-    /// Readers look in the registry for where the session is.
-    fn renew_moved(&self) {
-        let (context, live) = (self.context.clone(), self.live.clone());
-        tokio::spawn(async move { leases::renew_now(&context, &live).await });
+    /// Another origin has the session: readers look in the registry for where it is.
+    fn moved(&self, reason: &'static str) {
+        self.count_reopen(reason, "ok");
+        leases::renew_now(&self.context, &self.live);
     }
 
     fn count_reopen(&self, reason: &'static str, outcome: &'static str) {

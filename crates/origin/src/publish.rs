@@ -9,7 +9,7 @@ mod opening;
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use proto::{
-    error::{status, status_with},
+    error::{role_not_admitted, status, status_with},
     frames::{Assembler, FrameError, Parts},
     grant::GrantVerifier,
     internal::v1::{
@@ -101,11 +101,7 @@ fn require_role<T>(request: &Request<T>, admitted: Role) -> Result<(), Status> {
     if caller_role(request) == Some(admitted) {
         return Ok(());
     }
-    Err(status(
-        Code::PermissionDenied,
-        "ROLE_NOT_ADMITTED",
-        format!("only the role {admitted} may call this"),
-    ))
+    Err(role_not_admitted(admitted))
 }
 
 /// One accepted Publish RPC.

@@ -443,3 +443,11 @@ async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
 fn lossless(request: &mut SubscribeRequest) {
     request.set_delivery_class(DeliveryClass::Lossless);
 }
+
+/// A lossless reader that comes back.
+fn behind(cursor: Vec<u8>) -> impl FnOnce(&mut SubscribeRequest) {
+    |request| {
+        lossless(request);
+        request.cursor = cursor;
+    }
+}

@@ -13,6 +13,16 @@ pub fn status(code: Code, reason: &str, description: impl Into<String>) -> Statu
     status_with(code, reason, description, [])
 }
 
+/// What a caller is told whose role an RPC is not for: the services of the internal port share the port, and not their
+/// callers.
+pub fn role_not_admitted(admitted: impl std::fmt::Display) -> Status {
+    status(
+        Code::PermissionDenied,
+        "ROLE_NOT_ADMITTED",
+        format!("only the role {admitted} may call this"),
+    )
+}
+
 /// As [`status`], with metadata beside the reason.
 pub fn status_with<const N: usize>(
     code: Code,

@@ -63,8 +63,7 @@ impl Relay {
             Ok(rpc) => {
                 info!(origin = %rpc.origin.name, attempt = self.attempt, next_sequence = rpc.next_sequence,
                     "another origin has the session, and the one that leaves has it no more");
-                self.count_reopen("goodbye", "ok");
-                self.renew_moved();
+                self.moved("goodbye");
                 Some(Outcome::Moved(Box::new(rpc)))
             }
             Err(OpenError::Fenced { .. }) => Some(Outcome::Fenced),

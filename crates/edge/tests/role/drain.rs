@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use edge::Config;
 use proto::v1::EventType;
-use registry::{
-    Claim, ClaimOutcome, EdgeName, LeaseStats, Policy, Renewal, RenewalOutcome, SessionId, Slot,
-    Standing, StreamId,
-};
+use registry::{Claim, ClaimOutcome, LeaseStats, Policy, Renewal, RenewalOutcome, Standing};
 
 use runtime::shutdown::DrainTimes;
 
@@ -15,29 +12,6 @@ use crate::{
     encoder::{Encoder, Said, media},
     harness::{Harness, assert_same, in_time, until},
 };
-
-fn stream(name: &str) -> StreamId {
-    StreamId::derive("default", "live", name)
-}
-
-/// Of a session on another edge.
-fn claim(harness: &Harness, name: &str) -> Claim {
-    Claim {
-        stream: stream(name),
-        slot: Slot::PRIMARY,
-        session: SessionId::new("another").unwrap(),
-        edge: EdgeName::new("another-edge").unwrap(),
-        candidate: harness.origins[0].name.clone(),
-        announced: vec![harness.origins[0].name.clone()],
-        broadcast_id: "0".repeat(32),
-        policy: Policy::Reject,
-        standing: Standing::default(),
-        patient: true,
-        floor: 0,
-        home_ttl: Duration::from_secs(60),
-        stats: LeaseStats::default(),
-    }
-}
 
 /// As a process that got SIGTERM.
 fn drain_within(harness: &Harness, timeout: Duration) {
@@ -65,7 +39,7 @@ async fn an_encoder_that_follows_requests_is_asked_and_loses_nothing() {
     let asked = in_time("the request", encoder.said()).await;
     assert_eq!(asked, Said::AskedToReconnect);
     // Whatever its key says: whoever comes next is its successor.
-    let claim = claim(&harness, "moved");
+    let claim = harness.claim_elsewhere("moved", Policy::Reject);
     let outcome = harness.registry.claim(&claim).await.unwrap();
     assert_eq!(outcome, ClaimOutcome::Leaving);
     // It is served until it leaves.
@@ -159,7 +133,7 @@ async fn readiness_and_metrics_tell_how_far_a_drain_is() {
 
 /// A session on another edge that was asked to leave, and has not yet.
 async fn leaving(harness: &Harness, name: &str) -> (Claim, u64) {
-    let claim = claim(harness, name);
+    let claim = harness.claim_elsewhere(name, Policy::Reject);
     let ClaimOutcome::Granted { epoch, home, .. } = harness.registry.claim(&claim).await.unwrap()
     else {
         panic!("the stream is not free");

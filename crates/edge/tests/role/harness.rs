@@ -9,7 +9,10 @@ use std::{
 
 use edge::{Config, Dependencies, Edge, Listeners, OriginDialer};
 use parking_lot::Mutex;
-use registry::{Lease, MemoryRegistry, Registry};
+use registry::{
+    Claim, EdgeName, Lease, LeaseStats, MemoryRegistry, Policy, Registry, SessionId, Slot,
+    Standing, StreamId,
+};
 use rtmp::MediaMessage;
 use runtime::{
     admin::Readiness,
@@ -175,6 +178,26 @@ impl Harness {
         });
         #[expect(clippy::cast_possible_truncation, reason = "counts of a test")]
         line.map_or(0, |value| value as i64)
+    }
+
+    /// By a session on another edge, which waits for an owner that leaves.
+    pub(crate) fn claim_elsewhere(&self, name: &str, policy: Policy) -> Claim {
+        let origin = &self.origins[0].name;
+        Claim {
+            stream: StreamId::derive("default", "live", name),
+            slot: Slot::PRIMARY,
+            session: SessionId::new("another").unwrap(),
+            edge: EdgeName::new("another-edge").unwrap(),
+            candidate: origin.clone(),
+            announced: vec![origin.clone()],
+            broadcast_id: "0".repeat(32),
+            policy,
+            standing: Standing::default(),
+            patient: true,
+            floor: 0,
+            home_ttl: Duration::from_secs(60),
+            stats: LeaseStats::default(),
+        }
     }
 
     pub(crate) async fn no_lease(&self) {

@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use edge::OutagePolicy;
 use proto::internal::v1::authorize_request::Credential;
-use registry::{
-    Claim, ClaimOutcome, EdgeName, LeaseStats, Policy, RedisConfig, RedisRegistry, Registry,
-    SessionId, Slot, Standing, StreamId,
-};
+use registry::{ClaimOutcome, Policy, RedisConfig, RedisRegistry, Registry, Slot, StreamId};
 
 use crate::{
     encoder::{Encoder, Said, media},
@@ -580,21 +577,7 @@ async fn a_claim_of_another_edge_takes_over_at_the_renewal() {
     })
     .await;
     let mut encoder = Encoder::publish(harness.address, "live", "good-elsewhere").await;
-    let claim = Claim {
-        stream: StreamId::derive("default", "live", "elsewhere"),
-        slot: Slot::PRIMARY,
-        session: SessionId::new("another").unwrap(),
-        edge: EdgeName::new("another-edge").unwrap(),
-        candidate: harness.origins[0].name.clone(),
-        announced: vec![harness.origins[0].name.clone()],
-        broadcast_id: "0".repeat(32),
-        policy: Policy::Takeover,
-        standing: Standing::default(),
-        patient: false,
-        floor: 0,
-        home_ttl: Duration::from_secs(60),
-        stats: LeaseStats::default(),
-    };
+    let claim = harness.claim_elsewhere("elsewhere", Policy::Takeover);
     let granted = harness.registry.claim(&claim).await.unwrap();
     assert!(matches!(
         granted,

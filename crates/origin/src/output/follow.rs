@@ -16,7 +16,10 @@ use proto::{
 use registry::{FencingToken, Slot, StreamId};
 use tonic::{Code, Status};
 
-use super::{READ_BYTES, grpc::lag_refusal};
+use super::{
+    READ_BYTES,
+    grpc::{gap_message, lag_refusal},
+};
 use crate::{
     metrics::OutputLabels,
     stream::{self, End, Next, Streams, Subscription, SubscriptionStart},
@@ -159,11 +162,7 @@ impl Answers {
                 let batches = batches(frames, Parts::Omitted);
                 self.ready.extend(batches.into_iter().map(Answer::Batch));
             }
-            Event::Gap(gap) => self.ready.push_back(Answer::Gap(subscribe_event::Gap {
-                session_id: gap.session_id.to_string(),
-                from_sequence: gap.from_sequence,
-                to_sequence: gap.to_sequence,
-            })),
+            Event::Gap(gap) => self.ready.push_back(Answer::Gap(gap_message(&gap))),
             Event::Header(header) => self.ready.push_back(header_answer(&header)),
         }
     }

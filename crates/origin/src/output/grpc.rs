@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use futures_util::Stream;
-use media::log::{Class, Event, Header, LagError, Start};
+use media::log::{Class, Event, Gap, Header, LagError, Start};
 use proto::{
     error::status,
     frames::{Parts, batches},
@@ -173,11 +173,7 @@ impl Events {
                     self.ready.push_back(message);
                 }
             }
-            Event::Gap(gap) => self.ready.push_back(Message::Gap(subscribe_event::Gap {
-                session_id: gap.session_id.to_string(),
-                from_sequence: gap.from_sequence,
-                to_sequence: gap.to_sequence,
-            })),
+            Event::Gap(gap) => self.ready.push_back(Message::Gap(gap_message(&gap))),
             Event::Header(header) => {
                 self.session_id = Arc::clone(&header.session_id);
                 let message = header_message(&header, self.subscription.broadcast_id());
@@ -214,6 +210,14 @@ fn header_message(header: &Header, broadcast_id: &str) -> Message {
         headers: batches(frames, Parts::Included).into_iter().next(),
         tracks: tracks_to_proto(&header.tracks),
     })
+}
+
+pub(super) fn gap_message(gap: &Gap) -> subscribe_event::Gap {
+    subscribe_event::Gap {
+        session_id: gap.session_id.to_string(),
+        from_sequence: gap.from_sequence,
+        to_sequence: gap.to_sequence,
+    }
 }
 
 fn end_message(end: End) -> Message {

@@ -190,11 +190,7 @@ async fn a_cursor_of_one_origin_is_good_at_another() {
     player.frames(27).await;
     let cursor = player.cursor;
     publisher.publish(&frames[27..]).await;
-    let resume = |request: &mut SubscribeRequest| {
-        lossless(request);
-        request.cursor = cursor;
-    };
-    let mut player = cluster.origins[1].subscribe("main", resume).await;
+    let mut player = cluster.origins[1].subscribe("main", behind(cursor)).await;
     player.header().await;
     let got = player.frames(frames.len() - 27).await;
     assert!(got.into_iter().eq(contiguous(27, &frames[27..])));
@@ -211,12 +207,8 @@ async fn a_cursor_inside_of_the_oldest_group_loses_nothing_at_a_follower() {
     player.frames(20).await;
     let cursor = player.cursor;
     publisher.publish(&frames[20..]).await;
-    let resume = |request: &mut SubscribeRequest| {
-        lossless(request);
-        request.cursor = cursor;
-    };
     // The owner has 17.., the oldest keyframe is 22.
-    let mut player = cluster.origins[1].subscribe("main", resume).await;
+    let mut player = cluster.origins[1].subscribe("main", behind(cursor)).await;
     player.header().await;
     let got = player.frames(frames.len() - 20).await;
     assert!(got.into_iter().eq(contiguous(20, &frames[20..])));
@@ -416,11 +408,7 @@ async fn an_owner_that_lost_the_stream_says_moved_and_followers_go_on() {
         unexpected => panic!("{unexpected:?}"),
     }
     let cursor = own.cursor;
-    let resume = |request: &mut SubscribeRequest| {
-        lossless(request);
-        request.cursor = cursor;
-    };
-    let mut own = cluster.origins[0].subscribe("main", resume).await;
+    let mut own = cluster.origins[0].subscribe("main", behind(cursor)).await;
     publisher.send(&frames[22..]).await;
     for player in [&mut own, &mut player] {
         player.header().await;

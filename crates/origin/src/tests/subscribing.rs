@@ -133,12 +133,7 @@ async fn a_slow_lossless_reader_gets_contiguous_frames_and_then_an_error() {
     assert_refused(&refusal, Code::ResourceExhausted, "LAG_BUDGET_EXCEEDED");
 
     let cursor = player.cursor;
-    let mut player = origin
-        .subscribe("main", |request| {
-            lossless(request);
-            request.cursor = cursor;
-        })
-        .await;
+    let mut player = origin.subscribe("main", behind(cursor)).await;
     match player.next().await.unwrap() {
         subscribe_event::Event::Gap(gap) => assert_eq!(gap.from_sequence, expected),
         other => panic!("a cursor behind the log gets a gap, not {other:?}"),
@@ -159,12 +154,8 @@ async fn a_cursor_follows_the_session_to_another_origin() {
 
     // The reader is there first: it waits. The publisher replays its ring from a keyframe on.
     let replayed_from = 22;
-    let (mut player, mut publisher) = tokio::join!(
-        other.subscribe("main", |request| {
-            lossless(request);
-            request.cursor = cursor;
-        }),
-        async {
+    let (mut player, mut publisher) =
+        tokio::join!(other.subscribe("main", behind(cursor)), async {
             let mut open = other.open_request(&grant("main", "s1"), 1, 2);
             open.timeline_offset_ms = Some(publisher.accepted.timeline_offset_ms);
             open.first_sequence = replayed_from;
@@ -177,8 +168,7 @@ async fn a_cursor_follows_the_session_to_another_origin() {
             )
             .await;
             publisher
-        }
-    );
+        });
     assert_eq!(publisher.accepted.broadcast_id, "b1");
     publisher.publish(&frames[22..]).await;
     let (session_id, headers) = player.header().await;

@@ -39,10 +39,7 @@ async fn sentinels_replace_a_frozen_primary() {
     form.servers[0].signal("STOP");
     load.recovers("sentinel, primary frozen").await;
     // It thinks that it is the primary, until the sentinels tell it.
-    form.servers[0].signal("CONT");
-    form.servers[0]
-        .says(&["INFO", "replication"], "role:slave")
-        .await;
+    form.thaws(0).await;
     load.goes_on().await;
     load.end().await;
 }
@@ -99,10 +96,7 @@ async fn a_cluster_replaces_a_frozen_node() {
     let load = Load::start(&form).await;
     form.servers[at].signal("STOP");
     load.recovers("cluster, node frozen").await;
-    form.servers[at].signal("CONT");
-    form.servers[at]
-        .says(&["INFO", "replication"], "role:slave")
-        .await;
+    form.thaws(at).await;
     load.goes_on().await;
     load.end().await;
 }

@@ -24,6 +24,13 @@ pub(crate) struct Form {
 }
 
 impl Form {
+    /// The server that was frozen goes on, and learns that it is no primary any more.
+    pub(crate) async fn thaws(&self, at: usize) {
+        let server = &self.servers[at];
+        server.signal("CONT");
+        server.says(&["INFO", "replication"], "role:slave").await;
+    }
+
     pub(crate) async fn one(program: &str) -> Self {
         let server = RedisServer::start_with(program, &Certificates::new(), &[]).await;
         Self::of(RedisServers::One(server.address()), vec![server], 1, vec![])
