@@ -232,6 +232,12 @@ DASHBOARDS = {
             ("Stale publishes refused", "reqps", {
                 "{{pod}}": rate("headwater_origin_epoch_rejections_total", "pod", "$P"),
             }),
+            ("Streams with a backup", "short", {
+                "{{pod}}": total("headwater_origin_backed_up_streams_active", "pod", "$P"),
+            }),
+            ("Switches between primary and backup", "reqps", {
+                "{{reason}}": rate("headwater_origin_switches_total", "reason", "$P"),
+            }),
             ("From the loss of a publisher to the next", "s", quantiles("headwater_origin_splice_gap_seconds", "pod", "$P")),
         ],
         "Media": [

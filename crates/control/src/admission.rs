@@ -185,14 +185,22 @@ impl Admission {
         self.shared.metrics.key_check("undecided", "database");
     }
 
-    /// The same, if the terms take this publisher now, what they start fits into the quotas, the credential has a use
+    /// The same, for one of the stream's slots, if the terms take this publisher now, what they start fits into the quotas, the credential has a use
     /// left, and the stream is the tenant's. What is refused counts nowhere.
     async fn admit(
         &self,
-        verdict: Verdict,
+        mut verdict: Verdict,
         request: &AuthorizeRequest,
         now_ms: i64,
     ) -> Result<Verdict, Status> {
+        if let Ok(terms) = &mut verdict.outcome {
+            match terms.policy.role.asked(request.backup) {
+                Ok(role) => terms.policy.role = role,
+                Err(refusal) => {
+                    return Ok(Verdict::refused(refusal, verdict.by, verdict.claimed_id));
+                }
+            }
+        }
         let Ok(terms) = &verdict.outcome else {
             return Ok(verdict);
         };

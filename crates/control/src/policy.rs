@@ -75,6 +75,8 @@ pub(crate) enum Role {
     #[default]
     Primary,
     Backup,
+    /// As the publisher says.
+    Any,
 }
 
 /// What a source of admission allows: who publishes what, and under which terms.
@@ -217,6 +219,7 @@ impl Policy {
             role: match self.role {
                 Role::Primary => IngestRole::Primary,
                 Role::Backup => IngestRole::Backup,
+                Role::Any => IngestRole::Any,
             }
             .into(),
             quota_group: self.quota_group.clone(),
@@ -268,10 +271,20 @@ impl Limits {
 }
 
 impl Role {
+    /// What a publisher is that says whether it is the backup.
+    pub(crate) fn asked(self, backup: bool) -> Result<Self, Refusal> {
+        match self {
+            Self::Primary if backup => Err(Refusal::BackupNotAllowed),
+            Self::Any if backup => Ok(Self::Backup),
+            Self::Primary | Self::Any => Ok(Self::Primary),
+            Self::Backup => Ok(Self::Backup),
+        }
+    }
+
     /// The stream's slot.
     pub(crate) fn slot(self) -> u32 {
         match self {
-            Self::Primary => 0,
+            Self::Primary | Self::Any => 0,
             Self::Backup => 1,
         }
     }
@@ -298,6 +311,7 @@ fn role(value: i32) -> Result<Role, &'static str> {
     match IngestRole::try_from(value) {
         Ok(IngestRole::Unspecified | IngestRole::Primary) => Ok(Role::Primary),
         Ok(IngestRole::Backup) => Ok(Role::Backup),
+        Ok(IngestRole::Any) => Ok(Role::Any),
         Err(_unknown) => Err("not a role"),
     }
 }

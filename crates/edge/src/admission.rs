@@ -227,6 +227,7 @@ fn refusal(denial: Denial) -> Refusal {
     let reason = match denial.reason() {
         DenialReason::AddressNotAllowed => "address_not_allowed",
         DenialReason::AppNotFound => "app_not_found",
+        DenialReason::BackupNotAllowed => "backup_not_allowed",
         DenialReason::ClientCertificateMissing => "client_certificate_missing",
         DenialReason::ClientCertificateWrong => "client_certificate_wrong",
         DenialReason::HeldOff => "held_off",

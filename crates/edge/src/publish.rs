@@ -187,6 +187,7 @@ impl Publication {
             epoch: 0,
             broadcast_id: String::new(),
             timeline_offset_ms: None,
+            standby: false,
             traceparent: telemetry::traceparent(),
         };
         let mut relay = Relay::new(&self.context, &live, &self.feed, terms);
@@ -236,6 +237,9 @@ impl Publication {
         let token = request.query.iter().find(|(name, _)| name == "token");
         let token = token.map(|(_, value)| value.expose().to_owned());
         let token = token.unwrap_or_default();
+        // As YouTube's publishers say it.
+        let mut query = request.query.iter();
+        let backup = query.any(|(name, value)| name == "backup" && value.expose() == "1");
         let credential = match request.adobe {
             None => Credential::StreamKey(name),
             Some(answer) => Credential::Adobe(AdobeCredential {
@@ -256,6 +260,7 @@ impl Publication {
             encoder: request.encoder,
             session_id: self.session.to_string(),
             token,
+            backup,
             client_certificate: self.client.certificate.clone().map(|shown| {
                 let ClientCertificate {
                     subject,

@@ -229,7 +229,7 @@ impl Relay {
     }
 
     fn handle(
-        &self,
+        &mut self,
         response: Result<Option<PublishResponse>, Status>,
         rpc: &mut Rpc,
         stall: &mut Stall,
@@ -249,6 +249,7 @@ impl Relay {
         };
         match response {
             Some(Response::Ack(ack)) => {
+                self.terms.acknowledged(&ack);
                 // What was never sent cannot be acknowledged.
                 let next_sequence = ack.next_sequence.min(rpc.next_sequence);
                 if self.feed.acknowledge(next_sequence) {
@@ -257,8 +258,8 @@ impl Relay {
                 None
             }
             Some(Response::Goodbye(goodbye)) => {
-                info!(origin = %rpc.origin.name, reason = goodbye.reason, "the origin says goodbye");
-                rpc.goodbye = Some(goodbye.reason);
+                info!(origin = %rpc.origin.name, reason = goodbye.reason, to = goodbye.origin, "the origin says goodbye");
+                rpc.goodbye = Some(goodbye);
                 None
             }
             Some(Response::Accepted(_)) | None => None,

@@ -9,6 +9,7 @@ mod headers;
 mod reader;
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
@@ -40,13 +41,29 @@ impl Default for LogLimits {
     }
 }
 
-/// Who may write: the higher one, epoch before attempt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// Who may write: of those of one slot the higher one, epoch before attempt. Those of two slots say nothing of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Token {
+    /// Which of the stream's publishers.
+    pub slot: u8,
     /// Granted per session.
     pub epoch: u64,
     /// Counts the session's Publish RPCs.
     pub attempt: u32,
+}
+
+impl Token {
+    /// Whether one of these fences it.
+    pub fn is_below(self, seen: &[Self]) -> bool {
+        seen.iter().any(|seen| self < *seen)
+    }
+}
+
+impl PartialOrd for Token {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        let rank = |token: &Self| (token.epoch, token.attempt);
+        (self.slot == other.slot).then(|| rank(self).cmp(&rank(other)))
+    }
 }
 
 /// A frame in the log.
@@ -86,6 +103,16 @@ impl Entry {
             .saturating_add(size_of::<Self>())
             .saturating_add(self.headers_bytes)
     }
+
+    /// What a decoder needs that starts here: metadata and sequence headers with their sequences.
+    pub fn headers(&self) -> Vec<(u64, Frame)> {
+        self.headers.to_vec()
+    }
+
+    /// When it came into its log.
+    pub fn appended(&self) -> Instant {
+        self.appended
+    }
 }
 
 /// A frame that cannot be appended: those before it are missing.
@@ -118,7 +145,7 @@ pub struct Log {
     cut: bool,
     bytes: usize,
     headers: Arc<Headers>,
-    /// The latest sessions, the current one last.
+    /// The latest sessions, the current one last. One that others came in between of is there once for each stretch of it.
     sessions: VecDeque<Session>,
     sessions_begun: u64,
     /// Last timestamp on output, for "never decreases".
@@ -191,7 +218,9 @@ impl Log {
     /// The current session writes under a new token, if that is a higher one. Frames before `first_sequence` will not come any more.
     pub fn continue_session(&mut self, token: Token, first_sequence: u64) {
         if let Some(session) = self.sessions.back_mut() {
-            session.token = session.token.max(token);
+            if !token.is_below(&[session.token]) {
+                session.token = token;
+            }
             session.next_sequence = session.next_sequence.max(first_sequence);
         }
     }
@@ -248,6 +277,12 @@ impl Log {
             session.next_sequence,
             session.timeline_offset_ms,
         ))
+    }
+
+    /// Behind the last frame of a session, also of one that others came after.
+    pub fn next_sequence_of(&self, id: &str) -> Option<u64> {
+        let session = self.sessions.iter().rev().find(|s| &*s.id == id)?;
+        Some(session.next_sequence)
     }
 
     /// Tells what a decoder needs and the log has not seen: the current session's metadata and sequence headers from
@@ -328,11 +363,35 @@ impl Log {
         self.output_ms.values().max().copied()
     }
 
+    /// When the latest frame came; `None`: there is none.
+    pub fn latest_appended(&self) -> Option<Instant> {
+        self.entries.back().map(Entry::appended)
+    }
+
     /// Lets the oldest frames go until the log costs no more than this, save the newest frame.
     pub fn shrink(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.entries.len() > 1 {
             self.evict_first();
         }
+    }
+
+    /// Lets everything before the latest random-access point go, or, where there is none, all frames. When that point came.
+    pub fn keep_gop(&mut self) -> Option<Instant> {
+        let held = self.latest_random_access.filter(|at| *at >= self.first);
+        let from = held.unwrap_or(u64::MAX);
+        while self.first < from && !self.entries.is_empty() {
+            self.evict_first();
+        }
+        self.entries.front().map(Entry::appended)
+    }
+
+    /// Hands out what [`keep_gop`](Self::keep_gop) keeps.
+    pub fn take_gop(&mut self) -> Vec<Entry> {
+        self.keep_gop();
+        let gop: Vec<_> = self.entries.iter().cloned().collect();
+        self.latest_random_access = None;
+        self.keep_gop();
+        gop
     }
 
     /// Lets everything go: the stream has ended, and who has not read it by now does not read.

@@ -24,6 +24,8 @@ pub struct Config {
     pub limits: Limits,
     /// Waits.
     pub timing: Timing,
+    /// When readers get a stream's other publisher.
+    pub backup: Backup,
 }
 
 /// What happens to new publishes while the registry does not answer.
@@ -34,6 +36,18 @@ pub enum OutagePolicy {
     /// They are taken: a double publish during an outage is better than no publish.
     #[default]
     Keep,
+}
+
+/// When readers get a stream's other publisher, where it has two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// A publisher that has sent no media for this long is left.
+    pub starve_after: Duration,
+    /// How long the primary has to be well before readers get it back, and the least time between two switches that
+    /// need not be.
+    pub clear_time: Duration,
+    /// A publisher is left of whose media so many percentage points less came than of the other's; 100: never.
+    pub worse_by_percent: u8,
 }
 
 /// Counts and sizes.
@@ -105,6 +119,17 @@ impl Config {
             log: LogLimits::default(),
             limits: Limits::default(),
             timing: Timing::default(),
+            backup: Backup::default(),
+        }
+    }
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self {
+            starve_after: Duration::from_secs(1),
+            clear_time: Duration::from_secs(10),
+            worse_by_percent: 30,
         }
     }
 }

@@ -18,7 +18,7 @@ mod upstream;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use registry::{Origin, Registry, Slot, StreamId};
+use registry::{Origin, Registry, StreamId};
 use runtime::{grpc::Target, shutdown::Shutdown};
 use tokio::{
     sync::watch,
@@ -28,7 +28,7 @@ use tokio::{
 use self::{directory::Directory, following::Following, upstream::Upstreams};
 use crate::{
     config::Config,
-    stream::{Place, Stream, Streams},
+    stream::{Stream, Streams},
 };
 
 /// How another origin's relay port is reached.
@@ -44,7 +44,7 @@ struct Shared {
     config: Arc<Config>,
     /// `None`: there are no other origins.
     elsewhere: Option<Elsewhere>,
-    searches: Mutex<BTreeMap<Place, watch::Sender<Progress>>>,
+    searches: Mutex<BTreeMap<StreamId, watch::Sender<Progress>>>,
     shutdown: Shutdown,
     streams: Streams,
 }
@@ -95,20 +95,19 @@ impl Follower {
         }
     }
 
-    /// The stream as players see it, its primary publisher's, from wherever it is. One that nobody publishes is waited for
+    /// The stream as players see it, from wherever it is. One that nobody publishes is waited for
     /// as long as `wait`; whether it was, too.
     pub(crate) async fn find(
         &self,
         stream_id: StreamId,
         wait: Duration,
     ) -> Option<(Arc<Stream>, bool)> {
-        let place = (stream_id, Slot::PRIMARY);
         let streams = &self.shared.streams;
-        if let Some(stream) = streams.find(place) {
+        if let Some(stream) = streams.readable(stream_id) {
             return Some((stream, false));
         }
         let mut opened = streams.opened();
-        let mut search = self.search(place);
+        let mut search = self.search(stream_id);
         if search.is_none() && wait.is_zero() {
             return None;
         }
@@ -117,7 +116,7 @@ impl Follower {
         let (mut began, mut waited) = (false, search.is_none());
         loop {
             opened.borrow_and_update();
-            if let Some(stream) = streams.find(place) {
+            if let Some(stream) = streams.readable(stream_id) {
                 let here = stream.owner().is_none();
                 return Some((stream, waited || (here && !began)));
             }
@@ -140,30 +139,30 @@ impl Follower {
 
     /// The search for a stream that is not here: the one under way, or a new one. `None`: there is nowhere to look, or too
     /// much is looked for.
-    fn search(&self, place: Place) -> Option<watch::Receiver<Progress>> {
+    fn search(&self, id: StreamId) -> Option<watch::Receiver<Progress>> {
         self.shared.elsewhere.as_ref()?;
         let mut searches = self.shared.searches.lock();
-        if let Some(search) = searches.get(&place) {
+        if let Some(search) = searches.get(&id) {
             return Some(search.subscribe());
         }
         if searches.len() >= SEARCHES_MAX {
             return None;
         }
         let (search, receiver) = watch::channel(Progress::Asking);
-        searches.insert(place, search);
+        searches.insert(id, search);
         drop(searches);
-        tokio::spawn(self.clone().look(place));
+        tokio::spawn(self.clone().look(id));
         Some(receiver)
     }
 
     /// Looks for a stream until it is here or nobody waits for it.
-    async fn look(self, place: Place) {
+    async fn look(self, id: StreamId) {
         let mut pause = NOT_THERE_PAUSE;
-        while self.shared.streams.find(place).is_none() {
-            let Some(progress) = self.ask(place).await else {
+        while self.shared.streams.find(id).is_none() {
+            let Some(progress) = self.ask(id).await else {
                 break;
             };
-            if let Some(search) = self.shared.searches.lock().get(&place) {
+            if let Some(search) = self.shared.searches.lock().get(&id) {
                 search.send_replace(progress);
             }
             if progress == Progress::NotLive {
@@ -174,24 +173,24 @@ impl Follower {
             }
             let mut searches = self.shared.searches.lock();
             let waited_for = |search: &watch::Sender<Progress>| search.receiver_count() > 0;
-            if !searches.get(&place).is_some_and(waited_for) {
-                searches.remove(&place);
+            if !searches.get(&id).is_some_and(waited_for) {
+                searches.remove(&id);
                 return;
             }
         }
-        self.shared.searches.lock().remove(&place);
+        self.shared.searches.lock().remove(&id);
     }
 
     /// Asks once, and follows where the answer leads. `None`: the stream is here.
-    async fn ask(&self, place: Place) -> Option<Progress> {
+    async fn ask(&self, id: StreamId) -> Option<Progress> {
         let elsewhere = self.shared.elsewhere.as_ref()?;
-        let whereabouts = elsewhere.directory.whereabouts(place).await;
+        let whereabouts = elsewhere.directory.whereabouts(id).await;
         let admitted = self.shared.streams.admit_followed();
         let Some(admitted) = admitted.filter(|_| !self.shared.shutdown.is_draining()) else {
             return Some(Progress::NotLive);
         };
         let candidates = &whereabouts.candidates;
-        if let Some(following) = Following::begin(self, place, candidates, admitted).await {
+        if let Some(following) = Following::begin(self, id, candidates, admitted).await {
             tokio::spawn(following.run());
             return None;
         }

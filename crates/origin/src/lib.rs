@@ -41,7 +41,7 @@ use runtime::{
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
 
-pub use config::{Config, Limits, OutagePolicy, Timing};
+pub use config::{Backup, Config, Limits, OutagePolicy, Timing};
 pub use follow::Dialer;
 pub use grant_keys::watch_grant_keys;
 

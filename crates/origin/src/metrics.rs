@@ -31,6 +31,8 @@ pub(crate) struct OriginMetrics {
     pub(crate) duplicate_frames: Counter,
     pub(crate) gaps: Family<OutputLabels, Counter>,
     pub(crate) splice_gap_seconds: Histogram,
+    pub(crate) backed_up_streams: Gauge,
+    pub(crate) switches: Family<SwitchLabels, Counter>,
 }
 
 /// Which way out.
@@ -53,6 +55,12 @@ pub(crate) struct OpenLabels {
     pub(crate) outcome: &'static str,
 }
 
+/// Why another publisher of the stream came on air.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SwitchLabels {
+    pub(crate) reason: &'static str,
+}
+
 impl OriginMetrics {
     pub(crate) fn register(metrics: &runtime::metrics::Metrics, budget: &Budget) -> Self {
         let own = Self::new();
@@ -60,6 +68,7 @@ impl OriginMetrics {
             let registry = registry.sub_registry_with_prefix("origin");
             registry.register("streams_active", "Streams held", own.streams.clone());
             own.register_follows(registry);
+            own.register_backups(registry);
             registry.register(
                 "publishers_active",
                 "Publish RPCs open",
@@ -148,6 +157,20 @@ impl OriginMetrics {
         );
     }
 
+    /// Streams with two publishers.
+    fn register_backups(&self, registry: &mut Registry) {
+        registry.register(
+            "backed_up_streams_active",
+            "Streams that have both publishers here, one on air and one on standby",
+            self.backed_up_streams.clone(),
+        );
+        registry.register(
+            "switches",
+            "Switches of a stream from one publisher to the other, by reason",
+            self.switches.clone(),
+        );
+    }
+
     fn new() -> Self {
         Self {
             streams: Gauge::default(),
@@ -165,6 +188,8 @@ impl OriginMetrics {
             duplicate_frames: Counter::default(),
             gaps: Family::default(),
             splice_gap_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 10)),
+            backed_up_streams: Gauge::default(),
+            switches: Family::default(),
         }
     }
 }

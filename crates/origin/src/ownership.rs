@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{FencingToken, Origin, Owner, Registry, RegistryError};
+use registry::{FencingToken, Origin, Owner, Registry, RegistryError, Slot};
 use runtime::shutdown::Shutdown;
 use tracing::{info, warn};
 
@@ -75,9 +75,9 @@ impl Ownership {
         }
     }
 
-    /// A stream's publisher is gone: it may have gone elsewhere, it may come back, or it was the end.
-    pub(crate) async fn publisher_lost(&self, stream: Arc<Stream>, grace: Duration) {
-        let Some(lost) = stream.lost() else {
+    /// A slot's publisher is gone: it may have gone elsewhere, it may come back, or it was the end.
+    pub(crate) async fn publisher_lost(&self, stream: Arc<Stream>, slot: Slot, grace: Duration) {
+        let Some(lost) = stream.lost(slot) else {
             return;
         };
         // An unanswered question is asked again by the recheck.
@@ -85,51 +85,75 @@ impl Ownership {
         tokio::select! {
             () = tokio::time::sleep(grace) => {
                 let reason = "publisher lost".to_owned();
-                stream.end_if_lost(lost, End::Ended { reason });
+                stream.depart_if_lost(slot, lost, End::Ended { reason });
             }
             () = self.shutdown.draining() => {
                 let origin = String::new();
-                stream.end_if_lost(lost, End::Moved { origin });
+                stream.depart_if_lost(slot, lost, End::Moved { origin });
             }
             // Waiting on would hold the stream's memory for nothing.
-            () = stream.found_again(lost) => {}
+            () = stream.found_again(slot, lost) => {}
         }
     }
 
     async fn check(&self, streams: &[Arc<Stream>]) -> Result<(), String> {
         for streams in streams.chunks(RECHECK_STREAMS) {
-            let places: Vec<_> = streams.iter().map(|stream| stream.place).collect();
+            let asked: Vec<_> = streams.iter().flat_map(asked_about).collect();
+            let places: Vec<_> = asked
+                .iter()
+                .map(|(stream, slot)| (stream.id, *slot))
+                .collect();
             let owners = answer(self.registry.owners(&places)).await?;
-            for (stream, owner) in streams.iter().zip(owners) {
-                self.judge(stream, owner);
+            for ((stream, slot), owner) in asked.into_iter().zip(owners) {
+                self.judge(stream, slot, owner);
             }
         }
         Ok(())
     }
 
-    fn judge(&self, stream: &Arc<Stream>, owner: Owner) {
+    fn judge(&self, stream: &Arc<Stream>, slot: Slot, owner: Owner) {
+        let seen = *stream.tokens().of(slot);
         match owner.lease {
             Some(lease) => {
                 let token = FencingToken {
                     epoch: lease.epoch,
                     attempt: lease.attempt,
                 };
-                // A higher token of a lease here is a publisher that is about to open.
-                if token > stream.token() && lease.origin != self.config.name {
+                if lease.origin == self.config.name {
+                    // A higher token of a lease here is a publisher that is about to open.
+                    return;
+                }
+                if token > seen {
                     let origin = lease.origin.as_str().to_owned();
-                    stream.end(End::Moved { origin });
+                    stream.depart(slot, End::Moved { origin });
+                }
+                // Readers find the stream where its primary is.
+                if slot == Slot::PRIMARY && !stream.slots().contains(&slot) {
+                    stream.ask_to_leave(slot.other(), lease.origin);
                 }
             }
             // Kicked: the epoch was raised and nobody holds it.
-            None if owner.epoch > stream.token().epoch => {
-                stream.dismiss_publisher(FencingToken {
-                    epoch: owner.epoch,
-                    attempt: 0,
-                });
+            None if owner.epoch > seen.epoch => {
+                stream.dismiss_publisher(
+                    slot,
+                    FencingToken {
+                        epoch: owner.epoch,
+                        attempt: 0,
+                    },
+                );
             }
             None => {}
         }
     }
+}
+
+/// Of a stream with a backup alone it is asked too where the primary is.
+fn asked_about(stream: &Arc<Stream>) -> impl Iterator<Item = (&Arc<Stream>, Slot)> {
+    let mut slots = stream.slots();
+    if slots == [Slot::BACKUP] {
+        slots.push(Slot::PRIMARY);
+    }
+    slots.into_iter().map(move |slot| (stream, slot))
 }
 
 /// The highest token that an answer of the registry tells of.

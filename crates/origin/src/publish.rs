@@ -19,7 +19,7 @@ use proto::{
     },
     v1::FrameBatch,
 };
-use registry::{FencingToken, Registry};
+use registry::{FencingToken, OriginName, Registry};
 use runtime::{grpc::caller_role, identity::Role, reload::Reloading, shutdown::Shutdown};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,7 +32,7 @@ use crate::{
     metrics::OpenLabels,
     output::follow::{self, FollowStream},
     ownership::Ownership,
-    stream::{AppendError, Dismissal, Publication, Streams},
+    stream::{AppendError, Attached, Dismissal, Progress, Publication, Streams},
 };
 
 /// RelayService. A cheap handle.
@@ -110,13 +110,14 @@ struct Session {
     answers: mpsc::Sender<Result<PublishResponse, Status>>,
     publication: Publication,
     dismissed: oneshot::Receiver<Dismissal>,
+    leave: oneshot::Receiver<OriginName>,
     assembler: Assembler,
     /// When the grant ends the session.
     until: Option<tokio::time::Instant>,
     /// How long the stream waits for its publisher to come back.
     grace: Duration,
-    next_sequence: u64,
-    acknowledged: u64,
+    progress: Progress,
+    acknowledged: Progress,
     unacknowledged_bytes: usize,
 }
 
@@ -137,19 +138,24 @@ impl Session {
         answers: mpsc::Sender<Result<PublishResponse, Status>>,
     ) -> Self {
         let Accepted {
-            publication,
-            dismissed,
+            attached:
+                Attached {
+                    publication,
+                    dismissed,
+                    leave,
+                },
             token,
             until,
             grace,
             span: _,
         } = accepted;
-        let next_sequence = publication.next_sequence();
+        let progress = publication.progress();
         let accepted = Answer::Accepted(PublishAccepted {
             broadcast_id: publication.stream().broadcast_id.clone(),
             timeline_offset_ms: publication.timeline_offset_ms,
-            next_sequence,
+            next_sequence: progress.next_sequence,
             epoch: token.epoch,
+            standby: progress.on_air.is_none(),
         });
         // The channel is empty.
         answers.try_send(Ok(response(accepted))).ok();
@@ -158,11 +164,12 @@ impl Session {
             answers,
             publication,
             dismissed,
+            leave,
             assembler: Assembler::new(Parts::Omitted),
             until,
             grace,
-            next_sequence,
-            acknowledged: next_sequence,
+            progress,
+            acknowledged: progress,
             unacknowledged_bytes: 0,
         }
     }
@@ -193,9 +200,9 @@ impl Session {
             }
         }
         // The RPC is over before the wait for the next one.
-        let grace = self.grace;
+        let (slot, grace) = (self.publication.slot(), self.grace);
         drop(self);
-        relay.ownership.publisher_lost(stream, grace).await;
+        relay.ownership.publisher_lost(stream, slot, grace).await;
     }
 
     async fn take_frames(&mut self, relay: &Relay) -> Ended {
@@ -211,7 +218,7 @@ impl Session {
                     return Ended::Refused(match dismissal {
                         Ok(Dismissal::Fenced(token)) => fenced(token),
                         // The stream lets go of a publisher only with a reason.
-                        Err(_) => fenced(self.publication.stream().token()),
+                        Err(_) => fenced(self.token()),
                     });
                 }
                 () = &mut until => {
@@ -223,10 +230,14 @@ impl Session {
                 }
                 () = &mut draining, if !goodbye_sent => {
                     goodbye_sent = true;
-                    let reason = "draining".to_owned();
-                    self.answer(Answer::Goodbye(PublishGoodbye { reason })).await;
+                    // Both publishers leave, and what is on air is so at the next origin.
+                    self.publication.stream().hold();
+                    self.say_goodbye("draining", String::new()).await;
                 }
-                _ = ack_tick.tick(), if self.acknowledged < self.next_sequence => {
+                Ok(origin) = &mut self.leave, if !self.leave.is_terminated() => {
+                    self.say_goodbye("elsewhere", origin.to_string()).await;
+                }
+                _ = ack_tick.tick(), if self.acknowledged != self.progress => {
                     self.acknowledge();
                 }
                 message = self.requests.message() => {
@@ -281,7 +292,7 @@ impl Session {
             .assembler
             .push(batch)
             .map_err(|error| frame_refusal(&error))?;
-        self.next_sequence = self
+        self.progress = self
             .publication
             .append(frames, self.assembler.partial_bytes())
             .map_err(|error| self.append_refusal(error))?;
@@ -295,17 +306,27 @@ impl Session {
     /// Says what is in the log, if there is room to say it; the tick tries again.
     fn acknowledge(&mut self) {
         let ack = Answer::Ack(PublishAck {
-            next_sequence: self.next_sequence,
+            next_sequence: self.progress.next_sequence,
+            standby: self.progress.on_air.is_none(),
+            timeline_offset_ms: self.progress.on_air,
         });
         if self.answers.try_send(Ok(response(ack))).is_ok() {
-            self.acknowledged = self.next_sequence;
+            self.acknowledged = self.progress;
             self.unacknowledged_bytes = 0;
         }
     }
 
-    async fn answer(&self, answer: Answer) {
-        let sent = self.answers.send(Ok(response(answer)));
+    async fn say_goodbye(&self, reason: &str, origin: String) {
+        let reason = reason.to_owned();
+        let goodbye = Answer::Goodbye(PublishGoodbye { reason, origin });
+        let sent = self.answers.send(Ok(response(goodbye)));
         tokio::time::timeout(LAST_ANSWER_TIMEOUT, sent).await.ok();
+    }
+
+    /// The highest that was seen in its slot.
+    fn token(&self) -> FencingToken {
+        let tokens = self.publication.stream().tokens();
+        *tokens.of(self.publication.slot())
     }
 
     fn append_refusal(&self, error: AppendError) -> Status {
@@ -313,7 +334,7 @@ impl Session {
             AppendError::Budget => {
                 status(Code::ResourceExhausted, PROCESS_BUDGET, error.to_string())
             }
-            AppendError::Dismissed => fenced(self.publication.stream().token()),
+            AppendError::Dismissed => fenced(self.token()),
             AppendError::Sequence(sequence) => status(
                 Code::InvalidArgument,
                 SEQUENCE_INVALID,
@@ -326,6 +347,7 @@ impl Session {
 // The reasons of `relay.proto`.
 const BATCH_TOO_LARGE: &str = "BATCH_TOO_LARGE";
 const DRAINING: &str = "DRAINING";
+const ELSEWHERE: &str = "ELSEWHERE";
 const EPOCH_IN_FUTURE: &str = "EPOCH_IN_FUTURE";
 const FENCED: &str = "FENCED";
 const FRAME_INVALID: &str = "FRAME_INVALID";
@@ -341,6 +363,7 @@ fn refusal_reason(refusal: &Status) -> &'static str {
     [
         BATCH_TOO_LARGE,
         DRAINING,
+        ELSEWHERE,
         EPOCH_IN_FUTURE,
         FENCED,
         FRAME_INVALID,

@@ -3,8 +3,24 @@
 //!
 //! One origin accepts one fencing token at a time per stream and slot, the highest it has seen. A publisher never waits
 //! for a subscriber: subscribers are cursors into the log that are woken.
+//!
+//! A stream has two inputs, primary and backup, and its log is the programme: one input at a time is on air and writes
+//! there. The other one's latest GOP is kept warm until `selection` says that it comes on air.
+//!
+//! | file | what |
+//! |---|---|
+//! | `feed` | what another origin's log tells |
+//! | `programme` | which log an input writes to, and the cut from one input to the other |
+//! | `publication` | a publisher's side |
+//! | `selection` | which input is on air; pure |
+//! | `subscription` | a reader's side |
+//! | `table` | the streams of this origin |
 
 mod feed;
+mod programme;
+mod publication;
+mod selection;
+mod slots;
 mod subscription;
 mod table;
 
@@ -13,20 +29,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use media::{
-    Frame,
-    log::{Appended, Log, SequenceError, Token},
-};
+use media::log::{Log, SequenceError, Token};
 use parking_lot::Mutex;
 use registry::{FencingToken, OriginName, Slot, StreamId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 pub(crate) use self::{
     feed::{Feed, FeedError, Position, SessionHeader, Superseded},
+    publication::{Progress, Publication},
+    slots::Slots,
     subscription::{Next, Subscription, SubscriptionStart},
     table::Streams,
 };
-use runtime::budget::{Budget, Share};
+use self::{programme::Standby, selection::Selection};
+use runtime::budget::Share;
 
 /// A stream's publisher's place: fencing is per (stream, slot).
 pub(crate) type Place = (StreamId, Slot);
@@ -37,7 +53,7 @@ pub(crate) const ANOTHER_BROADCAST: &str = "another broadcast began";
 /// One published media stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    pub(crate) place: Place,
+    pub(crate) id: StreamId,
     pub(crate) broadcast_id: String,
     state: Mutex<State>,
     /// Says that there is something new to read.
@@ -49,17 +65,33 @@ pub(crate) struct Stream {
 
 #[derive(Debug)]
 struct State {
+    /// What readers get: the frames of the input that is on air.
     log: Log,
     share: Share,
+    inputs: Slots<Input>,
+    selection: Selection,
+    /// The log's current session has had no frame: its place in time is not known.
+    unplaced: bool,
+    /// The input on air stays there, until the end.
+    held: bool,
+    /// Counted as one with two publishers.
+    backed_up: bool,
+    /// Another origin owns the stream.
+    followed: Option<Followed>,
+    /// Nothing is appended any more.
+    end: Option<End>,
+}
+
+/// One of the two publishers that a stream may have.
+#[derive(Debug)]
+struct Input {
     /// The highest seen.
     token: FencingToken,
     publisher: Option<Publisher>,
-    /// Another origin owns the stream.
-    followed: Option<Followed>,
-    /// Since when there is no publisher.
+    /// Since when it has been waited for.
     lost: Option<Instant>,
-    /// Nothing is appended any more.
-    end: Option<End>,
+    /// Where it is not on air.
+    standby: Option<Standby>,
 }
 
 /// The RPC that may write.
@@ -67,6 +99,8 @@ struct State {
 struct Publisher {
     token: FencingToken,
     dismiss: oneshot::Sender<Dismissal>,
+    /// Asks it to go on at another origin.
+    leave: Option<oneshot::Sender<OriginName>>,
 }
 
 /// Where the log of a followed stream comes from.
@@ -75,8 +109,8 @@ struct Followed {
     owner: OriginName,
     /// What the owner has added to the timestamps of the session's frames.
     timeline_offset_ms: i64,
-    /// The session has had no frame: its place in time is not known.
-    unplaced: bool,
+    /// When frames came last.
+    fed: Option<Instant>,
     /// Dropped when a publisher comes here.
     _superseded: oneshot::Sender<()>,
 }
@@ -107,11 +141,24 @@ pub(crate) struct Opening {
     pub(crate) token: FencingToken,
     pub(crate) first_sequence: u64,
     pub(crate) timeline_offset_ms: Option<i64>,
+    /// Readers had the other slot's frames at the origin before.
+    pub(crate) standby: bool,
+}
+
+/// A publisher that was taken, and what it is told.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) publication: Publication,
+    pub(crate) dismissed: oneshot::Receiver<Dismissal>,
+    /// Another origin, where it is to go on.
+    pub(crate) leave: oneshot::Receiver<OriginName>,
 }
 
 /// Why a stream did not take a publisher.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum AttachError {
+    #[error("the stream's other publisher is at another origin")]
+    Elsewhere(OriginName),
     #[error("a higher fencing token was seen")]
     Fenced(FencingToken),
     #[error("no more streams are taken")]
@@ -129,32 +176,21 @@ pub(crate) enum AppendError {
     Sequence(#[from] SequenceError),
 }
 
-/// The right to write to a stream, until another token takes it. Dropped without [`close`](Self::close): the publisher
-/// was lost and may come back.
-#[derive(Debug)]
-pub(crate) struct Publication {
-    stream: Arc<Stream>,
-    token: FencingToken,
-    /// Half-received bodies.
-    partial: Share,
-    pub(crate) timeline_offset_ms: i64,
-}
-
 impl Stream {
-    fn new(place: Place, broadcast_id: String, log: Log, streams: Streams) -> Self {
+    fn new(id: StreamId, broadcast_id: String, on_air: Slot, streams: Streams) -> Self {
+        let log = Log::new(streams.log_limits());
         Self {
-            place,
+            id,
             broadcast_id,
             state: Mutex::new(State {
                 log,
                 share: streams.budget().share(),
-                token: FencingToken {
-                    epoch: 0,
-                    attempt: 0,
-                },
-                publisher: None,
+                inputs: Slots::from_fn(|_slot| Input::absent()),
+                selection: Selection::new(streams.backup(), on_air, Instant::now()),
+                unplaced: false,
+                held: false,
+                backed_up: false,
                 followed: None,
-                lost: None,
                 end: None,
             }),
             changed: watch::Sender::new(()),
@@ -163,47 +199,60 @@ impl Stream {
         }
     }
 
-    /// Takes a publisher, whose token must be higher than any before. The one before it is dismissed.
-    fn attach(
-        self: &Arc<Self>,
-        opening: &Opening,
-        now: Instant,
-    ) -> Result<(Publication, oneshot::Receiver<Dismissal>), AttachError> {
+    /// Takes a publisher, whose token must be higher than any before of its slot. The one before it is dismissed.
+    fn attach(self: &Arc<Self>, opening: &Opening, now: Instant) -> Result<Attached, AttachError> {
         let mut state = self.state.lock();
-        let token = opening.token;
-        if token <= state.token {
-            return Err(AttachError::Fenced(state.token));
+        let (token, slot) = (opening.token, opening.place.1);
+        let seen = state.inputs.of(slot).token;
+        if token <= seen {
+            return Err(AttachError::Fenced(seen));
         }
-        let unplaced = state.followed.take().is_some_and(|it| it.unplaced);
-        let timeline_offset_ms = state.open_session(opening, unplaced);
+        let on_air = state.selection.on_air() == slot;
+        if !on_air && let Some(owner) = state.fed_by(self.streams.backup(), now) {
+            return Err(AttachError::Elsewhere(owner));
+        }
+        if state.followed.take().is_some() {
+            // Whom readers have may be on the way here too.
+            let on_air = state.selection.on_air();
+            state.selection.told(on_air, now);
+        }
+        let timeline_offset_ms = state.open_session(opening, now, &self.streams);
         let (dismiss, dismissed) = oneshot::channel();
-        let replaced = state.publisher.replace(Publisher { token, dismiss });
+        let (ask_to_leave, leave) = oneshot::channel();
+        let input = state.inputs.of_mut(slot);
+        input.token = token;
+        let replaced = input.publisher.replace(Publisher {
+            token,
+            dismiss,
+            leave: Some(ask_to_leave),
+        });
         if let Some(replaced) = replaced {
             replaced.dismiss(Dismissal::Fenced(token));
         }
-        if let Some(lost) = state.lost.take() {
+        if let Some(lost) = input.lost.take() {
             let gap = now.saturating_duration_since(lost);
             let metrics = self.streams.metrics();
             metrics.splice_gap_seconds.observe(gap.as_secs_f64());
         }
-        state.token = token;
+        state.selection.joined(slot, now);
+        state.count_backup(self.streams.metrics());
         drop(state);
         // Who waits for a lost publisher does not any more.
         self.changed.send_replace(());
-        let publication = Publication {
-            stream: Arc::clone(self),
-            token,
-            partial: self.streams.budget().share(),
-            timeline_offset_ms,
-        };
-        Ok((publication, dismissed))
+        let publication = Publication::new(self, slot, token, timeline_offset_ms);
+        Ok(Attached {
+            publication,
+            dismissed,
+            leave,
+        })
     }
 
     /// Ends a followed stream for another broadcast, whose token must be higher than any of this one.
-    fn replaced_by(self: &Arc<Self>, token: FencingToken) -> Result<(), AttachError> {
+    fn replaced_by(self: &Arc<Self>, slot: Slot, token: FencingToken) -> Result<(), AttachError> {
         let mut state = self.state.lock();
-        if token <= state.token {
-            return Err(AttachError::Fenced(state.token));
+        let seen = state.inputs.of(slot).token;
+        if token <= seen {
+            return Err(AttachError::Fenced(seen));
         }
         let reason = ANOTHER_BROADCAST.to_owned();
         self.close(&mut state, End::Ended { reason });
@@ -222,47 +271,113 @@ impl Stream {
         Arc::clone(&self.followers).try_acquire_owned().ok()
     }
 
-    /// The highest token seen.
-    pub(crate) fn token(&self) -> FencingToken {
-        self.state.lock().token
+    /// The highest token seen of each slot.
+    pub(crate) fn tokens(&self) -> Slots<FencingToken> {
+        let state = self.state.lock();
+        Slots::from_fn(|slot| state.inputs.of(slot).token)
     }
 
-    /// Since when there is no publisher; `None`: there is one, or the stream has ended.
-    pub(crate) fn lost(&self) -> Option<Instant> {
+    /// The slots that have a publisher, or wait for one.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
         let state = self.state.lock();
-        state.lost.filter(|_| state.end.is_none())
+        let present = |(slot, input): (Slot, &Input)| input.is_present().then_some(slot);
+        state.inputs.iter().filter_map(present).collect()
+    }
+
+    /// Whether readers have something to begin with.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.state.lock().log.session().is_some()
+    }
+
+    /// Since when a slot's publisher has been waited for; `None`: there is one, or the stream has ended.
+    pub(crate) fn lost(&self, slot: Slot) -> Option<Instant> {
+        let state = self.state.lock();
+        let lost = state.inputs.of(slot).lost;
+        lost.filter(|_| state.end.is_none())
     }
 
     /// Until a publisher came back since it was `lost`, or the stream ended.
-    pub(crate) async fn found_again(&self, lost: Instant) {
+    pub(crate) async fn found_again(&self, slot: Slot, lost: Instant) {
         let mut changed = self.changed.subscribe();
-        while self.lost() == Some(lost) && changed.changed().await.is_ok() {}
+        while self.lost(slot) == Some(lost) && changed.changed().await.is_ok() {}
     }
 
     /// The publisher must not go on: the registry knows of a higher token.
-    pub(crate) fn dismiss_publisher(&self, token: FencingToken) {
+    pub(crate) fn dismiss_publisher(&self, slot: Slot, token: FencingToken) {
         let mut state = self.state.lock();
-        state.token = state.token.max(token);
-        if let Some(publisher) = state.publisher.take() {
-            state.lost = Some(Instant::now());
+        let input = state.inputs.of_mut(slot);
+        input.token = input.token.max(token);
+        if let Some(publisher) = input.publisher.take() {
             publisher.dismiss(Dismissal::Fenced(token));
+            self.publisher_lost(&mut state, slot);
+        }
+    }
+
+    /// Asks a slot's publisher to go on at another origin.
+    pub(crate) fn ask_to_leave(&self, slot: Slot, origin: OriginName) {
+        let mut state = self.state.lock();
+        let publisher = state.inputs.of_mut(slot).publisher.as_mut();
+        if let Some(leave) = publisher.and_then(|publisher| publisher.leave.take()) {
+            // An error says that the RPC has ended by itself.
+            leave.send(origin).ok();
+        }
+    }
+
+    /// Leaves the input on air where it is: this origin is being left by both.
+    pub(crate) fn hold(&self) {
+        self.state.lock().held = true;
+    }
+
+    /// Its place is kept for a while.
+    fn publisher_lost(&self, state: &mut State, slot: Slot) {
+        let now = Instant::now();
+        state.lose(slot);
+        state.inputs.of_mut(slot).lost = Some(now);
+        state.count_backup(self.streams.metrics());
+        self.select(state, now);
+    }
+
+    /// A slot has a better right elsewhere: the stream goes on with the other one, or ends.
+    pub(crate) fn depart(self: &Arc<Self>, slot: Slot, end: End) {
+        self.depart_if(slot, end, Input::is_present);
+    }
+
+    /// No publisher of a slot came since it was `lost`: the stream goes on with the other one, or ends.
+    pub(crate) fn depart_if_lost(self: &Arc<Self>, slot: Slot, lost: Instant, end: End) {
+        self.depart_if(slot, end, |input| input.lost == Some(lost));
+    }
+
+    fn depart_if(self: &Arc<Self>, slot: Slot, end: End, departs: impl FnOnce(&Input) -> bool) {
+        let mut remains = false;
+        self.end_if(end, |stream, state| {
+            if !departs(state.inputs.of(slot)) {
+                return false;
+            }
+            remains = state.inputs.of(slot.other()).is_present();
+            if remains {
+                let now = Instant::now();
+                state.lose(slot);
+                let input = state.inputs.of_mut(slot);
+                (input.lost, input.standby) = (None, None);
+                if let Some(publisher) = input.publisher.take() {
+                    publisher.dismiss(Dismissal::Fenced(input.token));
+                }
+                state.count_backup(stream.streams.metrics());
+                stream.select(state, now);
+            }
+            !remains
+        });
+        if remains {
+            // Who waits for that publisher does not any more.
+            self.changed.send_replace(());
         }
     }
 
     /// Ends the stream for everybody. Subscribers still get what is in the log.
-    pub(crate) fn end(self: &Arc<Self>, end: End) {
-        self.end_if(end, |_state| true);
-    }
-
-    /// Ends the stream if no publisher came since it was `lost`.
-    pub(crate) fn end_if_lost(self: &Arc<Self>, lost: Instant, end: End) {
-        self.end_if(end, |state| state.lost == Some(lost));
-    }
-
-    fn end_if(self: &Arc<Self>, end: End, condition: impl FnOnce(&State) -> bool) {
+    fn end_if(self: &Arc<Self>, end: End, condition: impl FnOnce(&Self, &mut State) -> bool) {
         self.streams.take_out(self, || {
             let mut state = self.state.lock();
-            let ends = state.end.is_none() && condition(&state);
+            let ends = state.end.is_none() && condition(self, &mut state);
             if ends {
                 self.close(&mut state, end);
             }
@@ -272,11 +387,16 @@ impl Stream {
 
     /// Nothing is appended any more. To be followed by leaving the table.
     fn close(self: &Arc<Self>, state: &mut State, end: End) {
-        tracing::info!(stream_id = %self.place.0, ?end, "stream ended");
+        tracing::info!(stream_id = %self.id, ?end, "stream ended");
         state.end = Some(end);
-        if let Some(publisher) = state.publisher.take() {
-            publisher.dismiss(Dismissal::Fenced(state.token));
+        for slot in Slot::ALL {
+            let input = state.inputs.of_mut(slot);
+            (input.lost, input.standby) = (None, None);
+            if let Some(publisher) = input.publisher.take() {
+                publisher.dismiss(Dismissal::Fenced(input.token));
+            }
         }
+        state.count_backup(self.streams.metrics());
         self.changed.send_replace(());
         tokio::spawn(let_go(Arc::downgrade(self), self.streams.age_max()));
     }
@@ -300,144 +420,32 @@ impl Publisher {
     }
 }
 
-impl State {
-    /// Continues the session that the log holds, or begins another one behind it. Its timeline offset. `unplaced`: the log
-    /// holds no frame of its session, and not its place in time.
-    ///
-    /// Frames that the edge has no more are a gap, declared or not: where the session was at another origin in between,
-    /// that one has acknowledged them.
-    fn open_session(&mut self, opening: &Opening, unplaced: bool) -> i64 {
-        let token = log_token(opening.token);
-        let latest_ms = self.log.latest_output_ms();
-        // Assigned once, at the session's first acceptance: its own clock continues behind what was put out.
-        let assigned_ms = opening
-            .timeline_offset_ms
-            .unwrap_or_else(|| latest_ms.map_or(0, |latest_ms| latest_ms.saturating_add(1)));
-        if let Some((session_id, _expected, timeline_offset_ms)) = self.log.session()
-            && session_id == opening.session_id
-        {
-            self.log.continue_session(token, opening.first_sequence);
-            if unplaced {
-                self.log.move_session(assigned_ms);
-                return assigned_ms;
-            }
-            return timeline_offset_ms;
-        }
-        self.log.begin_session(
-            &opening.session_id,
-            token,
-            assigned_ms,
-            opening.first_sequence,
-        );
-        assigned_ms
-    }
-
-    /// The budget knows what the log holds now.
-    fn charge(&mut self, streams: &Streams) {
-        self.share.set(self.log.bytes());
-        self.give_way(streams.budget(), streams.held());
-    }
-
-    /// Lets history go where the process holds too much: down to an equal share, whoever caused it.
-    fn give_way(&mut self, budget: &Budget, streams: usize) {
-        if budget.exhausted() {
-            self.log.shrink(budget.bytes_max() / streams.max(1));
-            self.share.set(self.log.bytes());
+impl Input {
+    fn absent() -> Self {
+        Self {
+            token: FencingToken {
+                epoch: 0,
+                attempt: 0,
+            },
+            publisher: None,
+            lost: None,
+            standby: None,
         }
     }
-}
 
-impl Publication {
-    pub(crate) fn stream(&self) -> &Arc<Stream> {
-        &self.stream
+    fn is_present(&self) -> bool {
+        self.publisher.is_some() || self.lost.is_some()
     }
 
-    /// The first frame that is wanted.
-    pub(crate) fn next_sequence(&self) -> u64 {
-        let state = self.stream.state.lock();
-        state.log.session().map_or(0, |(_, next, _)| next)
-    }
-
-    /// Tells the session's headers from before its first frame here.
-    pub(crate) fn seed(&self, headers: &[(u64, Frame)]) -> Result<(), AppendError> {
-        let mut state = self.stream.state.lock();
-        self.check(&state)?;
-        for (sequence, frame) in headers {
-            state.log.seed_header(*sequence, frame);
-        }
-        Ok(())
-    }
-
-    /// Takes frames; those before [`next_sequence`](Self::next_sequence) were taken before and are passed over.
-    /// `partial_bytes`: of a body whose end is still to come. The next frame that is wanted.
-    pub(crate) fn append(
-        &mut self,
-        frames: Vec<(u64, Frame)>,
-        partial_bytes: usize,
-    ) -> Result<u64, AppendError> {
-        let budget = self.stream.streams.budget();
-        self.partial.set(partial_bytes);
-        let now = Instant::now();
-        let (appended, next_sequence) = {
-            let mut state = self.stream.state.lock();
-            self.check(&state)?;
-            let mut frames = frames.into_iter();
-            let appended = frames.try_for_each(|(sequence, frame)| {
-                if state.log.append(sequence, frame, now)? == Appended::Duplicate {
-                    self.stream.streams.metrics().duplicate_frames.inc();
-                }
-                Ok::<_, SequenceError>(())
-            });
-            state.charge(&self.stream.streams);
-            (appended, state.log.session().map_or(0, |(_, next, _)| next))
-        };
-        // Also where a frame was refused: those before it are in the log.
-        self.stream.changed.send_replace(());
-        appended?;
-        if budget.overrun() {
-            return Err(AppendError::Budget);
-        }
-        Ok(next_sequence)
-    }
-
-    /// The publisher finished: the stream ends.
-    pub(crate) fn close(self, reason: &str) {
-        let token = self.token;
-        let end = End::Ended {
-            reason: reason.to_owned(),
-        };
-        self.stream.end_if(end, |state| state.published_by(token));
-    }
-
-    fn check(&self, state: &State) -> Result<(), AppendError> {
-        if state.published_by(self.token) {
-            Ok(())
-        } else {
-            Err(AppendError::Dismissed)
-        }
-    }
-}
-
-impl State {
     fn published_by(&self, token: FencingToken) -> bool {
-        self.publisher
-            .as_ref()
-            .is_some_and(|publisher| publisher.token == token)
+        let publisher = self.publisher.as_ref();
+        publisher.is_some_and(|publisher| publisher.token == token)
     }
 }
 
-impl Drop for Publication {
-    fn drop(&mut self) {
-        let mut state = self.stream.state.lock();
-        if state.published_by(self.token) {
-            state.publisher = None;
-            state.lost = Some(Instant::now());
-        }
-    }
-}
-
-fn log_token(token: FencingToken) -> Token {
+pub(crate) fn log_token(slot: Slot, token: FencingToken) -> Token {
     Token {
+        slot: slot.number(),
         epoch: token.epoch,
         attempt: token.attempt,
     }

@@ -5,6 +5,7 @@
     reason = "a test names the one variant that it wants"
 )]
 
+mod backup;
 mod following;
 mod outputs;
 mod ownership;

@@ -124,6 +124,8 @@ impl Slot {
     pub const PRIMARY: Self = Self(0);
     /// The stream's standby publisher.
     pub const BACKUP: Self = Self(1);
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::PRIMARY, Self::BACKUP];
 
     /// 0 or 1.
     pub fn new(slot: u32) -> Result<Self, InvalidId> {
@@ -137,6 +139,15 @@ impl Slot {
     /// 0 or 1.
     pub fn number(self) -> u8 {
         self.0
+    }
+
+    /// The stream's other one.
+    pub fn other(self) -> Self {
+        if self == Self::PRIMARY {
+            Self::BACKUP
+        } else {
+            Self::PRIMARY
+        }
     }
 }
 

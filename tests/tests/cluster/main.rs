@@ -12,6 +12,7 @@
 )]
 
 mod admission;
+mod backup;
 mod bad_input;
 mod bad_peers;
 mod certificates;

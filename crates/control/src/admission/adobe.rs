@@ -200,6 +200,7 @@ fn publishable(
             | Refusal::QuotaOfBitrate
             | Refusal::QuotaOfSessions => refusal,
             Refusal::AppNotFound
+            | Refusal::BackupNotAllowed
             | Refusal::Expired
             | Refusal::Malformed
             | Refusal::Mistyped

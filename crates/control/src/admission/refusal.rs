@@ -8,6 +8,8 @@ pub(crate) enum Refusal {
     /// The policy takes other addresses alone.
     AddressNotAllowed,
     AppNotFound,
+    /// The key is of the primary alone.
+    BackupNotAllowed,
     CertificateMissing,
     CertificateWrong,
     Expired,
@@ -94,6 +96,7 @@ impl Refusal {
         match self {
             Self::AddressNotAllowed => "address_not_allowed",
             Self::AppNotFound => "app_not_found",
+            Self::BackupNotAllowed => "backup_not_allowed",
             Self::CertificateMissing => "client_certificate_missing",
             Self::CertificateWrong => "client_certificate_wrong",
             Self::Expired => "expired",
@@ -184,6 +187,10 @@ impl Refusal {
                 "This stream key may not be used from this address",
             ),
             Self::AppNotFound => (DenialReason::AppNotFound, "Application not found"),
+            Self::BackupNotAllowed => (
+                DenialReason::BackupNotAllowed,
+                "This stream key is not for a backup: leave backup=1 out",
+            ),
             Self::CertificateMissing => (
                 DenialReason::ClientCertificateMissing,
                 "This stream key needs its client certificate",

@@ -30,12 +30,18 @@ use crate::{
 on_both!(
     a_policy_decides_who_comes_in_and_how,
     a_key_is_not_good_before_its_time,
+    a_key_publishes_the_slots_of_its_role,
     keys_are_listed_by_state,
     keys_are_listed_by_label_and_stream,
 );
 
 async fn decide(control: &Replica, secret: &str, address: &str) -> Decision {
+    decide_as(control, secret, address, false).await
+}
+
+async fn decide_as(control: &Replica, secret: &str, address: &str, backup: bool) -> Decision {
     let request = AuthorizeRequest {
+        backup,
         credential: Some(Credential::StreamKey(secret.to_owned())),
         app: "live".to_owned(),
         session_id: "session-1".to_owned(),
@@ -74,6 +80,38 @@ async fn expire(control: &Replica, like: &str, stream: &str) {
         ..like.await.unwrap().unwrap()
     };
     control.insert(&record).await;
+}
+
+async fn a_key_publishes_the_slots_of_its_role(fixture: Fixture) {
+    let control = fixture.replica().await;
+    for (role, alone, as_backup) in [
+        (IngestRole::Unspecified, 0, None),
+        (IngestRole::Primary, 0, None),
+        (IngestRole::Backup, 1, Some(1)),
+        (IngestRole::Any, 0, Some(1)),
+    ] {
+        let request = CreateStreamKeyRequest {
+            policy: Some(PublishPolicy {
+                role: role.into(),
+                ..PublishPolicy::default()
+            }),
+            ..create_request(role.as_str_name())
+        };
+        let secret = create(&control, request).await.unwrap().secret;
+        let slot = async |backup| match decide_as(&control, &secret, "192.0.2.1:1", backup).await {
+            Decision::SignedGrant(signed) => Ok(fixture.verifier.verify(&signed).unwrap().slot),
+            other => Err(denied(other)),
+        };
+        assert_eq!(slot(false).await, Ok(alone), "{role:?}");
+        match (slot(true).await, as_backup) {
+            (Ok(slot), Some(as_backup)) => assert_eq!(slot, as_backup, "{role:?}"),
+            (Err(denial), None) => {
+                assert_eq!(denial.reason(), DenialReason::BackupNotAllowed);
+                assert!(!denial.retryable && denial.description.contains("backup=1"));
+            }
+            (got, wanted) => panic!("{role:?}: {got:?}, and not {wanted:?}"),
+        }
+    }
 }
 
 async fn a_policy_decides_who_comes_in_and_how(fixture: Fixture) {

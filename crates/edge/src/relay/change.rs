@@ -42,8 +42,11 @@ impl Relay {
         if change.opening.is_some() || now < next {
             return;
         }
+        let to = rpc.goodbye.as_ref().map_or("", |it| it.origin.as_str());
         let mut others = self.context.origins.ranked(self.live.stream, None);
         others.retain(|other| other.name != rpc.origin.name);
+        // It said which one, and another one would say the same.
+        others.retain(|other| to.is_empty() || other.name.as_str() == to);
         let Some(other) = others
             .iter()
             .find(|other| !change.asked.contains(&other.name))

@@ -7,8 +7,9 @@ use proto::{
     error,
     frames::{self, Parts},
     internal::v1::{
-        PublishAccepted, PublishOpen, PublishRequest, PublishResponse, publish_request::Request,
-        publish_response::Response, relay_service_client::RelayServiceClient,
+        PublishAccepted, PublishAck, PublishGoodbye, PublishOpen, PublishRequest, PublishResponse,
+        publish_request::Request, publish_response::Response,
+        relay_service_client::RelayServiceClient,
     },
 };
 use registry::{Origin, SessionId, Slot, StreamId};
@@ -28,8 +29,10 @@ pub(crate) struct Terms {
     pub(crate) session: SessionId,
     pub(crate) epoch: u64,
     pub(crate) broadcast_id: String,
-    /// As the first acceptance said.
+    /// As the origin said last, at first in its acceptance.
     pub(crate) timeline_offset_ms: Option<i64>,
+    /// Readers have the frames of the stream's other slot.
+    pub(crate) standby: bool,
     /// The publish, which later attempts are linked to.
     pub(crate) traceparent: String,
 }
@@ -43,8 +46,8 @@ pub(crate) struct Rpc {
     pub(super) responses: Streaming<PublishResponse>,
     /// The next frame to send.
     pub(super) next_sequence: u64,
-    /// Why the origin wants to be left, once it does.
-    pub(super) goodbye: Option<String>,
+    /// How the origin wants to be left, once it does.
+    pub(super) goodbye: Option<PublishGoodbye>,
 }
 
 /// An origin does not take the session.
@@ -91,6 +94,7 @@ impl Rpc {
             timeline_offset_ms: terms.timeline_offset_ms,
             traceparent: telemetry::traceparent(),
             gap_before: replay.gap,
+            standby: terms.standby,
         };
         let headers = replay
             .headers
@@ -162,8 +166,15 @@ impl Terms {
             self.epoch = accepted.epoch;
         }
         self.broadcast_id.clone_from(&accepted.broadcast_id);
+        self.standby = accepted.standby;
         self.timeline_offset_ms
             .get_or_insert(accepted.timeline_offset_ms);
+    }
+
+    /// Whether readers have the session's frames, and where those are in time, can change.
+    pub(super) fn acknowledged(&mut self, ack: &PublishAck) {
+        self.standby = ack.standby;
+        self.timeline_offset_ms = ack.timeline_offset_ms.or(self.timeline_offset_ms);
     }
 }
 

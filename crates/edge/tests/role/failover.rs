@@ -338,3 +338,58 @@ async fn a_takeover_while_the_origin_is_lost_fences_at_the_next_one() {
         Said::Rejected("Another publisher took over this stream".to_owned())
     );
 }
+
+#[tokio::test]
+async fn a_session_that_is_sent_to_an_origin_goes_there_and_nowhere_else() {
+    let harness = Harness::start_with(2, |config| {
+        config.relay.origins_poll_period = Duration::from_millis(50);
+    })
+    .await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-sent").await;
+    let (owner, session) = harness.owner().await;
+    let (first, other) = (&harness.origins[owner], &harness.origins[1 - owner]);
+    let target = harness.unannounced_origin("target").await;
+    let mut sent = Vec::new();
+    first.set(Mode::SendTo("target"));
+    // Longer than any other origin would take.
+    send_until(&mut encoder, &mut sent, "media where it was", || {
+        first.session(&session).frames.len() > 100
+    })
+    .await;
+    assert!(other.opens().is_empty() && !first.session(&session).lost);
+    let announcement = target.announcement();
+    harness.registry.announce(&announcement).await.unwrap();
+    send_until(&mut encoder, &mut sent, "media where it is to be", || {
+        !target.session(&session).frames.is_empty()
+    })
+    .await;
+    assert!(other.opens().is_empty());
+    encoder.finish().await;
+    until("the close", || target.session(&session).closed.is_some()).await;
+    assert_resumed(&target.session(&session), &sent);
+}
+
+#[tokio::test]
+async fn an_origin_is_told_what_the_one_before_said_of_standby_and_of_time() {
+    let harness = Harness::start(2).await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-standby").await;
+    let (owner, session) = harness.owner().await;
+    let (first, other) = (&harness.origins[owner], &harness.origins[1 - owner]);
+    assert!(first.opens().iter().all(|open| !open.standby));
+    let mut sent = Vec::new();
+    first.set(Mode::Standby(7));
+    send_until(&mut encoder, &mut sent, "media on standby", || {
+        first.session(&session).frames.len() > 60
+    })
+    .await;
+    first.kill();
+    send_until(&mut encoder, &mut sent, "another origin", || {
+        !other.session(&session).frames.is_empty()
+    })
+    .await;
+    let reopened = other.opens().pop().unwrap();
+    assert_eq!(
+        (reopened.standby, reopened.timeline_offset_ms),
+        (true, Some(7))
+    );
+}

@@ -71,8 +71,12 @@ pub(crate) enum Mode {
     Refuse,
     /// Takes one batch in this time.
     Slow(Duration),
+    /// Says that the session is to go on at an origin of this name, and goes on with what it has.
+    SendTo(&'static str),
     /// Reads nothing and acknowledges nothing.
     Stall,
+    /// Has the session on standby, and would add this to its timestamps.
+    Standby(i64),
     /// As it should.
     Take,
 }
@@ -192,7 +196,10 @@ impl FakeOrigin {
             match mode {
                 Mode::Goodbye => {
                     let reason = "test".to_owned();
-                    let goodbye = Answer::Goodbye(PublishGoodbye { reason });
+                    let goodbye = Answer::Goodbye(PublishGoodbye {
+                        reason,
+                        ..PublishGoodbye::default()
+                    });
                     answers.send(Ok(answer(goodbye))).await.ok();
                     self.mode_is(|mode| *mode != Mode::Goodbye).await;
                     continue;
@@ -200,11 +207,27 @@ impl FakeOrigin {
                 Mode::Leave if !said_goodbye => {
                     said_goodbye = true;
                     let reason = "draining".to_owned();
-                    let goodbye = Answer::Goodbye(PublishGoodbye { reason });
+                    let goodbye = Answer::Goodbye(PublishGoodbye {
+                        reason,
+                        ..PublishGoodbye::default()
+                    });
+                    answers.send(Ok(answer(goodbye))).await.ok();
+                }
+                Mode::SendTo(name) if !said_goodbye => {
+                    said_goodbye = true;
+                    let goodbye = Answer::Goodbye(PublishGoodbye {
+                        reason: "elsewhere".to_owned(),
+                        origin: name.to_owned(),
+                    });
                     answers.send(Ok(answer(goodbye))).await.ok();
                 }
                 Mode::Slow(pause) => tokio::time::sleep(pause).await,
-                Mode::Leave | Mode::Refuse | Mode::Stall | Mode::Take => {}
+                Mode::Leave
+                | Mode::Refuse
+                | Mode::SendTo(_)
+                | Mode::Stall
+                | Mode::Standby(_)
+                | Mode::Take => {}
             }
             let message = tokio::select! {
                 message = requests.message() => message,
@@ -228,7 +251,15 @@ impl FakeOrigin {
                     let frames = assembler.push(batch).unwrap();
                     let next_sequence =
                         self.with_session(&open.session_id, |log| log.append(frames));
-                    let ack = Answer::Ack(PublishAck { next_sequence });
+                    let offset_ms = match mode {
+                        Mode::Standby(offset_ms) => Some(offset_ms),
+                        _ => None,
+                    };
+                    let ack = Answer::Ack(PublishAck {
+                        next_sequence,
+                        standby: offset_ms.is_some(),
+                        timeline_offset_ms: offset_ms,
+                    });
                     answers.send(Ok(answer(ack))).await.ok();
                 }
                 Message::Headers(headers) => {
@@ -308,6 +339,7 @@ impl RelayService for FakeOrigin {
             timeline_offset_ms: open.timeline_offset_ms.unwrap_or(1000),
             next_sequence,
             epoch,
+            standby: false,
         };
         answers
             .send(Ok(answer(Answer::Accepted(accepted))))

@@ -245,6 +245,8 @@ pub(crate) enum ContainerName {
 pub(crate) enum IngestRoleName {
     Primary,
     Backup,
+    /// Primary, or backup where the URL says backup=1
+    Any,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

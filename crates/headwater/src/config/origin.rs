@@ -41,6 +41,7 @@ pub(crate) struct RtmpConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Section {
+    backup: Option<BackupSection>,
     grant_public_key_file: Option<PathBuf>,
     http: Option<HttpSection>,
     limits: Option<LimitsSection>,
@@ -92,6 +93,15 @@ defaulted_section! {
         bytes_max: Bytes<usize>,
         frames_max: Count<usize>,
         age_max: Time,
+    }
+}
+
+defaulted_section! {
+    /// When readers get a stream's other publisher.
+    BackupSection => origin::Backup {
+        starve_after: Period,
+        clear_time: Time,
+        worse_by_percent: Count<u8>,
     }
 }
 
@@ -171,6 +181,7 @@ impl Section {
                 log: LogSection::finish(self.log),
                 limits: LimitsSection::finish(self.limits),
                 timing: TimingSection::finish(self.timing),
+                backup: BackupSection::finish(self.backup),
                 name: defaults.name,
                 // Known once the port is bound.
                 relay_address: String::new(),

@@ -174,5 +174,6 @@ fn ingest_role(role: IngestRoleName) -> IngestRole {
     match role {
         IngestRoleName::Primary => IngestRole::Primary,
         IngestRoleName::Backup => IngestRole::Backup,
+        IngestRoleName::Any => IngestRole::Any,
     }
 }

@@ -82,7 +82,11 @@ fn policy_lines(policy: &PublishPolicy) -> Vec<(&'static str, Option<String>)> {
     };
     let rate = limits.max_frame_rate_millihertz;
     let rate = (rate > 0).then(|| format!("{} fps", f64::from(rate) / 1000.0));
-    let role = (policy.role() == IngestRole::Backup).then(|| "backup".to_owned());
+    let role = match policy.role() {
+        IngestRole::Unspecified | IngestRole::Primary => None,
+        IngestRole::Backup => Some("backup".to_owned()),
+        IngestRole::Any => Some("primary, or backup with backup=1".to_owned()),
+    };
     vec![
         ("from", list(&policy.allowed_cidrs)),
         ("role", role),

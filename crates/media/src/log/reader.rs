@@ -31,13 +31,13 @@ pub enum Start<'a> {
         /// The first frame of it that the reader has not had.
         next_sequence: u64,
     },
-    /// Behind what another log of this broadcast has; where that is not known here, at the oldest frame that no lower token
-    /// wrote: what came before it there does not come behind it. A decoder need not be able to start there.
+    /// Behind what another log of this broadcast has; where that is not known here, at the oldest frame behind all that lower
+    /// tokens wrote: what came before it there does not come behind it. A decoder need not be able to start there.
     Follow {
         /// The session that it got last, and the first frame of it that it does not have.
         position: Option<(&'a str, u64)>,
-        /// The highest that it has seen.
-        token: Token,
+        /// The highest that it has seen, of each slot.
+        seen: &'a [Token],
     },
 }
 
@@ -131,9 +131,14 @@ impl Log {
                 session_id,
                 next_sequence,
             } => self.resume(&mut reader, session_id, next_sequence),
-            Start::Follow { position, token } => {
-                let lower = self.entries.partition_point(|entry| entry.token < token);
-                reader.next = self.first.saturating_add(lower as u64);
+            Start::Follow { position, seen } => {
+                let lower = |entry: &Entry| entry.token.is_below(seen);
+                let behind = self
+                    .entries
+                    .iter()
+                    .rposition(lower)
+                    .map_or(0, |last| last + 1);
+                reader.next = self.first.saturating_add(behind as u64);
                 if let Some((session_id, next_sequence)) = position {
                     self.resume(&mut reader, session_id, next_sequence);
                     reader.seeking = false;
@@ -144,7 +149,11 @@ impl Log {
     }
 
     fn resume(&self, reader: &mut Reader, session_id: &str, next_sequence: u64) {
-        let known = self.sessions.iter().rev().find(|s| &*s.id == session_id);
+        let of_it = || self.sessions.iter().filter(|s| &*s.id == session_id);
+        // Where others came in between, the stretch that this is a place in.
+        let known = of_it()
+            .find(|session| next_sequence <= session.next_sequence)
+            .or_else(|| of_it().next_back());
         reader.expected = Some(Expected {
             ordinal: known.map(|session| session.ordinal),
             session_id: session_id.into(),

@@ -5,6 +5,7 @@ use super::*;
 use crate::flv;
 
 const TOKEN: Token = Token {
+    slot: 0,
     epoch: 1,
     attempt: 1,
 };
@@ -346,6 +347,7 @@ fn a_gap_of_the_publisher_reaches_readers() {
 fn a_session_never_goes_on_under_a_lower_token() {
     let mut log = log(usize::MAX);
     let higher = Token {
+        slot: 0,
         epoch: 1,
         attempt: 3,
     };
@@ -361,25 +363,39 @@ fn a_follower_gets_no_session_from_before_the_one_that_it_has() {
     let mut log = log(usize::MAX);
     append(&mut log, keyframe(0));
     for epoch in [2, 4] {
-        let token = Token { epoch, attempt: 1 };
+        let token = Token {
+            slot: 0,
+            epoch,
+            attempt: 1,
+        };
         log.begin_session(&format!("s{epoch}"), token, 0, 0);
         append(&mut log, keyframe(0));
     }
-    let follow = |epoch, session_id| Start::Follow {
-        position: Some((session_id, 7)),
-        token: Token { epoch, attempt: 1 },
+    let seen = |epoch| {
+        [Token {
+            slot: 0,
+            epoch,
+            attempt: 1,
+        }]
     };
-    let mut reader = log.reader(Class::Lossless, follow(3, "s3"));
+    let follow = |seen, session_id| Start::Follow {
+        position: Some((session_id, 7)),
+        seen,
+    };
+    let seen_3 = seen(3);
+    let mut reader = log.reader(Class::Lossless, follow(&seen_3, "s3"));
     assert_eq!(
         read_all(&log, &mut reader),
         ["gap s3 7..end", "header s4 []", "s4:0"]
     );
-    let mut reader = log.reader(Class::Lossless, follow(1, "s1"));
+    let seen_1 = seen(1);
+    let mut reader = log.reader(Class::Lossless, follow(&seen_1, "s1"));
     assert_eq!(
         read_all(&log, &mut reader),
         ["header s2 []", "s2:0", "header s4 []", "s4:0"]
     );
-    let mut reader = log.reader(Class::Lossless, follow(5, "s5"));
+    let seen_5 = seen(5);
+    let mut reader = log.reader(Class::Lossless, follow(&seen_5, "s5"));
     assert!(read_all(&log, &mut reader).is_empty());
 }
 
@@ -395,7 +411,7 @@ fn a_follower_gets_every_frame_and_its_own_readers_seek() {
     }
     let start = Start::Follow {
         position: None,
-        token: Token::default(),
+        seen: &[Token::default()],
     };
     let mut follower = owner.reader(Class::Lossless, start);
     let mut followed = Log::new(LogLimits::default());
@@ -748,4 +764,88 @@ fn hostile_47_output_never_goes_back_whatever_the_wire_says() {
         }
     }
     assert_eq!(last.len(), 2);
+}
+
+const BACKUP: Token = Token {
+    slot: 1,
+    epoch: 9,
+    attempt: 1,
+};
+
+/// Session s1 with two frames, then b1 with two, then s1 again from its sixth frame on.
+fn switched() -> Log {
+    let mut log = log(usize::MAX);
+    append(&mut log, keyframe(0));
+    append(&mut log, inter(40));
+    log.begin_session("b1", BACKUP, 80, 10);
+    append(&mut log, keyframe(0));
+    append(&mut log, inter(40));
+    log.begin_session("s1", TOKEN, 0, 5);
+    append(&mut log, keyframe(200));
+    log
+}
+
+#[test]
+fn a_cursor_is_a_place_in_the_stretch_of_its_session_that_it_was_given_in() {
+    let log = switched();
+    for (next_sequence, expected) in [
+        (
+            1,
+            &[
+                "header s1 []",
+                "s1:1",
+                "header b1 []",
+                "b1:10 b1:11",
+                "header s1 []",
+                "s1:5",
+            ][..],
+        ),
+        (2, &["header b1 []", "b1:10 b1:11", "header s1 []", "s1:5"]),
+        (5, &["header s1 []", "s1:5"]),
+        (6, &[]),
+    ] {
+        let start = Start::Resume {
+            session_id: "s1",
+            next_sequence,
+        };
+        let mut reader = log.reader(Class::Lossless, start);
+        assert_eq!(read_all(&log, &mut reader), expected, "{next_sequence}");
+    }
+    assert_eq!(log.next_sequence_of("s1"), Some(6));
+}
+
+#[test]
+fn the_tokens_of_two_slots_say_nothing_of_each_other() {
+    let log = switched();
+    let follow = |seen: &[Token]| {
+        let start = Start::Follow {
+            position: None,
+            seen,
+        };
+        read_all(&log, &mut log.reader(Class::Lossless, start)).join(" ")
+    };
+    assert!(follow(&[TOKEN, BACKUP]).starts_with("header s1 [] s1:0"));
+    let higher = Token {
+        attempt: 2,
+        ..BACKUP
+    };
+    assert_eq!(follow(&[TOKEN, higher]), "header s1 [] s1:5");
+}
+
+#[test]
+fn what_is_kept_of_a_log_is_its_latest_gop() {
+    let mut log = log(usize::MAX);
+    append(&mut log, video_header(1));
+    assert_eq!(log.keep_gop(), None);
+    for frame in [keyframe(0), inter(40), keyframe(80), inter(120)] {
+        append(&mut log, frame);
+    }
+    assert!(log.keep_gop().is_some());
+    let gop = log.take_gop();
+    let sequences: Vec<_> = gop.iter().map(|entry| entry.sequence).collect();
+    assert_eq!(sequences, [3, 4]);
+    assert_eq!(gop[0].headers().len(), 1);
+    assert!(log.bytes() == 0 && log.take_gop().is_empty());
+    append(&mut log, inter(160));
+    assert_eq!(log.keep_gop(), None);
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use registry::{Origin, OriginName, Registry, RegistryError};
+use registry::{Origin, OriginName, Registry, RegistryError, Slot, StreamId};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
@@ -13,7 +13,6 @@ use tracing::debug;
 use crate::{
     config::Config,
     metrics::{OpenLabels, OriginMetrics},
-    stream::Place,
 };
 
 /// Asks the registry.
@@ -69,9 +68,10 @@ impl Directory {
         }
     }
 
-    /// Where the stream may be. While the registry does not answer, that is any origin that it told last.
-    pub(super) async fn whereabouts(&self, place: Place) -> Whereabouts {
-        let places = [place];
+    /// Where the stream may be: with its primary, else with its backup. While the registry does not answer, that is any
+    /// origin that it told last.
+    pub(super) async fn whereabouts(&self, id: StreamId) -> Whereabouts {
+        let places = Slot::ALL.map(|slot| (id, slot));
         let owners = match self.answer(self.registry.owners(&places)).await {
             Answer::Told(owners) => owners,
             Answer::Busy => {
@@ -83,19 +83,25 @@ impl Directory {
                 return self.anywhere().await;
             }
         };
-        let lease = owners.into_iter().next().and_then(|owner| owner.lease);
-        let Some(lease) = lease else {
+        let mut leases = owners.into_iter().filter_map(|owner| owner.lease);
+        let Some(lease) = leases.next() else {
             self.count("nobody");
             return Whereabouts::default();
         };
-        if lease.origin == self.config.name {
+        // Both are at one origin, save for a moment after it has died.
+        let both = [Some(lease), leases.next()].into_iter().flatten();
+        let mut elsewhere: Vec<_> = both.map(|lease| lease.origin).collect();
+        elsewhere.dedup();
+        elsewhere.retain(|origin| *origin != self.config.name);
+        if elsewhere.is_empty() {
             self.count("here");
             return Whereabouts::not_there();
         }
         self.count("elsewhere");
         let announced = self.announced().await;
+        let known = |origin| announced.get(&origin).cloned();
         Whereabouts {
-            candidates: announced.get(&lease.origin).cloned().into_iter().collect(),
+            candidates: elsewhere.into_iter().filter_map(known).collect(),
             live: true,
         }
     }
@@ -173,7 +179,7 @@ impl Announced {
 
 #[cfg(test)]
 mod tests {
-    use registry::{MemoryRegistry, Slot, StreamId};
+    use registry::MemoryRegistry;
     use runtime::{budget::Budget, metrics::Metrics};
 
     use super::*;
@@ -184,12 +190,12 @@ mod tests {
         let metrics = OriginMetrics::register(&Metrics::default(), &Budget::new(1));
         let config = Arc::new(Config::new(OriginName::new("origin-0").unwrap()));
         let directory = Directory::new(&config, &registry, &metrics);
-        let place = (StreamId::derive("default", "live", "main"), Slot::PRIMARY);
+        let id = StreamId::derive("default", "live", "main");
         let turns = u32::try_from(ASKING_MAX).unwrap();
         let all = directory.asking.acquire_many(turns).await.unwrap();
-        let whereabouts = directory.whereabouts(place).await;
+        let whereabouts = directory.whereabouts(id).await;
         assert!(whereabouts.live && whereabouts.candidates.is_empty());
-        let asking = directory.whereabouts(place);
+        let asking = directory.whereabouts(id);
         let later = async {
             tokio::time::sleep(config.timing.registry_wait + TURN_WAIT / 4).await;
             drop(all);

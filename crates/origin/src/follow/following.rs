@@ -7,7 +7,7 @@ use proto::{
     internal::v1::{FollowHeader, follow_response::Response},
     v1::FrameBatch,
 };
-use registry::{FencingToken, Origin};
+use registry::{FencingToken, Origin, Slot, StreamId};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -19,12 +19,12 @@ use super::{
     Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX, directory::Whereabouts,
     upstream::Upstream,
 };
-use crate::stream::{ANOTHER_BROADCAST, End, Feed, FeedError, Place, SessionHeader, Superseded};
+use crate::stream::{ANOTHER_BROADCAST, End, Feed, FeedError, SessionHeader, Slots, Superseded};
 
 /// A stream that another origin owns.
 pub(super) struct Following {
     follower: Follower,
-    place: Place,
+    id: StreamId,
     feed: Feed,
     upstream: Upstream,
     /// Since when nobody reads it.
@@ -88,25 +88,25 @@ impl Following {
     /// Takes in what one of these origins has of a stream, and lets readers find it. `None`: there is nothing.
     pub(super) async fn begin(
         follower: &Follower,
-        place: Place,
+        id: StreamId,
         candidates: &[Origin],
         admitted: OwnedSemaphorePermit,
     ) -> Option<Self> {
         let elsewhere = follower.shared.elsewhere.as_ref()?;
         let streams = &follower.shared.streams;
-        let lowest = FencingToken {
+        let lowest = Slots::from_fn(|_slot| FencingToken {
             epoch: 0,
             attempt: 0,
-        };
-        let upstream = elsewhere.upstreams.open(candidates, place, None, lowest);
+        });
+        let upstream = elsewhere.upstreams.open(candidates, id, None, &lowest);
         let upstream = upstream.await?;
         let owner = upstream.origin.clone();
         let broadcast_id = upstream.broadcast_id.clone();
-        let mut feed = Feed::new(streams, admitted, place, broadcast_id, owner.clone());
-        feed.owned_by(&owner, upstream.token).ok()?;
+        let mut feed = Feed::new(streams, admitted, id, broadcast_id, owner.clone());
+        feed.owned_by(&owner, &upstream.tokens).ok()?;
         let mut following = Self {
             follower: follower.clone(),
-            place,
+            id,
             feed,
             upstream,
             unread: None,
@@ -116,7 +116,7 @@ impl Following {
         if !caught_up.unwrap_or_default() || !streams.enter(&following.feed) {
             return None;
         }
-        info!(stream_id = %place.0, %owner, "following a stream");
+        info!(stream_id = %id, %owner, "following a stream");
         Some(following)
     }
 
@@ -138,7 +138,7 @@ impl Following {
                 Ok(over) => break over,
                 Err(lost) => lost,
             };
-            info!(stream_id = %self.place.0, owner = %self.upstream.origin, reason = %lost, "lost a stream's owner");
+            info!(stream_id = %self.id, owner = %self.upstream.origin, reason = %lost, "lost a stream's owner");
             if let Err(over) = self.find_again().await {
                 break over;
             }
@@ -248,6 +248,7 @@ impl Following {
             .map_err(|error| Some(error.into()))?;
         let header = SessionHeader {
             session_id: &header.session_id,
+            slot: Slot::new(header.slot).unwrap_or_default(),
             token: FencingToken {
                 epoch: header.epoch,
                 attempt: header.attempt,
@@ -270,12 +271,12 @@ impl Following {
         let Whereabouts {
             mut candidates,
             live,
-        } = elsewhere.directory.whereabouts(self.place).await;
+        } = elsewhere.directory.whereabouts(self.id).await;
         candidates.retain(|origin| origin.name != self.upstream.origin);
-        let seen = self.feed.stream().token();
+        let seen = self.feed.stream().tokens();
         match self.open(elsewhere, &candidates).await {
             // Where the registry does not say so, a higher token does.
-            Some(upstream) if live || upstream.token > seen => self.go_on(upstream),
+            Some(upstream) if live || upstream.is_above(&seen) => self.go_on(upstream),
             Some(_) | None => Tried::Nothing,
         }
     }
@@ -304,7 +305,7 @@ impl Following {
             }
             self.loss = Some(loss);
             // Also the origin that was followed: an RPC can break without its origin.
-            let whereabouts = elsewhere.directory.whereabouts(self.place).await;
+            let whereabouts = elsewhere.directory.whereabouts(self.id).await;
             let opened = self.open(elsewhere, &whereabouts.candidates).await;
             match opened.map(|upstream| self.go_on(upstream)) {
                 Some(Tried::Follows) => {
@@ -332,9 +333,9 @@ impl Following {
 
     /// The stream behind what is here, at the origin of these that has the best right to it.
     async fn open(&self, elsewhere: &Elsewhere, candidates: &[Origin]) -> Option<Upstream> {
-        let (position, token) = (self.feed.position(), self.feed.stream().token());
+        let (position, seen) = (self.feed.position(), self.feed.stream().tokens());
         let (upstreams, position) = (&elsewhere.upstreams, position.as_ref());
-        let opened = upstreams.open(candidates, self.place, position, token);
+        let opened = upstreams.open(candidates, self.id, position, &seen);
         opened.await
     }
 
@@ -343,7 +344,7 @@ impl Following {
         if upstream.broadcast_id != self.feed.stream().broadcast_id {
             return Tried::Over(ended(ANOTHER_BROADCAST));
         }
-        match self.feed.owned_by(&upstream.origin, upstream.token) {
+        match self.feed.owned_by(&upstream.origin, &upstream.tokens) {
             Ok(()) => {
                 self.upstream = upstream;
                 Tried::Follows
@@ -356,7 +357,7 @@ impl Following {
         let took = since.elapsed();
         let metrics = self.follower.shared.streams.metrics();
         metrics.follow_switch_seconds.observe(took.as_secs_f64());
-        info!(stream_id = %self.place.0, owner = %self.upstream.origin, ?took, "following a stream at another owner");
+        info!(stream_id = %self.id, owner = %self.upstream.origin, ?took, "following a stream at another owner");
     }
 
     /// What readers are told by an origin that leaves.

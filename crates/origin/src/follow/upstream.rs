@@ -17,7 +17,7 @@ use proto::{
     },
     v1::FrameBatch,
 };
-use registry::{FencingToken, Origin, OriginName};
+use registry::{FencingToken, Origin, OriginName, Slot, StreamId};
 use runtime::grpc::{SESSIONS_PER_CONNECTION, channel};
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -26,7 +26,7 @@ use tracing::debug;
 use super::Dialer;
 use crate::{
     metrics::{OpenLabels, OriginMetrics},
-    stream::{Place, Position},
+    stream::{Position, Slots},
 };
 
 /// Connections to other origins.
@@ -44,7 +44,7 @@ pub(super) struct Upstream {
     pub(super) origin: OriginName,
     pub(super) broadcast_id: String,
     /// The owner's.
-    pub(super) token: FencingToken,
+    pub(super) tokens: Slots<FencingToken>,
     responses: Streaming<FollowResponse>,
     assembler: Assembler,
     /// Held for as long as the RPC lasts.
@@ -63,28 +63,29 @@ impl Upstreams {
         }
     }
 
-    /// Follows a stream behind a position: at the origin of these that has the highest token, and none lower than this.
+    /// Follows a stream behind a position: at the origin of these that has the highest tokens, and none lower than these.
     pub(super) async fn open(
         &self,
         origins: &[Origin],
-        place: Place,
+        id: StreamId,
         position: Option<&Position>,
-        token: FencingToken,
+        seen: &Slots<FencingToken>,
     ) -> Option<Upstream> {
-        let open = |origin| self.open_at(origin, place, position.cloned(), token);
+        let open = |origin| self.open_at(origin, id, position.cloned(), *seen);
         let opened = join_all(origins.iter().map(open)).await;
-        opened.into_iter().flatten().max_by_key(|it| it.token)
+        let rank = |upstream: &Upstream| Slot::ALL.map(|slot| *upstream.tokens.of(slot));
+        opened.into_iter().flatten().max_by_key(rank)
     }
 
     async fn open_at(
         &self,
         origin: &Origin,
-        place: Place,
+        id: StreamId,
         position: Option<Position>,
-        token: FencingToken,
+        seen: Slots<FencingToken>,
     ) -> Option<Upstream> {
         let connection = self.connection(origin);
-        let opening = Upstream::open(origin, connection.clone(), place, position, token);
+        let opening = Upstream::open(origin, connection.clone(), id, position, seen);
         let opened = timeout(OPEN_TIMEOUT, opening).await;
         let opened =
             opened.unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no answer in time")));
@@ -96,7 +97,7 @@ impl Upstreams {
         opens.get_or_create(&OpenLabels { outcome }).inc();
         opened
             .inspect_err(|refusal| {
-                debug!(stream_id = %place.0, origin = %origin.name, outcome, reason = refusal.message(),
+                debug!(stream_id = %id, origin = %origin.name, outcome, reason = refusal.message(),
                     "an origin does not give a stream");
                 if outcome == UNREACHABLE {
                     self.give_up(origin, &connection);
@@ -138,18 +139,21 @@ impl Upstream {
     async fn open(
         origin: &Origin,
         connection: Arc<Channel>,
-        (stream_id, _): Place,
+        stream_id: StreamId,
         position: Option<Position>,
-        token: FencingToken,
+        seen: Slots<FencingToken>,
     ) -> Result<Self, Status> {
         let (session_id, next_sequence) =
             position.map_or_else(Default::default, |p| (p.session_id, p.next_sequence));
+        let (primary, backup) = (seen.of(Slot::PRIMARY), seen.of(Slot::BACKUP));
         let request = FollowRequest {
             stream_id: stream_id.as_bytes().to_vec(),
             session_id,
             next_sequence,
-            epoch: token.epoch,
-            attempt: token.attempt,
+            epoch: primary.epoch,
+            attempt: primary.attempt,
+            backup_epoch: backup.epoch,
+            backup_attempt: backup.attempt,
         };
         let mut client = RelayServiceClient::new(Channel::clone(&connection));
         let mut responses = client.follow(request).await?.into_inner();
@@ -158,6 +162,8 @@ impl Upstream {
             broadcast_id,
             epoch,
             attempt,
+            backup_epoch,
+            backup_attempt,
         })) = first.and_then(|first| first.response)
         else {
             return Err(Status::internal("the first response is no acceptance"));
@@ -165,11 +171,25 @@ impl Upstream {
         Ok(Self {
             origin: origin.name.clone(),
             broadcast_id,
-            token: FencingToken { epoch, attempt },
+            tokens: Slots::from_fn(|slot| {
+                let (epoch, attempt) = if slot == Slot::PRIMARY {
+                    (epoch, attempt)
+                } else {
+                    (backup_epoch, backup_attempt)
+                };
+                FencingToken { epoch, attempt }
+            }),
             responses,
             assembler: Assembler::new(Parts::Omitted),
             _connection: connection,
         })
+    }
+
+    /// Whether its owner has a higher token than these.
+    pub(super) fn is_above(&self, seen: &Slots<FencingToken>) -> bool {
+        self.tokens
+            .iter()
+            .any(|(slot, token)| token > seen.of(slot))
     }
 
     /// What comes next.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     metrics::OutputLabels,
-    stream::{self, End, Next, Streams, Subscription, SubscriptionStart},
+    stream::{self, End, Next, Slots, Streams, Subscription, SubscriptionStart},
 };
 
 /// What a follower reads.
@@ -41,20 +41,21 @@ pub(crate) fn follow(streams: &Streams, request: &FollowRequest) -> Result<Follo
             "no more origins may follow this stream",
         )
     })?;
-    let token = stream.token();
+    let tokens = stream.tokens();
+    let (primary, backup) = (tokens.of(Slot::PRIMARY), tokens.of(Slot::BACKUP));
     let accepted = Answer::Accepted(FollowAccepted {
         broadcast_id: stream.broadcast_id.clone(),
-        epoch: token.epoch,
-        attempt: token.attempt,
+        epoch: primary.epoch,
+        attempt: primary.attempt,
+        backup_epoch: backup.epoch,
+        backup_attempt: backup.attempt,
     });
     let session_id = Some(request.session_id.as_str()).filter(|id| !id.is_empty());
-    let seen = Token {
-        epoch: request.epoch,
-        attempt: request.attempt,
-    };
+    let seen = seen(request);
+    let seen = Slot::ALL.map(|slot| stream::log_token(slot, *seen.of(slot)));
     let start = Start::Follow {
         position: session_id.map(|session_id| (session_id, request.next_sequence)),
-        token: seen,
+        seen: &seen,
     };
     let answers = Answers {
         subscription: stream.subscribe(SubscriptionStart {
@@ -85,13 +86,9 @@ fn owned(streams: &Streams, request: &FollowRequest) -> Result<Arc<stream::Strea
     if request.session_id.len() > SESSION_ID_BYTES_MAX {
         return Err(invalid("not a session id"));
     }
-    let token = FencingToken {
-        epoch: request.epoch,
-        attempt: request.attempt,
-    };
-    let held = streams.find((stream_id, Slot::PRIMARY));
+    let held = streams.readable(stream_id);
     let owner = held.as_ref().and_then(|stream| stream.owner());
-    held.filter(|stream| owner.is_none() && stream.token() >= token)
+    held.filter(|stream| owner.is_none() && may_follow(&stream.tokens(), &seen(request)))
         .ok_or_else(|| {
             status_with(
                 Code::FailedPrecondition,
@@ -105,12 +102,30 @@ fn owned(streams: &Streams, request: &FollowRequest) -> Result<Arc<stream::Strea
         })
 }
 
+fn seen(request: &FollowRequest) -> Slots<FencingToken> {
+    Slots::from_fn(|slot| {
+        let (epoch, attempt) = if slot == Slot::PRIMARY {
+            (request.epoch, request.attempt)
+        } else {
+            (request.backup_epoch, request.backup_attempt)
+        };
+        FencingToken { epoch, attempt }
+    })
+}
+
+/// Whether no origin is known to have a better right to a slot that is here. One that has never been here, since the origin
+/// died that had both, says nothing.
+fn may_follow(here: &Slots<FencingToken>, seen: &Slots<FencingToken>) -> bool {
+    let mut slots = here.iter().filter(|(_, token)| token.epoch > 0).peekable();
+    slots.peek().is_some() && slots.all(|(slot, token)| token >= seen.of(slot))
+}
+
 /// A subscription as messages.
 struct Answers {
     subscription: Subscription,
     ready: VecDeque<Answer>,
-    /// The highest token that the follower had seen.
-    seen: Token,
+    /// The highest tokens that the follower had seen.
+    seen: [Token; 2],
     caught_up: bool,
     over: bool,
 }
@@ -142,7 +157,7 @@ impl Answers {
                 Ok(Err(header)) => {
                     self.caught_up = true;
                     // A session is known before its first frame: a cursor may be of it.
-                    let header = header.filter(|header| header.token >= self.seen);
+                    let header = header.filter(|header| !header.token.is_below(&self.seen));
                     self.ready.extend(header.as_ref().map(header_answer));
                     self.ready.push_back(Answer::CaughtUp(FollowCaughtUp {}));
                 }
@@ -178,5 +193,6 @@ fn header_answer(header: &Header) -> Answer {
         sequence: header.sequence,
         // The log keeps less than a batch of headers.
         headers: batches(frames, Parts::Omitted).into_iter().next(),
+        slot: header.token.slot.into(),
     })
 }

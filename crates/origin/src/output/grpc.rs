@@ -209,6 +209,7 @@ fn header_message(header: &Header, broadcast_id: &str) -> Message {
         // The log keeps less than a batch of headers.
         headers: batches(frames, Parts::Included).into_iter().next(),
         tracks: tracks_to_proto(&header.tracks),
+        slot: header.token.slot.into(),
     })
 }
 

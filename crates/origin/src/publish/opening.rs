@@ -3,29 +3,27 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::{
-    error::status,
+    error::{status, status_with},
     internal::v1::{Grant, PublishOpen, PublishRequest, publish_request::Request as Message},
 };
 use registry::{EPOCH_AHEAD_MS_MAX, FencingToken, SessionId, Slot, StreamId};
 use runtime::telemetry;
-use tokio::sync::oneshot;
 use tonic::{Code, Status, Streaming};
 use tracing::{Instrument as _, Span, field::Empty, info, info_span, warn};
 
 use super::{
-    DRAINING, EPOCH_IN_FUTURE, GRANT_INVALID, OPEN_INVALID, PROCESS_BUDGET, REGISTRY_UNAVAILABLE,
-    Relay, fenced, refusal_reason,
+    DRAINING, ELSEWHERE, EPOCH_IN_FUTURE, GRANT_INVALID, OPEN_INVALID, PROCESS_BUDGET,
+    REGISTRY_UNAVAILABLE, Relay, fenced, refusal_reason,
 };
 use crate::{
     config::OutagePolicy,
     ownership,
-    stream::{AttachError, Dismissal, Opening, Place, Publication},
+    stream::{AttachError, Attached, Opening, Place},
 };
 
 /// An open that was taken.
 pub(super) struct Accepted {
-    pub(super) publication: Publication,
-    pub(super) dismissed: oneshot::Receiver<Dismissal>,
+    pub(super) attached: Attached,
     pub(super) token: FencingToken,
     pub(super) until: Option<tokio::time::Instant>,
     pub(super) grace: Duration,
@@ -71,7 +69,8 @@ impl Relay {
         span.record("stream_id", place.0.to_string());
         span.record("app", &grant.app);
         let presented = check_token(&open, now_ms)?;
-        let held = self.streams.owned(place);
+        let (stream_id, slot) = place;
+        let held = self.streams.owned(stream_id);
         // Sessions that this origin holds go on, whatever its memory.
         if held.is_none() && !self.streams.budget().admits() {
             return Err(status(
@@ -81,11 +80,11 @@ impl Relay {
             ));
         }
         let seen = match &held {
-            Some(stream) => stream.token(),
-            None => {
-                let followed = self.streams.find(place).map(|stream| stream.token());
+            Some(stream) if stream.slots().contains(&slot) => *stream.tokens().of(slot),
+            Some(_) | None => {
+                let known = self.streams.find(stream_id).map(|stream| stream.tokens());
                 let registered = self.registered_token(place).await?;
-                followed.map_or(registered, |token| token.max(registered))
+                known.map_or(registered, |tokens| registered.max(*tokens.of(slot)))
             }
         };
         let token = self.grant_epoch(presented, seen, now_ms)?;
@@ -94,7 +93,7 @@ impl Relay {
         }
         span.record("epoch", token.epoch);
         span.record("attempt", token.attempt);
-        let session = session_span(&open.session_id, &grant.app, place.0, token);
+        let session = session_span(&open.session_id, &grant.app, stream_id, token);
         let opening = Opening {
             place,
             session_id: open.session_id,
@@ -102,12 +101,14 @@ impl Relay {
             token,
             first_sequence: open.first_sequence,
             timeline_offset_ms: open.timeline_offset_ms,
+            standby: open.standby,
         };
-        let (publication, dismissed) = self.streams.attach(&opening).map_err(attach_refusal)?;
+        let attached = self.streams.attach(&opening).map_err(attach_refusal)?;
         info!(
+            slot = slot.number(),
             attempt = token.attempt,
             epoch = token.epoch,
-            broadcast_id = publication.stream().broadcast_id,
+            broadcast_id = attached.publication.stream().broadcast_id,
             first_sequence = opening.first_sequence,
             trace_id = telemetry::trace_id(&span),
             "publish accepted"
@@ -116,8 +117,7 @@ impl Relay {
             .then(|| Duration::from_millis(grant.session_until_ms.saturating_sub(now_ms)));
         let window = Duration::from_millis(grant.reconnect_window_ms.into());
         Ok(Accepted {
-            publication,
-            dismissed,
+            attached,
             token,
             until: remaining.and_then(|r| tokio::time::Instant::now().checked_add(r)),
             grace: self.config.timing.publisher_lost_grace.max(window),
@@ -269,11 +269,14 @@ fn check_token(open: &PublishOpen, now_ms: u64) -> Result<FencingToken, Status> 
 }
 
 fn attach_refusal(error: AttachError) -> Status {
+    let why = error.to_string();
     match error {
-        AttachError::Fenced(token) => fenced(token),
-        AttachError::StreamsExceeded => {
-            status(Code::ResourceExhausted, PROCESS_BUDGET, error.to_string())
+        AttachError::Elsewhere(origin) => {
+            let origin = origin.to_string();
+            status_with(Code::Unavailable, ELSEWHERE, why, [("origin", origin)])
         }
+        AttachError::Fenced(token) => fenced(token),
+        AttachError::StreamsExceeded => status(Code::ResourceExhausted, PROCESS_BUDGET, why),
     }
 }
 

@@ -3,15 +3,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use media::{
-    Frame,
-    log::{Log, SequenceError},
-};
-use registry::{FencingToken, OriginName};
+use media::{Frame, log::SequenceError};
+use registry::{FencingToken, OriginName, Slot, StreamId};
 use runtime::budget::Share;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{End, Followed, Place, State, Stream, Streams, log_token};
+use super::{End, Followed, Slots, State, Stream, Streams, log_token};
 
 /// The right to write to a followed stream, until a publisher comes here.
 #[derive(Debug)]
@@ -49,6 +46,7 @@ pub(crate) enum FeedError {
 /// A session as the other log tells of it.
 pub(crate) struct SessionHeader<'a> {
     pub(crate) session_id: &'a str,
+    pub(crate) slot: Slot,
     pub(crate) token: FencingToken,
     pub(crate) timeline_offset_ms: i64,
     /// Of the frame that comes next.
@@ -62,17 +60,17 @@ impl Feed {
     pub(crate) fn new(
         streams: &Streams,
         admitted: OwnedSemaphorePermit,
-        place: Place,
+        id: StreamId,
         broadcast_id: String,
         owner: OriginName,
     ) -> Self {
-        let log = Log::new(streams.log_limits());
-        let stream = Arc::new(Stream::new(place, broadcast_id, log, streams.clone()));
+        let stream = Stream::new(id, broadcast_id, Slot::PRIMARY, streams.clone());
+        let stream = Arc::new(stream);
         let (sender, superseded) = oneshot::channel();
         stream.state.lock().followed = Some(Followed {
             owner,
             timeline_offset_ms: 0,
-            unplaced: false,
+            fed: None,
             _superseded: sender,
         });
         Self {
@@ -91,12 +89,14 @@ impl Feed {
     pub(crate) fn owned_by(
         &mut self,
         owner: &OriginName,
-        token: FencingToken,
+        tokens: &Slots<FencingToken>,
     ) -> Result<(), Superseded> {
         self.partial.set(0);
         self.write(|state, followed| {
             followed.owner = owner.clone();
-            state.token = state.token.max(token);
+            for (slot, token) in tokens.iter() {
+                state.raise_token(slot, *token);
+            }
         })
     }
 
@@ -113,16 +113,18 @@ impl Feed {
     pub(crate) fn header(&self, header: &SessionHeader<'_>) -> Result<(), Superseded> {
         let SessionHeader {
             session_id,
+            slot,
             token,
             timeline_offset_ms,
             sequence,
             headers,
         } = *header;
         self.write(|state, followed| {
-            state.token = state.token.max(token);
+            state.raise_token(slot, token);
+            state.selection.told(slot, Instant::now());
             followed.timeline_offset_ms = timeline_offset_ms;
             let log = &mut state.log;
-            followed.unplaced |= log.follow_session(session_id, log_token(token), sequence);
+            state.unplaced |= log.follow_session(session_id, log_token(slot, token), sequence);
             for (sequence, frame) in headers {
                 log.seed_header(*sequence, frame);
             }
@@ -130,8 +132,8 @@ impl Feed {
     }
 
     pub(crate) fn gap(&self, session_id: &str, from: u64, to: u64) -> Result<(), Superseded> {
-        self.write(|state, followed| {
-            followed.unplaced |= state.log.follow_gap(session_id, from, to);
+        self.write(|state, _followed| {
+            state.unplaced |= state.log.follow_gap(session_id, from, to);
         })
     }
 
@@ -147,7 +149,7 @@ impl Feed {
         let appended = self.write(|state, followed| {
             let offset_ms = followed.timeline_offset_ms;
             if let Some((_, first)) = frames.first()
-                && std::mem::take(&mut followed.unplaced)
+                && std::mem::take(&mut state.unplaced)
             {
                 state.log.place_session(offset_ms, first.timestamp_ms);
             }
@@ -155,6 +157,7 @@ impl Feed {
                 frame.timestamp_ms = frame.timestamp_ms.saturating_sub(offset_ms);
                 state.log.append(sequence, frame, now).map(drop)
             });
+            followed.fed = Some(now);
             state.charge(&self.stream.streams);
             appended
         })?;
@@ -168,7 +171,8 @@ impl Feed {
 
     /// The stream ends here.
     pub(crate) fn end(&self, end: End) {
-        self.stream.end_if(end, |state| state.followed.is_some());
+        self.stream
+            .end_if(end, |_stream, state| state.followed.is_some());
     }
 
     /// Whether anybody reads.
@@ -186,7 +190,7 @@ impl Feed {
                 .map_or_else(String::new, |o| o.to_string()),
         };
         // Who has found the stream in the table holds it: else the table and this are all that do.
-        self.stream.end_if(end, |state| {
+        self.stream.end_if(end, |_stream, state| {
             ended =
                 state.followed.is_some() && !self.is_read() && Arc::strong_count(&self.stream) <= 2;
             ended

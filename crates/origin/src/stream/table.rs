@@ -9,14 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use media::log::{Log, LogLimits};
+use media::log::LogLimits;
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
+use registry::StreamId;
 use runtime::{budget::Budget, metrics::Metrics};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{AttachError, Dismissal, Feed, Opening, Place, Publication, Stream};
-use crate::{config::Config, metrics::OriginMetrics};
+use super::{AttachError, Attached, Feed, Opening, Stream};
+use crate::{
+    config::{Backup, Config},
+    metrics::OriginMetrics,
+};
 
 /// Of the process budget: from here on streams of other origins are not taken, so that readers leave publishers room.
 const ADMIT_FOLLOWED_PERCENT: u8 = 80;
@@ -29,6 +33,7 @@ pub(crate) struct Streams {
 
 #[derive(Debug)]
 struct Shared {
+    backup: Backup,
     log_limits: LogLimits,
     streams_max: usize,
     followed_max: usize,
@@ -38,7 +43,7 @@ struct Shared {
     budget: Budget,
     metrics: OriginMetrics,
     /// Locked before a stream's own state, never after it.
-    streams: RwLock<BTreeMap<Place, Arc<Stream>>>,
+    streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
     /// Streams owned here.
     count: AtomicUsize,
     /// Says that a stream was opened.
@@ -52,6 +57,7 @@ impl Streams {
         let metrics = OriginMetrics::register(metrics, &budget);
         Self {
             shared: Arc::new(Shared {
+                backup: config.backup,
                 log_limits: config.log,
                 streams_max: config.limits.streams_max,
                 followed_max: config.limits.followed_streams_max,
@@ -69,6 +75,11 @@ impl Streams {
 
     pub(crate) fn budget(&self) -> &Budget {
         &self.shared.budget
+    }
+
+    /// When readers get a stream's other publisher.
+    pub(super) fn backup(&self) -> Backup {
+        self.shared.backup
     }
 
     pub(super) fn log_limits(&self) -> LogLimits {
@@ -108,13 +119,18 @@ impl Streams {
             .ok()
     }
 
-    pub(crate) fn find(&self, place: Place) -> Option<Arc<Stream>> {
-        self.shared.streams.read().get(&place).cloned()
+    pub(crate) fn find(&self, id: StreamId) -> Option<Arc<Stream>> {
+        self.shared.streams.read().get(&id).cloned()
+    }
+
+    /// The stream, where readers have something to begin with.
+    pub(crate) fn readable(&self, id: StreamId) -> Option<Arc<Stream>> {
+        self.find(id).filter(|stream| stream.is_readable())
     }
 
     /// The stream, where this origin owns it.
-    pub(crate) fn owned(&self, place: Place) -> Option<Arc<Stream>> {
-        self.find(place).filter(|stream| stream.owner().is_none())
+    pub(crate) fn owned(&self, id: StreamId) -> Option<Arc<Stream>> {
+        self.find(id).filter(|stream| stream.owner().is_none())
     }
 
     /// Every stream that this origin owns.
@@ -125,13 +141,11 @@ impl Streams {
     }
 
     /// Attaches a publisher; a stream that is not held yet is made. One that was followed goes on with it.
-    pub(crate) fn attach(
-        &self,
-        opening: &Opening,
-    ) -> Result<(Publication, oneshot::Receiver<Dismissal>), AttachError> {
+    pub(crate) fn attach(&self, opening: &Opening) -> Result<Attached, AttachError> {
         let now = Instant::now();
+        let (id, slot) = opening.place;
         let mut streams = self.shared.streams.write();
-        let held = streams.get(&opening.place).cloned();
+        let held = streams.get(&id).cloned();
         let owned = held.as_ref().is_some_and(|held| held.owner().is_none());
         if !owned && self.count() >= self.shared.streams_max {
             return Err(AttachError::StreamsExceeded);
@@ -145,21 +159,19 @@ impl Streams {
             }
             return Ok(attached);
         }
-        let stream = Arc::new(Stream::new(
-            opening.place,
-            opening.broadcast_id.clone(),
-            Log::new(self.shared.log_limits),
-            self.clone(),
-        ));
+        // Whom readers had before may be on the way here too.
+        let on_air = if opening.standby { slot.other() } else { slot };
+        let broadcast_id = opening.broadcast_id.clone();
+        let stream = Arc::new(Stream::new(id, broadcast_id, on_air, self.clone()));
         let attached = stream.attach(opening, now)?;
         if let Some(followed) = held {
-            followed.replaced_by(opening.token)?;
+            followed.replaced_by(slot, opening.token)?;
             self.metrics().followed_streams.dec();
         }
-        streams.insert(opening.place, stream);
+        streams.insert(id, stream);
         self.counted(1);
         drop(streams);
-        self.shared.opened.send_replace(());
+        self.announce_opened();
         Ok(attached)
     }
 
@@ -174,14 +186,19 @@ impl Streams {
     /// Lets readers find a followed stream, unless there is one by now. Whether they do.
     pub(crate) fn enter(&self, feed: &Feed) -> bool {
         let mut streams = self.shared.streams.write();
-        let Entry::Vacant(vacant) = streams.entry(feed.stream().place) else {
+        let Entry::Vacant(vacant) = streams.entry(feed.stream().id) else {
             return false;
         };
         vacant.insert(Arc::clone(feed.stream()));
         self.metrics().followed_streams.inc();
         drop(streams);
-        self.shared.opened.send_replace(());
+        self.announce_opened();
         true
+    }
+
+    /// Tells who waits that there is a stream to read.
+    pub(super) fn announce_opened(&self) {
+        self.shared.opened.send_replace(());
     }
 
     /// Says when a stream may have come.
@@ -201,8 +218,8 @@ impl Streams {
             return;
         }
         let entered = |held: &Arc<Stream>| Arc::ptr_eq(held, stream);
-        if streams.get(&stream.place).is_some_and(entered) {
-            streams.remove(&stream.place);
+        if streams.get(&stream.id).is_some_and(entered) {
+            streams.remove(&stream.id);
             if stream.owner().is_some() {
                 self.metrics().followed_streams.dec();
             } else {

@@ -1,7 +1,7 @@
 //! What no RPC can time: ends and attachments that meet, and who holds an ended stream.
 
 use media::{
-    FrameKind, flv,
+    Frame, FrameKind, flv,
     log::{Class, Start},
 };
 use registry::OriginName;
@@ -38,7 +38,13 @@ fn opening(epoch: u64) -> Opening {
         token: FencingToken { epoch, attempt: 1 },
         first_sequence: 0,
         timeline_offset_ms: None,
+        standby: false,
     }
+}
+
+/// A publisher of the primary slot.
+fn publish(streams: &Streams, opening: &Opening) -> Publication {
+    streams.attach(opening).unwrap().publication
 }
 
 fn keyframe(body_bytes: usize) -> Frame {
@@ -59,13 +65,13 @@ fn subscribe(stream: &Arc<Stream>) -> Subscription {
 #[tokio::test]
 async fn nobody_attaches_to_a_stream_that_is_ending() {
     let streams = streams(|_| {});
-    let (first, _dismissed) = streams.attach(&opening(1)).unwrap();
+    let first = publish(&streams, &opening(1));
     let ended = End::Moved {
         origin: String::new(),
     };
     std::thread::scope(|threads| {
         let mut attaching = None;
-        first.stream().end_if(ended, |_state| {
+        first.stream().end_if(ended, |_stream, _state| {
             attaching = Some(threads.spawn(|| streams.attach(&opening(2)).unwrap()));
             // The end has the table, or else the attachment has it by then and waits for the stream.
             while !streams.locked() {
@@ -73,8 +79,8 @@ async fn nobody_attaches_to_a_stream_that_is_ending() {
             }
             true
         });
-        let (second, _dismissed) = attaching.unwrap().join().unwrap();
-        let held = streams.find(opening(2).place);
+        let second = attaching.unwrap().join().unwrap().publication;
+        let held = streams.find(opening(2).place.0);
         assert!(held.is_some_and(|held| Arc::ptr_eq(&held, second.stream())));
     });
 }
@@ -82,7 +88,7 @@ async fn nobody_attaches_to_a_stream_that_is_ending() {
 #[tokio::test]
 async fn a_reader_that_stalls_does_not_hold_an_ended_streams_memory() {
     let streams = streams(|config| config.log.age_max = Duration::from_millis(200));
-    let (mut publication, _dismissed) = streams.attach(&opening(1)).unwrap();
+    let mut publication = publish(&streams, &opening(1));
     let mut stalled = subscribe(publication.stream());
     let mut reading = subscribe(publication.stream());
     publication.append(vec![(0, keyframe(100_000))], 0).unwrap();
@@ -98,10 +104,10 @@ async fn a_reader_that_stalls_does_not_hold_an_ended_streams_memory() {
 #[tokio::test]
 async fn a_wait_for_a_lost_publisher_ends_with_its_return() {
     let streams = streams(|_| {});
-    let (publication, _dismissed) = streams.attach(&opening(1)).unwrap();
+    let publication = publish(&streams, &opening(1));
     let stream = Arc::clone(publication.stream());
     drop(publication);
-    let lost = stream.lost().unwrap();
+    let lost = stream.lost(Slot::PRIMARY).unwrap();
     let (_second, ()) = tokio::time::timeout(PATIENCE, async {
         tokio::join!(
             async {
@@ -109,11 +115,17 @@ async fn a_wait_for_a_lost_publisher_ends_with_its_return() {
                 tokio::task::yield_now().await;
                 streams.attach(&opening(2)).unwrap()
             },
-            stream.found_again(lost)
+            stream.found_again(Slot::PRIMARY, lost)
         )
     })
     .await
     .unwrap();
+}
+
+fn primary(token: FencingToken) -> Slots<FencingToken> {
+    let mut tokens = Slots::from_fn(|_slot| Input::absent().token);
+    *tokens.of_mut(Slot::PRIMARY) = token;
+    tokens
 }
 
 /// The broadcast b1 of another origin, as readers find it here.
@@ -124,11 +136,11 @@ fn followed(streams: &Streams, token: FencingToken) -> Feed {
     let mut feed = Feed::new(
         streams,
         admitted,
-        opening(1).place,
+        opening(1).place.0,
         broadcast_id,
         owner.clone(),
     );
-    feed.owned_by(&owner, token).unwrap();
+    feed.owned_by(&owner, &primary(token)).unwrap();
     assert!(streams.enter(&feed));
     feed
 }
@@ -144,10 +156,10 @@ async fn another_broadcast_needs_a_higher_token_than_the_one_that_is_followed() 
     for epoch in [4, 5] {
         let refused = streams.attach(&another(epoch)).err();
         assert_eq!(refused, Some(AttachError::Fenced(opening(5).token)));
-        let held = streams.find(opening(1).place).unwrap();
+        let held = streams.find(opening(1).place.0).unwrap();
         assert!(Arc::ptr_eq(&held, feed.stream()));
     }
-    let (publication, _dismissed) = streams.attach(&another(6)).unwrap();
+    let publication = publish(&streams, &another(6));
     assert_eq!(publication.stream().broadcast_id, "b2");
     assert_eq!(feed.position(), None);
 }
@@ -155,7 +167,7 @@ async fn another_broadcast_needs_a_higher_token_than_the_one_that_is_followed() 
 #[tokio::test]
 async fn frames_before_a_refused_one_are_paid_for_and_wake_readers() {
     let streams = streams(|_| {});
-    let (mut publication, _dismissed) = streams.attach(&opening(1)).unwrap();
+    let mut publication = publish(&streams, &opening(1));
     let mut reader = subscribe(publication.stream());
     let frames = vec![(0, keyframe(100_000)), (2, keyframe(10))];
     let (refused, woken) = tokio::join!(
@@ -178,6 +190,7 @@ async fn a_followed_session_without_a_frame_begins_here_where_its_publisher_says
         let mut feed = followed(&streams, opening(1).token);
         let header = |session_id, sequence| SessionHeader {
             session_id,
+            slot: Slot::PRIMARY,
             token: opening(1).token,
             timeline_offset_ms: 0,
             sequence,
@@ -192,7 +205,7 @@ async fn a_followed_session_without_a_frame_begins_here_where_its_publisher_says
             timeline_offset_ms: presented_ms,
             ..opening(2)
         };
-        let (mut publication, _dismissed) = streams.attach(&opening).unwrap();
+        let mut publication = publish(&streams, &opening);
         assert_eq!(publication.timeline_offset_ms, offset_ms);
         publication.append(vec![(0, keyframe(100))], 0).unwrap();
         let state = publication.stream().state.lock();
@@ -207,7 +220,7 @@ async fn a_body_that_an_owner_broke_off_is_given_back_with_the_next_owner() {
     feed.append(Vec::new(), 5000).unwrap();
     assert_eq!(streams.budget().used(), 5000);
     let next = OriginName::new("origin-2").unwrap();
-    feed.owned_by(&next, opening(2).token).unwrap();
+    feed.owned_by(&next, &primary(opening(2).token)).unwrap();
     assert_eq!(streams.budget().used(), 0);
 }
 
@@ -218,8 +231,8 @@ async fn a_stream_that_is_followed_has_its_room_before_readers_find_it() {
     assert!(streams.admit_followed().is_none());
     assert_eq!(streams.held(), 1);
     let owner = OriginName::new("origin-1").unwrap();
-    let place = opening(1).place;
-    let feed = Feed::new(&streams, admitted, place, "b1".to_owned(), owner);
+    let id = opening(1).place.0;
+    let feed = Feed::new(&streams, admitted, id, "b1".to_owned(), owner);
     assert!(streams.admit_followed().is_none());
     drop(feed);
     assert_eq!(streams.held(), 0);
@@ -234,4 +247,74 @@ async fn readers_leave_publishers_room_in_the_process_budget() {
     assert!(streams.admit_followed().is_some());
     share.set(800);
     assert!(streams.admit_followed().is_none() && streams.budget().admits());
+}
+
+/// The backup's opening.
+fn backup(epoch: u64) -> Opening {
+    let primary = opening(epoch);
+    Opening {
+        place: (primary.place.0, Slot::BACKUP),
+        session_id: format!("b{epoch}"),
+        ..primary
+    }
+}
+
+#[tokio::test]
+async fn a_standby_costs_one_gop_and_gives_it_back() {
+    let streams = streams(|_| {});
+    let mut primary = publish(&streams, &opening(1));
+    let mut backup = publish(&streams, &backup(1));
+    primary.append(vec![(0, keyframe(1000))], 0).unwrap();
+    let before = streams.budget().used();
+    for sequence in 0..20 {
+        let progress = backup
+            .append(vec![(sequence, keyframe(50_000))], 0)
+            .unwrap();
+        assert_eq!(
+            (progress.next_sequence, progress.on_air),
+            (sequence + 1, None)
+        );
+        let used = streams.budget().used() - before;
+        assert!((50_000..60_000).contains(&used), "{used} bytes");
+    }
+    drop(backup);
+    assert_eq!(streams.budget().used(), before);
+    primary.append(vec![(1, keyframe(1000))], 0).unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_both_leave_ends_with_the_last() {
+    let streams = streams(|_| {});
+    let primary = publish(&streams, &opening(1));
+    let stream = Arc::clone(primary.stream());
+    let backup = publish(&streams, &backup(1));
+    primary.close("done");
+    assert_eq!(stream.slots(), [Slot::BACKUP]);
+    assert!(streams.find(stream.id).is_some());
+    backup.close("done");
+    assert!(streams.find(stream.id).is_none() && stream.slots().is_empty());
+}
+
+#[tokio::test]
+async fn a_backup_does_not_take_a_stream_from_an_origin_that_gives_it() {
+    let streams = streams(|_| {});
+    let mut feed = followed(&streams, opening(5).token);
+    let header = SessionHeader {
+        session_id: "s5",
+        slot: Slot::PRIMARY,
+        token: opening(5).token,
+        timeline_offset_ms: 0,
+        sequence: 0,
+        headers: &[],
+    };
+    feed.header(&header).unwrap();
+    feed.append(vec![(0, keyframe(100))], 0).unwrap();
+    let refused = streams.attach(&backup(1)).err();
+    let owner = OriginName::new("origin-1").unwrap();
+    assert_eq!(refused, Some(AttachError::Elsewhere(owner)));
+    feed.append(vec![(1, keyframe(100))], 0).unwrap();
+    assert!(
+        streams.attach(&opening(6)).is_ok(),
+        "the one that readers have"
+    );
 }

@@ -23,15 +23,15 @@ use super::{
 };
 
 /// Three origins that know each other.
-struct Cluster {
+pub(super) struct Cluster {
     network: Network,
-    origins: Vec<Running>,
-    registry: Registry,
+    pub(super) origins: Vec<Running>,
+    pub(super) registry: Registry,
 }
 
-const NAMES: [&str; 3] = ["origin-0", "origin-1", "origin-2"];
+pub(super) const NAMES: [&str; 3] = ["origin-0", "origin-1", "origin-2"];
 
-async fn cluster(change: impl Fn(&mut Config)) -> Cluster {
+pub(super) async fn cluster(change: impl Fn(&mut Config)) -> Cluster {
     cluster_in(Registry::Memory(MemoryRegistry::new()), change).await
 }
 
@@ -114,7 +114,7 @@ async fn renew(registry: &Registry, epoch: u64, attempt: u32, origin: &str) {
 }
 
 /// A metric of an origin, summed over its labels.
-fn metric(origin: &Running, name: &str) -> f64 {
+pub(super) fn metric(origin: &Running, name: &str) -> f64 {
     let text = origin.metrics.encode();
     let values = text.lines().filter(|line| line.starts_with(name));
     values
@@ -122,7 +122,7 @@ fn metric(origin: &Running, name: &str) -> f64 {
         .sum()
 }
 
-async fn metric_is(origin: &Running, name: &str, value: f64) {
+pub(super) async fn metric_is(origin: &Running, name: &str, value: f64) {
     eventually(&format!("{name} {value}"), async || {
         (metric(origin, name) - value).abs() < f64::EPSILON
     })
@@ -687,6 +687,7 @@ impl RelayService for BreaksOff {
                 broadcast_id: "b1".to_owned(),
                 epoch: self.epoch,
                 attempt: 1,
+                ..FollowAccepted::default()
             })),
         };
         let answers = futures_util::stream::iter([Ok(accepted)]);

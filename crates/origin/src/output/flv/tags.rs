@@ -81,6 +81,7 @@ mod tests {
     fn log(timeline_offset_ms: i64) -> Log {
         let mut log = Log::new(LogLimits::default());
         let token = Token {
+            slot: 0,
             epoch: 1,
             attempt: 1,
         };
