@@ -35,7 +35,10 @@ struct Scene {
     backup: Process,
     /// Of the sessions, as the edges have them.
     backup_session: String,
+    /// One at each origin.
     subscribers: Vec<Subscriber>,
+    /// One that goes from origin to origin with its cursor.
+    wanderer: Subscriber,
     players: Vec<Process>,
 }
 
@@ -61,6 +64,53 @@ async fn readers_have_the_backup_when_the_primarys_edge_dies_or_its_encoder_free
     for scene in [frozen, killed] {
         scene.goes_on().await;
     }
+}
+
+/// Both edges reopen elsewhere, and say who was on air.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_keep_the_primary_and_miss_nothing_when_the_origin_of_both_dies() {
+    let _turn = turn_alone().await;
+    let mut cluster = Cluster::start(Layout {
+        more_edges: 1,
+        ..Layout::default()
+    })
+    .await;
+    for origin in &mut cluster.origins {
+        origin.kill();
+        // On a busy machine the two edges may be seconds apart.
+        origin.set("ORIGIN__BACKUP__STARVE_AFTER", "10s".to_owned());
+        origin.start().await;
+        origin.serves(STEP).await;
+    }
+    let scene = Scene::start(&cluster, "moved").await;
+    let before = scene.wanderer.received();
+    let owner = cluster.owner(scene.stream).await;
+    cluster.origins[owner].kill();
+    let more = scene.wanderer.frame_count() + 300;
+    scene.wanderer.frames(more, STEP).await;
+    let received = scene.wanderer.received();
+    assert_eq!(
+        received.sessions(),
+        before.sessions(),
+        "the primary's alone"
+    );
+    received.assert_contiguous();
+    received.assert_monotonic();
+    let attempts = |received: &Received| received.frames.last().unwrap().attempt;
+    assert!(attempts(&received) > attempts(&before));
+    let sessions = wait_for("both to be listed at one origin", STEP, async || {
+        let mut sessions = scene.deployment.api.sessions().await.ok()?;
+        sessions.retain(|session| session.stream == scene.stream);
+        let other = cluster.origins[1 - owner].name();
+        let both = sessions.len() == 2 && sessions.iter().all(|it| it.origin == other);
+        both.then_some(sessions)
+    })
+    .await;
+    assert!(
+        sessions
+            .iter()
+            .any(|session| session.id == scene.backup_session)
+    );
 }
 
 /// The convention of YouTube's publishers: one key, and a query that says which of both this is.
@@ -141,6 +191,7 @@ impl Scene {
         let primary_key = key(&deployment, stream, IngestRole::Primary).await;
         let backup_key = key(&deployment, stream, IngestRole::Backup).await;
         let subscribers = deployment.subscribe_everywhere(&primary_key);
+        let wanderer = deployment.subscribe(&primary_key);
         let players = deployment.flv_urls(&primary_key);
         let players = players.iter().enumerate().map(|(index, url)| {
             let name = format!("player-{stream}-{index}");
@@ -177,6 +228,7 @@ impl Scene {
             backup,
             backup_session,
             subscribers,
+            wanderer,
             players,
         }
     }

@@ -193,33 +193,17 @@ impl FakeOrigin {
         let mut said_goodbye = false;
         loop {
             let mode = self.mode_is(|mode| *mode != Mode::Stall).await;
+            if let Some(goodbye) = goodbye(mode)
+                && !said_goodbye
+            {
+                said_goodbye = true;
+                answers.send(Ok(answer(goodbye))).await.ok();
+            }
             match mode {
                 Mode::Goodbye => {
-                    let reason = "test".to_owned();
-                    let goodbye = Answer::Goodbye(PublishGoodbye {
-                        reason,
-                        ..PublishGoodbye::default()
-                    });
-                    answers.send(Ok(answer(goodbye))).await.ok();
                     self.mode_is(|mode| *mode != Mode::Goodbye).await;
+                    said_goodbye = false;
                     continue;
-                }
-                Mode::Leave if !said_goodbye => {
-                    said_goodbye = true;
-                    let reason = "draining".to_owned();
-                    let goodbye = Answer::Goodbye(PublishGoodbye {
-                        reason,
-                        ..PublishGoodbye::default()
-                    });
-                    answers.send(Ok(answer(goodbye))).await.ok();
-                }
-                Mode::SendTo(name) if !said_goodbye => {
-                    said_goodbye = true;
-                    let goodbye = Answer::Goodbye(PublishGoodbye {
-                        reason: "elsewhere".to_owned(),
-                        origin: name.to_owned(),
-                    });
-                    answers.send(Ok(answer(goodbye))).await.ok();
                 }
                 Mode::Slow(pause) => tokio::time::sleep(pause).await,
                 Mode::Leave
@@ -251,15 +235,7 @@ impl FakeOrigin {
                     let frames = assembler.push(batch).unwrap();
                     let next_sequence =
                         self.with_session(&open.session_id, |log| log.append(frames));
-                    let offset_ms = match mode {
-                        Mode::Standby(offset_ms) => Some(offset_ms),
-                        _ => None,
-                    };
-                    let ack = Answer::Ack(PublishAck {
-                        next_sequence,
-                        standby: offset_ms.is_some(),
-                        timeline_offset_ms: offset_ms,
-                    });
+                    let ack = acknowledgement(mode, next_sequence);
                     answers.send(Ok(answer(ack))).await.ok();
                 }
                 Message::Headers(headers) => {
@@ -366,4 +342,31 @@ fn fenced((epoch, attempt): (u64, u32)) -> Status {
             ("attempt", attempt.to_string()),
         ],
     )
+}
+
+/// How a session is asked to leave, where it is.
+fn goodbye(mode: Mode) -> Option<Answer> {
+    let (reason, origin) = match mode {
+        Mode::Goodbye => ("test", ""),
+        Mode::Leave => ("draining", ""),
+        Mode::SendTo(origin) => ("elsewhere", origin),
+        Mode::Refuse | Mode::Slow(_) | Mode::Stall | Mode::Standby(_) | Mode::Take => return None,
+    };
+    Some(Answer::Goodbye(PublishGoodbye {
+        reason: reason.to_owned(),
+        origin: origin.to_owned(),
+    }))
+}
+
+fn acknowledgement(mode: Mode, next_sequence: u64) -> Answer {
+    let offset_ms = if let Mode::Standby(offset_ms) = mode {
+        Some(offset_ms)
+    } else {
+        None
+    };
+    Answer::Ack(PublishAck {
+        next_sequence,
+        standby: offset_ms.is_some(),
+        timeline_offset_ms: offset_ms,
+    })
 }

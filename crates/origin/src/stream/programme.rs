@@ -35,7 +35,7 @@ impl Stream {
         let Some(standby) = &mut state.inputs.of_mut(to).standby else {
             return;
         };
-        let keyframe = standby.keep_gop();
+        let keyframe = standby.keep_gop(&self.streams);
         if state.held || state.end.is_some() {
             return;
         }
@@ -63,9 +63,14 @@ impl Standby {
         }
     }
 
-    /// Lets everything before the latest GOP go. When that began.
-    fn keep_gop(&mut self) -> Option<Instant> {
+    /// Lets everything before the latest GOP go, and that too where the process holds too much. When it began.
+    fn keep_gop(&mut self, streams: &Streams) -> Option<Instant> {
         let began = self.log.keep_gop();
+        let budget = streams.budget();
+        if budget.exhausted() && self.log.bytes() > budget.bytes_max() / streams.held().max(1) {
+            self.forget_gop();
+            return None;
+        }
         self.share.set(self.log.bytes());
         began
     }
