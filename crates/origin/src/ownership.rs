@@ -4,12 +4,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{FencingToken, Origin, Owner, Registry, RegistryError};
+use registry::{Origin, Owner, Registry, RegistryError};
 use runtime::shutdown::Shutdown;
 use tracing::{info, warn};
 
 use crate::{
     config::Config,
+    fencing::{self, Verdict},
     stream::{End, Stream, Streams},
 };
 
@@ -101,45 +102,22 @@ impl Ownership {
             let places: Vec<_> = streams.iter().map(|stream| stream.place).collect();
             let owners = answer(self.registry.owners(&places)).await?;
             for (stream, owner) in streams.iter().zip(owners) {
-                self.judge(stream, owner);
+                self.judge(stream, &owner);
             }
         }
         Ok(())
     }
 
-    fn judge(&self, stream: &Arc<Stream>, owner: Owner) {
-        match owner.lease {
-            Some(lease) => {
-                let token = FencingToken {
-                    epoch: lease.epoch,
-                    attempt: lease.attempt,
-                };
-                // A higher token of a lease here is a publisher that is about to open.
-                if token > stream.token() && lease.origin != self.config.name {
-                    let origin = lease.origin.as_str().to_owned();
-                    stream.end(End::Moved { origin });
-                }
+    /// Does what the registry's word makes of the stream.
+    pub(crate) fn judge(&self, stream: &Arc<Stream>, owner: &Owner) {
+        match fencing::judge(owner, stream.token(), &self.config.name) {
+            Verdict::Fenced(token) => stream.dismiss_publisher(token),
+            Verdict::Moved(origin) => {
+                let origin = origin.to_string();
+                stream.end(End::Moved { origin });
             }
-            // Kicked: the epoch was raised and nobody holds it.
-            None if owner.epoch > stream.token().epoch => {
-                stream.dismiss_publisher(FencingToken {
-                    epoch: owner.epoch,
-                    attempt: 0,
-                });
-            }
-            None => {}
+            Verdict::Stays => {}
         }
-    }
-}
-
-/// The highest token that an answer of the registry tells of.
-pub(crate) fn token(owner: &Owner) -> FencingToken {
-    let lease = owner.lease.as_ref();
-    FencingToken {
-        epoch: owner.epoch,
-        attempt: lease
-            .filter(|lease| lease.epoch == owner.epoch)
-            .map_or(0, |lease| lease.attempt),
     }
 }
 

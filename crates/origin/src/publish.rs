@@ -113,8 +113,6 @@ struct Session {
     assembler: Assembler,
     /// When the grant ends the session.
     until: Option<tokio::time::Instant>,
-    /// How long the stream waits for its publisher to come back.
-    grace: Duration,
     next_sequence: u64,
     acknowledged: u64,
     unacknowledged_bytes: usize,
@@ -122,10 +120,12 @@ struct Session {
 
 /// How a Publish RPC ended.
 enum Ended {
+    /// The RPC broke, or the edge left it: the session may go on.
+    Broken,
     /// The edge finished the session.
     Closed { reason: String },
-    /// The RPC broke, or the edge left it.
-    Lost,
+    /// The edge has lost the publisher.
+    PublisherLost,
     /// This side ends it.
     Refused(Status),
 }
@@ -141,7 +141,6 @@ impl Session {
             dismissed,
             token,
             until,
-            grace,
             span: _,
         } = accepted;
         let next_sequence = publication.next_sequence();
@@ -160,7 +159,6 @@ impl Session {
             dismissed,
             assembler: Assembler::new(Parts::Omitted),
             until,
-            grace,
             next_sequence,
             acknowledged: next_sequence,
             unacknowledged_bytes: 0,
@@ -173,6 +171,8 @@ impl Session {
         let ended = self.take_frames(&relay).await;
         publishers.dec();
         let stream = Arc::clone(self.publication.stream());
+        let patience = stream.patience();
+        let mut grace = patience.broken;
         match ended {
             Ended::Closed { reason } => {
                 info!(reason, "publish closed");
@@ -180,7 +180,12 @@ impl Session {
                 self.publication.close(&reason);
                 return;
             }
-            Ended::Lost => info!("publisher lost"),
+            Ended::Broken => info!("publisher lost"),
+            Ended::PublisherLost => {
+                info!("the edge lost the publisher");
+                self.acknowledge();
+                grace = patience.lost;
+            }
             Ended::Refused(refusal) => {
                 let reason = refusal_reason(&refusal);
                 info!(reason, "publish ended: {}", refusal.message());
@@ -193,7 +198,6 @@ impl Session {
             }
         }
         // The RPC is over before the wait for the next one.
-        let grace = self.grace;
         drop(self);
         relay.ownership.publisher_lost(stream, grace).await;
     }
@@ -231,11 +235,11 @@ impl Session {
                 }
                 message = self.requests.message() => {
                     let Ok(Some(PublishRequest { request })) = message else {
-                        return Ended::Lost;
+                        return Ended::Broken;
                     };
                     match self.take(request, relay) {
                         Ok(None) => {}
-                        Ok(Some(reason)) => return Ended::Closed { reason },
+                        Ok(Some(ended)) => return ended,
                         Err(refusal) => return Ended::Refused(refusal),
                     }
                 }
@@ -243,8 +247,8 @@ impl Session {
         }
     }
 
-    /// The close's reason where the message is one.
-    fn take(&mut self, message: Option<Message>, relay: &Relay) -> Result<Option<String>, Status> {
+    /// The session's end where the message says so.
+    fn take(&mut self, message: Option<Message>, relay: &Relay) -> Result<Option<Ended>, Status> {
         match message {
             Some(Message::Batch(batch)) => self.append(batch, relay).map(|()| None),
             Some(Message::Headers(headers)) => {
@@ -259,8 +263,11 @@ impl Session {
             }
             Some(Message::Close(close)) => {
                 let reason = close.reason.chars().filter(|c| !c.is_control());
-                Ok(Some(reason.take(REASON_CHARS_MAX).collect()))
+                Ok(Some(Ended::Closed {
+                    reason: reason.take(REASON_CHARS_MAX).collect(),
+                }))
             }
+            Some(Message::Lost(_)) => Ok(Some(Ended::PublisherLost)),
             Some(Message::Open(_)) => Err(status(
                 Code::InvalidArgument,
                 OPEN_INVALID,

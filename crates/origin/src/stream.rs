@@ -53,6 +53,8 @@ struct State {
     share: Share,
     /// The highest seen.
     token: FencingToken,
+    /// Of the latest session, where its grant has one.
+    window: Option<Duration>,
     publisher: Option<Publisher>,
     /// Another origin owns the stream.
     followed: Option<Followed>,
@@ -107,6 +109,17 @@ pub(crate) struct Opening {
     pub(crate) token: FencingToken,
     pub(crate) first_sequence: u64,
     pub(crate) timeline_offset_ms: Option<i64>,
+    /// How long the session's publisher may be away; `None`: as long as the origin has it.
+    pub(crate) window: Option<Duration>,
+}
+
+/// How long a stream waits for a publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patience {
+    /// Where the way to it broke, which is not its fault.
+    pub(crate) broken: Duration,
+    /// Where it was lost.
+    pub(crate) lost: Duration,
 }
 
 /// Why a stream did not take a publisher.
@@ -152,6 +165,7 @@ impl Stream {
                     epoch: 0,
                     attempt: 0,
                 },
+                window: None,
                 publisher: None,
                 followed: None,
                 lost: None,
@@ -187,6 +201,7 @@ impl Stream {
             metrics.splice_gap_seconds.observe(gap.as_secs_f64());
         }
         state.token = token;
+        state.window = opening.window;
         drop(state);
         // Who waits for a lost publisher does not any more.
         self.changed.send_replace(());
@@ -225,6 +240,21 @@ impl Stream {
     /// The highest token seen.
     pub(crate) fn token(&self) -> FencingToken {
         self.state.lock().token
+    }
+
+    /// How long it waits for its publisher to come back.
+    pub(crate) fn patience(&self) -> Patience {
+        let grace = self.streams.publisher_lost_grace();
+        let lost = self.window().unwrap_or(grace);
+        Patience {
+            broken: lost.max(grace),
+            lost,
+        }
+    }
+
+    /// The reconnect window of the latest session's grant, where it has one.
+    pub(crate) fn window(&self) -> Option<Duration> {
+        self.state.lock().window
     }
 
     /// Since when there is no publisher; `None`: there is one, or the stream has ended.

@@ -270,9 +270,12 @@ impl State {
             |origin: &OriginName| *origin == claim.candidate || claim.announced.contains(origin);
         let home = match self.home(claim.stream, now) {
             Some(home) if there(&home.origin) => home.clone(),
-            Some(_) | None => Home {
+            home => Home {
                 origin: claim.candidate.clone(),
-                broadcast_id: claim.broadcast_id.clone(),
+                // Whoever read the broadcast, by way of another origin too, reads on.
+                broadcast_id: home
+                    .map_or(&claim.broadcast_id, |home| &home.broadcast_id)
+                    .clone(),
             },
         };
         self.keep_home(claim.stream, home.clone(), now, claim.home_ttl);

@@ -255,6 +255,9 @@ impl Following {
             timeline_offset_ms: header.timeline_offset_ms,
             sequence: header.sequence,
             headers: &headers,
+            window: header
+                .reconnect_window_ms
+                .map(|window_ms| Duration::from_millis(window_ms.into())),
         };
         self.feed.header(&header).map_err(|Superseded| None)?;
         Ok(Step::On)
@@ -286,7 +289,8 @@ impl Following {
         let Some(elsewhere) = &shared.elsewhere else {
             return Err(Over::Released);
         };
-        let grace = shared.config.timing.publisher_lost_grace;
+        // It is not the publisher's fault.
+        let grace = self.feed.stream().patience().broken;
         let mut again = self.loss.is_some();
         let now = Instant::now();
         let mut loss = self.loss.unwrap_or(Loss {

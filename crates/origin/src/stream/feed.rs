@@ -1,7 +1,10 @@
 //! What another origin's log tells, written into a log here: same broadcast, sessions, sequences, tokens and times, so that
 //! a cursor means the same at both.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use media::{
     Frame,
@@ -54,6 +57,8 @@ pub(crate) struct SessionHeader<'a> {
     /// Of the frame that comes next.
     pub(crate) sequence: u64,
     pub(crate) headers: &'a [(u64, Frame)],
+    /// Of its grant.
+    pub(crate) window: Option<Duration>,
 }
 
 impl Feed {
@@ -117,9 +122,11 @@ impl Feed {
             timeline_offset_ms,
             sequence,
             headers,
+            window,
         } = *header;
         self.write(|state, followed| {
             state.token = state.token.max(token);
+            state.window = window;
             followed.timeline_offset_ms = timeline_offset_ms;
             let log = &mut state.log;
             followed.unplaced |= log.follow_session(session_id, log_token(token), sequence);

@@ -38,6 +38,7 @@ fn opening(epoch: u64) -> Opening {
         token: FencingToken { epoch, attempt: 1 },
         first_sequence: 0,
         timeline_offset_ms: None,
+        window: None,
     }
 }
 
@@ -182,6 +183,7 @@ async fn a_followed_session_without_a_frame_begins_here_where_its_publisher_says
             timeline_offset_ms: 0,
             sequence,
             headers: &[],
+            window: None,
         };
         let mut first = keyframe(100);
         first.timestamp_ms = 5000;

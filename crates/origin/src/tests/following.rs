@@ -23,15 +23,15 @@ use super::{
 };
 
 /// Three origins that know each other.
-struct Cluster {
+pub(super) struct Cluster {
     network: Network,
-    origins: Vec<Running>,
-    registry: Registry,
+    pub(super) origins: Vec<Running>,
+    pub(super) registry: Registry,
 }
 
-const NAMES: [&str; 3] = ["origin-0", "origin-1", "origin-2"];
+pub(super) const NAMES: [&str; 3] = ["origin-0", "origin-1", "origin-2"];
 
-async fn cluster(change: impl Fn(&mut Config)) -> Cluster {
+pub(super) async fn cluster(change: impl Fn(&mut Config)) -> Cluster {
     cluster_in(Registry::Memory(MemoryRegistry::new()), change).await
 }
 
@@ -122,14 +122,14 @@ fn metric(origin: &Running, name: &str) -> f64 {
         .sum()
 }
 
-async fn metric_is(origin: &Running, name: &str, value: f64) {
+pub(super) async fn metric_is(origin: &Running, name: &str, value: f64) {
     eventually(&format!("{name} {value}"), async || {
         (metric(origin, name) - value).abs() < f64::EPSILON
     })
     .await;
 }
 
-const FOLLOWERS: &str = "headwater_origin_subscribers_active{output=\"follow\"}";
+pub(super) const FOLLOWERS: &str = "headwater_origin_subscribers_active{output=\"follow\"}";
 const FOLLOWED: &str = "headwater_origin_followed_streams_active";
 const LOOKUPS: &str = "headwater_origin_owner_lookups_total";
 
