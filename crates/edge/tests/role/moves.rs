@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    encoder::{Encoder, Said, media},
+    encoder::{Encoder, media},
     fake_origin::{FakeOrigin, Mode},
     harness::{Harness, assert_same, in_time, until},
 };
@@ -72,7 +72,7 @@ async fn carry(
     loop {
         let read = tokio::select! {
             read = from.read(&mut bytes) => read,
-            _ = dead.wait_for(|dead| *dead == Some(direction)) => {
+            () = async { dead.wait_for(|dead| *dead == Some(direction)).await.map_or((), drop) } => {
                 return std::future::pending().await;
             }
         };
