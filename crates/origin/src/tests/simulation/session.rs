@@ -245,6 +245,7 @@ impl Session {
             RenewalOutcome::Fenced { .. }
             | RenewalOutcome::Healed
             | RenewalOutcome::Renewed
+            | RenewalOutcome::Unavailable
             | RenewalOutcome::WonBack => Next::Nothing,
         }
     }

@@ -413,6 +413,9 @@ impl World {
                 other => unreachable!("{other:?}"),
             },
         };
+        if outcome == RenewalOutcome::Unavailable {
+            return Ok(None);
+        }
         if let RenewalOutcome::Fenced { epoch: by } = outcome {
             let tie = other.is_some_and(|lease| lease.epoch == epoch);
             ensure(by > epoch || tie, || {
