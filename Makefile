@@ -1,6 +1,6 @@
 # What a developer types. Each target says what it needs; `make` alone lists them.
 
-.PHONY: help run test lint fmt bench charts dashboards image sbom e2e compatibility fuzz test-encoders
+.PHONY: help run test lint fmt bench charts dashboards image sbom e2e compatibility fuzz simulate test-encoders
 
 help:
 	@echo 'make run         build and start Headwater in one process (needs Rust, a C compiler and make)'
@@ -9,6 +9,7 @@ help:
 	@echo 'make compatibility  an edge of the version before beside this control and origins, and the other way round (needs the history)'
 	@echo 'make test-encoders  of the tests those with OBS, FFmpeg, GStreamer alone; ARGS=--record records what they send'
 	@echo 'make fuzz        look for bytes that break a promise: make fuzz SECONDS=60 (needs a C++ compiler)'
+	@echo 'make simulate    ownership under faults, in more orders of events than the tests try: make simulate SEEDS=100000'
 	@echo 'make lint        formatting and clippy only'
 	@echo 'make fmt         format the source'
 	@echo 'make bench       load a running server: make bench ARGS="publish --help"'
@@ -41,6 +42,12 @@ SECONDS ?= 10
 
 fuzz:
 	bash tests/fuzz/run.sh --seconds $(SECONDS) $(ARGS)
+
+SEEDS ?= 100000
+
+# The tests' own runs are at least as many as they are without this.
+simulate:
+	PROPTEST_CASES=$(SEEDS) cargo test --package origin --lib one_owner_remains -- --nocapture
 
 lint:
 	cargo fmt --all --check

@@ -295,7 +295,9 @@ impl Admission {
                 .session_until_ms(now_ms, terms.expire_ms)
                 .unwrap_or_default(),
             takeover_policy: u32::try_from(terms.takeover_policy).unwrap_or_default(),
-            reconnect_window_ms: policy.reconnect_window_seconds.saturating_mul(1000),
+            reconnect_window_ms: policy
+                .reconnect_window_seconds
+                .map(|seconds| seconds.saturating_mul(1000)),
             limits: Some(policy.limits.message()),
             quota_group: policy.quota_group,
             takeover_priority: policy.takeover_priority,

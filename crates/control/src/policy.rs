@@ -27,8 +27,9 @@ pub(crate) struct Policy {
     /// Empty: every address.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) allowed_cidrs: Vec<IpNet>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub(crate) reconnect_window_seconds: u32,
+    /// `None`: the cluster's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reconnect_window_seconds: Option<u32>,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) role: Role,
     /// Empty: none.
@@ -176,7 +177,7 @@ impl Policy {
         violations.check(
             "policy.reconnect_window_seconds",
             at_most(
-                self.reconnect_window_seconds <= RECONNECT_WINDOW_SECONDS_MAX,
+                self.reconnect_window_seconds <= Some(RECONNECT_WINDOW_SECONDS_MAX),
                 "at most 1800",
             ),
         );

@@ -185,7 +185,9 @@ impl Admission {
             name: grant.stream,
             stream_key_id: grant.stream_key_id,
             quota_group: grant.quota_group,
-            reconnect_window: Duration::from_millis(grant.reconnect_window_ms.into()),
+            reconnect_window: Duration::from_millis(
+                grant.reconnect_window_ms.unwrap_or_default().into(),
+            ),
             terms: Terms {
                 limits: grant.limits.unwrap_or_default(),
                 granted_ms: grant.issued_ms,

@@ -176,6 +176,8 @@ pub struct RelayLimits {
     pub batch_bytes: usize,
     /// Without a new acknowledgement while frames are outstanding: the origin is given up.
     pub stall_timeout: Duration,
+    /// Sessions that open at an origin at a time: those of an origin that died do so all at once, each with what it replays.
+    pub openings_max: usize,
     /// Without any origin that takes the session: it ends.
     pub reopen_timeout: Duration,
     /// For the last frames of an ended session to be acknowledged.
@@ -262,6 +264,7 @@ impl Default for RelayLimits {
             process_bytes_max: 2 * 1024 * 1024 * 1024,
             batch_bytes: 64 * 1024,
             stall_timeout: Duration::from_secs(2),
+            openings_max: 64,
             reopen_timeout: Duration::from_secs(30),
             finish_timeout: Duration::from_secs(5),
             leaving_wait: Duration::from_secs(1),

@@ -41,6 +41,17 @@ pub(crate) enum End {
     Revoked,
 }
 
+/// What a session leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    /// The stream ends with the session.
+    Ended,
+    /// It was our doing that the session ended: the stream waits for the publisher as long as for any of our faults.
+    Unbroken,
+    /// The publisher was lost, and comes back within its window or not at all.
+    WithoutPublisher,
+}
+
 impl Ending {
     pub(crate) fn new() -> Self {
         Self {
@@ -110,18 +121,14 @@ impl End {
         fixed.map(Cow::Borrowed)
     }
 
-    /// Whether the stream ends with the session. Where the publisher was merely lost it may come back.
-    pub(crate) fn closes_stream(self) -> bool {
+    /// What becomes of the stream.
+    pub(crate) fn leaves(self) -> Leaves {
         match self {
-            Self::ClientClose | Self::Expired | Self::Limit(_) | Self::Revoked => true,
-            Self::Disconnected
-            | Self::Drain
-            | Self::Fenced
-            | Self::Internal
-            | Self::Media(_)
-            | Self::Moved
-            | Self::OriginLost
-            | Self::Protocol(_) => false,
+            Self::ClientClose | Self::Expired | Self::Limit(_) | Self::Revoked => Leaves::Ended,
+            Self::Disconnected | Self::Media(_) | Self::Protocol(_) => Leaves::WithoutPublisher,
+            Self::Drain | Self::Fenced | Self::Internal | Self::Moved | Self::OriginLost => {
+                Leaves::Unbroken
+            }
         }
     }
 

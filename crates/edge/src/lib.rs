@@ -57,6 +57,7 @@ use runtime::{
 };
 use tokio::{
     net::TcpListener,
+    sync::Semaphore,
     task::JoinSet,
     time::{interval, timeout},
 };
@@ -118,6 +119,8 @@ pub(crate) struct Context {
     guesses: guesses::Guesses,
     live: live::LiveSessions,
     metrics: metrics::EdgeMetrics,
+    /// A turn for each session that opens at an origin.
+    openings: Arc<Semaphore>,
     origins: origins::Origins,
     readiness: Readiness,
     registry: Registry,
@@ -240,6 +243,7 @@ impl Context {
             edge: new_edge_name(),
             guesses: guesses::Guesses::new(),
             live: live::LiveSessions::default(),
+            openings: Arc::new(Semaphore::new(config.relay.openings_max)),
             origins: origins::Origins::new(
                 origins,
                 config.zone.clone(),

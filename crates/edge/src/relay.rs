@@ -15,18 +15,26 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use proto::{
     frames::{self, Parts},
     internal::v1::{
-        PublishAccepted, PublishClose, PublishRequest, PublishResponse, publish_request::Request,
-        publish_response::Response,
+        PublishAccepted, PublishClose, PublishRequest, PublishResponse, PublisherLost,
+        publish_request::Request, publish_response::Response,
     },
 };
 use registry::{Origin, OriginName};
 use runtime::telemetry;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+};
 use tonic::Status;
 use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
 use crate::{
-    Context, end::End, leases, live::LiveSession, metrics::ReopenLabels, origins::Connection,
+    Context,
+    end::{End, Leaves},
+    leases,
+    live::LiveSession,
+    metrics::ReopenLabels,
+    origins::Connection,
     revocations::jittered,
 };
 
@@ -76,6 +84,9 @@ struct Opened {
 /// Pauses between rounds over all origins, doubling, half of each random.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// What each session of an edge adds to the time over which they look for another origin.
+const SPREAD_OF_ONE: Duration = Duration::from_micros(100);
+const SPREAD_MAX: Duration = Duration::from_millis(500);
 
 impl Relay {
     pub(crate) fn new(
@@ -102,6 +113,8 @@ impl Relay {
     ) -> Result<Rpc, OpenError> {
         self.terms.epoch = epoch;
         self.terms.broadcast_id = broadcast_id;
+        let turn_by = Instant::now() + self.context.config.relay.start_timeout;
+        let _turn = self.turn(turn_by).await.ok_or(OpenError::Busy)?;
         let open_timeout = self.context.config.relay.open_timeout;
         self.open_at(origin, Instant::now() + open_timeout).await
     }
@@ -273,6 +286,7 @@ impl Relay {
         warn!(origin = %left, reason = lost.reason(), error = lost.detail(), attempt = self.attempt,
             "lost the origin, looking for another");
         let mut pause = ROUND_PAUSE;
+        sleep(jittered(spread(self.context.live.count()))).await;
         let end = loop {
             match self.round(left, deadline).await {
                 Ok(Some(rpc)) => {
@@ -303,6 +317,10 @@ impl Relay {
 
     /// Asks every known origin once, the one that was left last.
     async fn round(&mut self, left: &OriginName, deadline: Instant) -> Result<Option<Rpc>, End> {
+        let Some(_turn) = self.turn(deadline).await else {
+            return Ok(None);
+        };
+        // Ranked by then: what others have found out of reach comes last.
         for origin in self.context.origins.ranked(self.live.stream, Some(left)) {
             let now = Instant::now();
             if now >= deadline {
@@ -319,6 +337,12 @@ impl Relay {
             }
         }
         Ok(None)
+    }
+
+    /// A turn to open somewhere; `None`: not by then.
+    async fn turn(&self, by: Instant) -> Option<OwnedSemaphorePermit> {
+        let openings = self.context.openings.clone();
+        timeout_at(by, openings.acquire_owned()).await.ok()?.ok()
     }
 
     async fn open_at(&mut self, origin: &Origin, deadline: Instant) -> Result<Rpc, OpenError> {
@@ -404,13 +428,24 @@ impl Relay {
     }
 }
 
-/// The stream ends with the session, unless the publisher was merely lost.
+/// What the origin is told of the session's end.
 fn close_request(end: End) -> Option<PublishRequest> {
-    end.closes_stream().then(|| PublishRequest {
-        request: Some(Request::Close(PublishClose {
+    let request = match end.leaves() {
+        Leaves::Ended => Request::Close(PublishClose {
             reason: end.reason().to_owned(),
-        })),
+        }),
+        Leaves::Unbroken => return None,
+        Leaves::WithoutPublisher => Request::Lost(PublisherLost {}),
+    };
+    Some(PublishRequest {
+        request: Some(request),
     })
+}
+
+/// Over what time this many sessions look for another origin: each edge has its turns, and all edges lose one at once.
+fn spread(sessions: usize) -> Duration {
+    let sessions = u32::try_from(sessions.saturating_sub(1)).unwrap_or(u32::MAX);
+    SPREAD_OF_ONE.saturating_mul(sessions).min(SPREAD_MAX)
 }
 
 impl Lost {

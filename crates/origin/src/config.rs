@@ -77,7 +77,8 @@ pub struct Timing {
     pub open_timeout: Duration,
     /// For the registry's answer about a stream that this origin does not hold.
     pub registry_wait: Duration,
-    /// How long a stream stays open for its publisher to come back; a grant's longer reconnect window wins.
+    /// How long a stream stays open for its publisher to come back, where its grant has no window of its own, and at
+    /// least where the way to the publisher broke.
     pub publisher_lost_grace: Duration,
     /// An acknowledgement goes out this long after what it acknowledges, at the latest.
     pub ack_period: Duration,

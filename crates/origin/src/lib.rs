@@ -9,10 +9,12 @@
 //! | `follow` | logs of streams that other origins own |
 //! | `output` | hop 7: cursor ─▶ gRPC, HTTP-FLV, RTMP, another origin |
 //! | `ownership` | announcements, and the recheck of who owns what |
+//! | `fencing` | who may write |
 
 #![deny(missing_docs)]
 
 mod config;
+mod fencing;
 mod follow;
 mod grant_keys;
 mod metrics;

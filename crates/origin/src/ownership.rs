@@ -4,12 +4,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{FencingToken, Origin, Owner, Registry, RegistryError, Slot};
+use registry::{Origin, Owner, Registry, RegistryError, Slot};
 use runtime::shutdown::Shutdown;
 use tracing::{info, warn};
 
 use crate::{
     config::Config,
+    fencing::{self, Verdict},
     stream::{End, Stream, Streams},
 };
 
@@ -105,44 +106,30 @@ impl Ownership {
                 .collect();
             let owners = answer(self.registry.owners(&places)).await?;
             for ((stream, slot), owner) in asked.into_iter().zip(owners) {
-                self.judge(stream, slot, owner);
+                self.judge(stream, slot, &owner);
             }
         }
         Ok(())
     }
 
-    fn judge(&self, stream: &Arc<Stream>, slot: Slot, owner: Owner) {
+    /// Does what the registry's word makes of one of the stream's publishers.
+    pub(crate) fn judge(&self, stream: &Arc<Stream>, slot: Slot, owner: &Owner) {
         let seen = *stream.tokens().of(slot);
-        match owner.lease {
-            Some(lease) => {
-                let token = FencingToken {
-                    epoch: lease.epoch,
-                    attempt: lease.attempt,
-                };
-                if lease.origin == self.config.name {
-                    // A higher token of a lease here is a publisher that is about to open.
-                    return;
-                }
-                if token > seen {
-                    let origin = lease.origin.as_str().to_owned();
-                    stream.depart(slot, End::Moved { origin });
-                }
-                // Readers find the stream where its primary is.
-                if slot == Slot::PRIMARY && !stream.slots().contains(&slot) {
-                    stream.ask_to_leave(slot.other(), lease.origin);
-                }
+        match fencing::judge(owner, seen, &self.config.name) {
+            Verdict::Fenced(token) => stream.dismiss_publisher(slot, token),
+            Verdict::Moved(origin) => {
+                let origin = origin.to_string();
+                stream.depart(slot, End::Moved { origin });
             }
-            // Kicked: the epoch was raised and nobody holds it.
-            None if owner.epoch > seen.epoch => {
-                stream.dismiss_publisher(
-                    slot,
-                    FencingToken {
-                        epoch: owner.epoch,
-                        attempt: 0,
-                    },
-                );
-            }
-            None => {}
+            Verdict::Stays => {}
+        }
+        // Readers find the stream where its primary is.
+        if let Some(lease) = &owner.lease
+            && lease.origin != self.config.name
+            && slot == Slot::PRIMARY
+            && !stream.slots().contains(&slot)
+        {
+            stream.ask_to_leave(slot.other(), lease.origin.clone());
         }
     }
 }
@@ -154,17 +141,6 @@ fn asked_about(stream: &Arc<Stream>) -> impl Iterator<Item = (&Arc<Stream>, Slot
         slots.push(Slot::PRIMARY);
     }
     slots.into_iter().map(move |slot| (stream, slot))
-}
-
-/// The highest token that an answer of the registry tells of.
-pub(crate) fn token(owner: &Owner) -> FencingToken {
-    let lease = owner.lease.as_ref();
-    FencingToken {
-        epoch: owner.epoch,
-        attempt: lease
-            .filter(|lease| lease.epoch == owner.epoch)
-            .map_or(0, |lease| lease.attempt),
-    }
 }
 
 async fn answer<T>(asked: impl Future<Output = Result<T, RegistryError>>) -> Result<T, String> {

@@ -114,8 +114,6 @@ struct Session {
     assembler: Assembler,
     /// When the grant ends the session.
     until: Option<tokio::time::Instant>,
-    /// How long the stream waits for its publisher to come back.
-    grace: Duration,
     progress: Progress,
     acknowledged: Progress,
     unacknowledged_bytes: usize,
@@ -123,10 +121,12 @@ struct Session {
 
 /// How a Publish RPC ended.
 enum Ended {
+    /// The RPC broke, or the edge left it: the session may go on.
+    Broken,
     /// The edge finished the session.
     Closed { reason: String },
-    /// The RPC broke, or the edge left it.
-    Lost,
+    /// The edge has lost the publisher.
+    PublisherLost,
     /// This side ends it.
     Refused(Status),
 }
@@ -146,7 +146,6 @@ impl Session {
                 },
             token,
             until,
-            grace,
             span: _,
         } = accepted;
         let progress = publication.progress();
@@ -167,7 +166,6 @@ impl Session {
             leave,
             assembler: Assembler::new(Parts::Omitted),
             until,
-            grace,
             progress,
             acknowledged: progress,
             unacknowledged_bytes: 0,
@@ -180,6 +178,8 @@ impl Session {
         let ended = self.take_frames(&relay).await;
         publishers.dec();
         let stream = Arc::clone(self.publication.stream());
+        let patience = stream.patience(self.publication.slot());
+        let mut grace = patience.broken;
         match ended {
             Ended::Closed { reason } => {
                 info!(reason, "publish closed");
@@ -187,7 +187,12 @@ impl Session {
                 self.publication.close(&reason);
                 return;
             }
-            Ended::Lost => info!("publisher lost"),
+            Ended::Broken => info!("publisher lost"),
+            Ended::PublisherLost => {
+                info!("the edge lost the publisher");
+                self.acknowledge();
+                grace = patience.lost;
+            }
             Ended::Refused(refusal) => {
                 let reason = refusal_reason(&refusal);
                 info!(reason, "publish ended: {}", refusal.message());
@@ -200,7 +205,7 @@ impl Session {
             }
         }
         // The RPC is over before the wait for the next one.
-        let (slot, grace) = (self.publication.slot(), self.grace);
+        let slot = self.publication.slot();
         drop(self);
         relay.ownership.publisher_lost(stream, slot, grace).await;
     }
@@ -242,11 +247,11 @@ impl Session {
                 }
                 message = self.requests.message() => {
                     let Ok(Some(PublishRequest { request })) = message else {
-                        return Ended::Lost;
+                        return Ended::Broken;
                     };
                     match self.take(request, relay) {
                         Ok(None) => {}
-                        Ok(Some(reason)) => return Ended::Closed { reason },
+                        Ok(Some(ended)) => return ended,
                         Err(refusal) => return Ended::Refused(refusal),
                     }
                 }
@@ -254,8 +259,8 @@ impl Session {
         }
     }
 
-    /// The close's reason where the message is one.
-    fn take(&mut self, message: Option<Message>, relay: &Relay) -> Result<Option<String>, Status> {
+    /// The session's end where the message says so.
+    fn take(&mut self, message: Option<Message>, relay: &Relay) -> Result<Option<Ended>, Status> {
         match message {
             Some(Message::Batch(batch)) => self.append(batch, relay).map(|()| None),
             Some(Message::Headers(headers)) => {
@@ -270,8 +275,11 @@ impl Session {
             }
             Some(Message::Close(close)) => {
                 let reason = close.reason.chars().filter(|c| !c.is_control());
-                Ok(Some(reason.take(REASON_CHARS_MAX).collect()))
+                Ok(Some(Ended::Closed {
+                    reason: reason.take(REASON_CHARS_MAX).collect(),
+                }))
             }
+            Some(Message::Lost(_)) => Ok(Some(Ended::PublisherLost)),
             Some(Message::Open(_)) => Err(status(
                 Code::InvalidArgument,
                 OPEN_INVALID,

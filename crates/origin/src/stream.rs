@@ -87,6 +87,8 @@ struct State {
 struct Input {
     /// The highest seen.
     token: FencingToken,
+    /// Of the latest session, where its grant has one.
+    window: Option<Duration>,
     publisher: Option<Publisher>,
     /// Since when it has been waited for.
     lost: Option<Instant>,
@@ -143,6 +145,8 @@ pub(crate) struct Opening {
     pub(crate) timeline_offset_ms: Option<i64>,
     /// Readers had the other slot's frames at the origin before.
     pub(crate) standby: bool,
+    /// How long the session's publisher may be away; `None`: as long as the origin has it.
+    pub(crate) window: Option<Duration>,
 }
 
 /// A publisher that was taken, and what it is told.
@@ -152,6 +156,15 @@ pub(crate) struct Attached {
     pub(crate) dismissed: oneshot::Receiver<Dismissal>,
     /// Another origin, where it is to go on.
     pub(crate) leave: oneshot::Receiver<OriginName>,
+}
+
+/// How long a stream waits for a publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patience {
+    /// Where the way to it broke, which is not its fault.
+    pub(crate) broken: Duration,
+    /// Where it was lost.
+    pub(crate) lost: Duration,
 }
 
 /// Why a stream did not take a publisher.
@@ -234,6 +247,7 @@ impl Stream {
             let metrics = self.streams.metrics();
             metrics.splice_gap_seconds.observe(gap.as_secs_f64());
         }
+        state.inputs.of_mut(slot).window = opening.window;
         state.selection.joined(slot, now);
         state.count_backup(self.streams.metrics());
         drop(state);
@@ -275,6 +289,24 @@ impl Stream {
     pub(crate) fn tokens(&self) -> Slots<FencingToken> {
         let state = self.state.lock();
         Slots::from_fn(|slot| state.inputs.of(slot).token)
+    }
+
+    /// How long it waits for the publisher of a slot to come back.
+    pub(crate) fn patience(&self, slot: Slot) -> Patience {
+        let grace = self.streams.publisher_lost_grace();
+        let lost = self.state.lock().inputs.of(slot).window;
+        let lost = lost.unwrap_or(grace);
+        Patience {
+            broken: lost.max(grace),
+            lost,
+        }
+    }
+
+    /// Whom readers have, and the reconnect window of its latest session's grant, where that has one.
+    pub(crate) fn window(&self) -> (Slot, Option<Duration>) {
+        let state = self.state.lock();
+        let on_air = state.selection.on_air();
+        (on_air, state.inputs.of(on_air).window)
     }
 
     /// The slots that have a publisher, or wait for one.
@@ -427,6 +459,7 @@ impl Input {
                 epoch: 0,
                 attempt: 0,
             },
+            window: None,
             publisher: None,
             lost: None,
             standby: None,

@@ -11,6 +11,8 @@ mod outputs;
 mod ownership;
 mod players;
 mod publishing;
+mod reconnect;
+mod simulation;
 mod subscribing;
 mod tracing;
 mod tracks;

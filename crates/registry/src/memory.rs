@@ -268,11 +268,15 @@ impl State {
     fn settle_home(&mut self, claim: &Claim, now: u64) -> Home {
         let there =
             |origin: &OriginName| *origin == claim.candidate || claim.announced.contains(origin);
-        let home = match self.home(claim.stream, now) {
+        let kept = self.home(claim.stream, now);
+        let home = match kept {
             Some(home) if there(&home.origin) => home.clone(),
             Some(_) | None => Home {
                 origin: claim.candidate.clone(),
-                broadcast_id: claim.broadcast_id.clone(),
+                // Whoever read the broadcast, by way of another origin too, reads on.
+                broadcast_id: kept
+                    .map_or(&claim.broadcast_id, |home| &home.broadcast_id)
+                    .clone(),
             },
         };
         self.keep_home(claim.stream, home.clone(), now, claim.home_ttl);

@@ -37,6 +37,7 @@ mod outage;
 mod passwords;
 mod probe;
 mod pull;
+mod reconnect;
 mod restore;
 mod revocation;
 mod secrecy;

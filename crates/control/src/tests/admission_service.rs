@@ -78,7 +78,7 @@ async fn a_good_key_gets_a_grant_that_verifies(fixture: Fixture) {
             grant.reconnect_window_ms,
             grant.session_until_ms
         ),
-        (0, 0, 0)
+        (0, None, 0)
     );
     assert_eq!(
         grant.takeover_policy,

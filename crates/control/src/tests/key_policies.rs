@@ -122,7 +122,7 @@ async fn a_policy_decides_who_comes_in_and_how(fixture: Fixture) {
     };
     let policy = PublishPolicy {
         allowed_cidrs: vec!["192.0.2.0/24".to_owned(), "2001:db8::7".to_owned()],
-        reconnect_window_seconds: 20,
+        reconnect_window_seconds: Some(20),
         role: IngestRole::Backup.into(),
         max_session_seconds: 3600,
         limits: Some(limits.clone()),
@@ -153,7 +153,7 @@ async fn a_policy_decides_who_comes_in_and_how(fixture: Fixture) {
             panic!("{address} is refused");
         };
         let grant: Grant = fixture.verifier.verify(&signed).unwrap();
-        assert_eq!((grant.slot, grant.reconnect_window_ms), (1, 20_000));
+        assert_eq!((grant.slot, grant.reconnect_window_ms), (1, Some(20_000)));
         assert_eq!(grant.session_until_ms, grant.issued_ms + 3_600_000);
         assert_eq!(
             (grant.limits, grant.quota_group),

@@ -174,7 +174,7 @@ async fn a_signed_key_gets_a_grant_with_its_own_terms(mut fixture: Fixture) {
         "the key's end is the session's"
     );
     assert_eq!(grant.takeover_policy, TakeoverPolicy::Reject as u32);
-    assert_eq!(grant.reconnect_window_ms, 30_000);
+    assert_eq!(grant.reconnect_window_ms, Some(30_000));
     assert_eq!(grant.quota_group, "gold");
     let limits = grant.limits.unwrap();
     assert_eq!(limits.max_bitrate_bps, 6_000_000);

@@ -82,6 +82,7 @@ impl Publication {
             warn!(origin = %place.origin.name, epoch = place.epoch, reason = rejected.reason(), error = %rejected,
                 "an origin did not take a new session");
             match rejected {
+                OpenError::Busy => break,
                 OpenError::Fenced { epoch } => floor = epoch,
                 OpenError::Malformed(_) | OpenError::Refused(_) | OpenError::Timeout => {
                     failed.push(place.origin.name);

@@ -55,9 +55,17 @@ impl Relay {
             change.next = Some(now + jittered(ROUND_PAUSE_MAX));
             return;
         };
+        let Ok(turn) = self.context.openings.clone().try_acquire_owned() else {
+            return;
+        };
         change.asked.push(other.name.clone());
         let open_by = now + self.context.config.relay.open_timeout;
-        change.opening = Some(Box::pin(self.opening(other, open_by)));
+        let opening = self.opening(other, open_by);
+        change.opening = Some(Box::pin(async move {
+            let opened = opening.await;
+            drop(turn);
+            opened
+        }));
     }
 
     /// An attempt beside the session's origin is over.

@@ -53,6 +53,9 @@ pub(crate) struct Rpc {
 /// An origin does not take the session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
+    /// No origin was asked: too many others look for one.
+    #[error("too many sessions look for an origin")]
+    Busy,
     /// A higher token was seen there.
     #[error("a publisher with a higher epoch ({epoch}) was there")]
     Fenced {
@@ -189,6 +192,7 @@ impl OpenError {
     /// A stable word for logs and metrics.
     pub(crate) fn reason(&self) -> String {
         match self {
+            Self::Busy => "BUSY".to_owned(),
             Self::Fenced { .. } => "FENCED".to_owned(),
             Self::Malformed(_) => "MALFORMED".to_owned(),
             Self::Refused(status) => {
@@ -201,7 +205,7 @@ impl OpenError {
     /// Whether other sessions should try other origins first.
     pub(super) fn out_of_reach(&self) -> bool {
         match self {
-            Self::Fenced { .. } | Self::Malformed(_) => false,
+            Self::Busy | Self::Fenced { .. } | Self::Malformed(_) => false,
             Self::Refused(status) => out_of_reach(status),
             Self::Timeout => true,
         }

@@ -161,7 +161,7 @@ impl FakeControl {
             expires_ms: now_ms + 30_000,
             session_until_ms,
             takeover_policy: i32::from(policy).try_into().unwrap(),
-            reconnect_window_ms: 0,
+            reconnect_window_ms: None,
             limits: Some(limits),
             ..Grant::default()
         })

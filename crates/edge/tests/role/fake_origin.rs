@@ -48,6 +48,10 @@ struct State {
     sessions: BTreeMap<String, SessionLog>,
     opens: Vec<PublishOpen>,
     epoch_floor: u64,
+    /// How long an open takes.
+    open_delay: Duration,
+    /// Opens that are under way, and the most that were.
+    opening: (usize, usize),
 }
 
 /// What came of one session.
@@ -58,6 +62,8 @@ pub(crate) struct SessionLog {
     pub(crate) headers: Vec<(u64, Frame)>,
     pub(crate) closed: Option<String>,
     pub(crate) lost: bool,
+    /// The edge says so.
+    pub(crate) publisher_lost: bool,
 }
 
 /// How the origin behaves.
@@ -138,6 +144,36 @@ impl FakeOrigin {
         let state = self.shared.state.lock();
         let highest = state.tokens.get(stream_id).expect("nobody publishes this");
         highest.send_replace((u64::MAX, 0));
+    }
+
+    /// Each open takes this long.
+    pub(crate) fn opens_slowly(&self, delay: Duration) {
+        self.shared.state.lock().open_delay = delay;
+    }
+
+    /// The most opens that were under way at a time.
+    pub(crate) fn opening_most(&self) -> usize {
+        self.shared.state.lock().opening.1
+    }
+
+    /// At an address that leads to this one.
+    pub(crate) fn announcement_at(&self, address: String) -> Origin {
+        Origin {
+            relay_address: address,
+            ..self.announcement()
+        }
+    }
+
+    async fn take_time_to_open(&self) {
+        let delay = {
+            let mut state = self.shared.state.lock();
+            let State { opening, .. } = &mut *state;
+            opening.0 += 1;
+            opening.1 = opening.1.max(opening.0);
+            state.open_delay
+        };
+        tokio::time::sleep(delay).await;
+        self.shared.state.lock().opening.0 -= 1;
     }
 
     pub(crate) fn opens(&self) -> Vec<PublishOpen> {
@@ -246,6 +282,11 @@ impl FakeOrigin {
                     return self
                         .with_session(&open.session_id, |log| log.closed = Some(close.reason));
                 }
+                Message::Lost(_) => {
+                    return self.with_session(&open.session_id, |log| {
+                        (log.lost, log.publisher_lost) = (true, true);
+                    });
+                }
                 Message::Open(_) => panic!("a second open"),
             }
         }
@@ -301,6 +342,7 @@ impl RelayService for FakeOrigin {
             ));
         }
         self.mode_is(|mode| *mode != Mode::Stall).await;
+        self.take_time_to_open().await;
         let (epoch, token) = self.admit(&open)?;
         let next_sequence = self.with_session(&open.session_id, |log| {
             if log.frames.is_empty() {

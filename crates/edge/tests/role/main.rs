@@ -23,6 +23,7 @@ mod hostile_rtmp;
 mod hostile_tls;
 mod limits;
 mod liveness;
+mod moves;
 mod neighbour;
 mod publish;
 mod reports;

@@ -125,6 +125,7 @@ defaulted_section! {
         process_bytes_max: Bytes<usize>,
         batch_bytes: Bytes<usize>,
         stall_timeout: Time,
+        openings_max: Count<usize>,
         reopen_timeout: Time,
         finish_timeout: Time,
         leaving_wait: Time,

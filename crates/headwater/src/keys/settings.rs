@@ -65,7 +65,9 @@ pub(super) fn settings(given: SettingsArguments) -> Result<Settings, UsageError>
     put(Field::AllowFrom, !allow_from.is_empty());
     policy.allowed_cidrs = allow_from;
     put(Field::ReconnectWindow, reconnect_window.is_some());
-    policy.reconnect_window_seconds = seconds(reconnect_window, "--reconnect-window")?;
+    policy.reconnect_window_seconds = reconnect_window
+        .map(|window| seconds(Some(window), "--reconnect-window"))
+        .transpose()?;
     put(Field::Role, role.is_some());
     policy.role = role.map(ingest_role).unwrap_or_default().into();
     put(Field::QuotaGroup, quota_group.is_some());

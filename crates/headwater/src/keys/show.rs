@@ -101,7 +101,7 @@ fn policy_lines(policy: &PublishPolicy) -> Vec<(&'static str, Option<String>)> {
         ),
         (
             "reconnect window",
-            number(policy.reconnect_window_seconds.into(), "s"),
+            policy.reconnect_window_seconds.map(|s| format!("{s} s")),
         ),
         (
             "bitrate",

@@ -256,6 +256,9 @@ impl Following {
             timeline_offset_ms: header.timeline_offset_ms,
             sequence: header.sequence,
             headers: &headers,
+            window: header
+                .reconnect_window_ms
+                .map(|window_ms| Duration::from_millis(window_ms.into())),
         };
         self.feed.header(&header).map_err(|Superseded| None)?;
         Ok(Step::On)
@@ -287,7 +290,9 @@ impl Following {
         let Some(elsewhere) = &shared.elsewhere else {
             return Err(Over::Released);
         };
-        let grace = shared.config.timing.publisher_lost_grace;
+        // It is not the publisher's fault.
+        let (on_air, _window) = self.feed.stream().window();
+        let grace = self.feed.stream().patience(on_air).broken;
         let mut again = self.loss.is_some();
         let now = Instant::now();
         let mut loss = self.loss.unwrap_or(Loss {

@@ -158,7 +158,8 @@ impl Answers {
                     self.caught_up = true;
                     // A session is known before its first frame: a cursor may be of it.
                     let header = header.filter(|header| !header.token.is_below(&self.seen));
-                    self.ready.extend(header.as_ref().map(header_answer));
+                    let header = header.map(|header| self.header(&header));
+                    self.ready.extend(header);
                     self.ready.push_back(Answer::CaughtUp(FollowCaughtUp {}));
                 }
                 Err(lag) => {
@@ -178,21 +179,28 @@ impl Answers {
                 self.ready.extend(batches.into_iter().map(Answer::Batch));
             }
             Event::Gap(gap) => self.ready.push_back(Answer::Gap(gap_message(&gap))),
-            Event::Header(header) => self.ready.push_back(header_answer(&header)),
+            Event::Header(header) => {
+                let answer = self.header(&header);
+                self.ready.push_back(answer);
+            }
         }
     }
-}
 
-fn header_answer(header: &Header) -> Answer {
-    let frames = header.headers.iter().map(|(s, frame)| (*s, frame));
-    Answer::Header(FollowHeader {
-        session_id: header.session_id.to_string(),
-        epoch: header.token.epoch,
-        attempt: header.token.attempt,
-        timeline_offset_ms: header.timeline_offset_ms,
-        sequence: header.sequence,
-        // The log keeps less than a batch of headers.
-        headers: batches(frames, Parts::Omitted).into_iter().next(),
-        slot: header.token.slot.into(),
-    })
+    /// Also of an older session: the latest one's window counts.
+    fn header(&self, header: &Header) -> Answer {
+        let frames = header.headers.iter().map(|(s, frame)| (*s, frame));
+        let window = self.subscription.window();
+        Answer::Header(FollowHeader {
+            session_id: header.session_id.to_string(),
+            epoch: header.token.epoch,
+            attempt: header.token.attempt,
+            timeline_offset_ms: header.timeline_offset_ms,
+            sequence: header.sequence,
+            // The log keeps less than a batch of headers.
+            headers: batches(frames, Parts::Omitted).into_iter().next(),
+            slot: header.token.slot.into(),
+            reconnect_window_ms: window
+                .map(|window| u32::try_from(window.as_millis()).unwrap_or(u32::MAX)),
+        })
+    }
 }

@@ -1,9 +1,10 @@
 //! Where frames are in one player's time, and which headers it needs before them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use media::{
-    Frame,
+    Frame, FrameKind, PartType,
     log::{Entry, Header},
 };
 
@@ -16,6 +17,8 @@ pub(super) struct Timeline {
     headers: Vec<Frame>,
     /// The last frame's session, and the frame of it that comes next.
     next: Option<(Arc<str>, u64)>,
+    /// The sequence headers that the player has.
+    had: BTreeMap<(FrameKind, u8), Bytes>,
 }
 
 /// A stream that is this young keeps its own time: it starts near zero anyway.
@@ -57,14 +60,43 @@ impl Timeline {
             }
         });
         for frame in std::mem::take(&mut self.headers) {
-            put(&frame, first_ms.saturating_sub(base_ms));
+            if self.is_news(&frame) {
+                put(&frame, first_ms.saturating_sub(base_ms));
+            }
         }
         for Entry { frame, .. } in entries {
-            put(frame, frame.timestamp_ms.saturating_sub(base_ms));
+            if self.is_news(frame) {
+                put(frame, frame.timestamp_ms.saturating_sub(base_ms));
+            }
         }
         self.next = entries.last().map(|last| {
             let session_id = Arc::clone(&last.session_id);
             (session_id, last.sequence.saturating_add(1))
         });
+    }
+
+    /// Everything but a sequence header that the player has: a publisher that comes back begins with its own, and players
+    /// set their decoders up anew with each.
+    fn is_news(&mut self, frame: &Frame) -> bool {
+        let track = |track| (frame.kind, track);
+        let had = |part: &media::Part| {
+            part.part_type == PartType::SequenceHeader
+                && self.had.get(&track(part.track)) == Some(&frame.body)
+        };
+        if !frame.parts.is_empty() && frame.parts.iter().all(had) {
+            return false;
+        }
+        for part in &frame.parts {
+            match part.part_type {
+                PartType::SequenceHeader => {
+                    self.had.insert(track(part.track), frame.body.clone());
+                }
+                PartType::SequenceEnd => {
+                    self.had.remove(&track(part.track));
+                }
+                PartType::Coded | PartType::Metadata => {}
+            }
+        }
+        true
     }
 }

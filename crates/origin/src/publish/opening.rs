@@ -16,8 +16,7 @@ use super::{
     REGISTRY_UNAVAILABLE, Relay, fenced, refusal_reason,
 };
 use crate::{
-    config::OutagePolicy,
-    ownership,
+    fencing::{self, Refused},
     stream::{AttachError, Attached, Opening, Place},
 };
 
@@ -26,7 +25,6 @@ pub(super) struct Accepted {
     pub(super) attached: Attached,
     pub(super) token: FencingToken,
     pub(super) until: Option<tokio::time::Instant>,
-    pub(super) grace: Duration,
     /// For the session's log lines.
     pub(super) span: Span,
 }
@@ -68,7 +66,7 @@ impl Relay {
         let (grant, place) = self.check_grant(&open, now_ms)?;
         span.record("stream_id", place.0.to_string());
         span.record("app", &grant.app);
-        let presented = check_token(&open, now_ms)?;
+        let presented = presented_token(&open)?;
         let (stream_id, slot) = place;
         let held = self.streams.owned(stream_id);
         // Sessions that this origin holds go on, whatever its memory.
@@ -82,15 +80,15 @@ impl Relay {
         let seen = match &held {
             Some(stream) if stream.slots().contains(&slot) => *stream.tokens().of(slot),
             Some(_) | None => {
-                let known = self.streams.find(stream_id).map(|stream| stream.tokens());
-                let registered = self.registered_token(place).await?;
-                known.map_or(registered, |tokens| registered.max(*tokens.of(slot)))
+                let known = self.streams.find(stream_id);
+                let known = known.map(|stream| *stream.tokens().of(slot));
+                let registered = self.registered_token(place).await;
+                let policy = self.config.outage_policy;
+                fencing::known(known, registered, policy).map_err(token_refusal)?
             }
         };
-        let token = self.grant_epoch(presented, seen, now_ms)?;
-        if token < seen {
-            return Err(fenced(seen));
-        }
+        let token = fencing::admit(presented, seen, self.config.outage_policy, now_ms)
+            .map_err(token_refusal)?;
         span.record("epoch", token.epoch);
         span.record("attempt", token.attempt);
         let session = session_span(&open.session_id, &grant.app, stream_id, token);
@@ -102,6 +100,7 @@ impl Relay {
             first_sequence: open.first_sequence,
             timeline_offset_ms: open.timeline_offset_ms,
             standby: open.standby,
+            window: grant.reconnect_window_ms.map(millis),
         };
         let attached = self.streams.attach(&opening).map_err(attach_refusal)?;
         info!(
@@ -115,12 +114,10 @@ impl Relay {
         );
         let remaining = (grant.session_until_ms > 0)
             .then(|| Duration::from_millis(grant.session_until_ms.saturating_sub(now_ms)));
-        let window = Duration::from_millis(grant.reconnect_window_ms.into());
         Ok(Accepted {
             attached,
             token,
             until: remaining.and_then(|r| tokio::time::Instant::now().checked_add(r)),
-            grace: self.config.timing.publisher_lost_grace.max(window),
             span: session,
         })
     }
@@ -164,57 +161,21 @@ impl Relay {
         Ok((grant, (stream_id, slot)))
     }
 
-    /// The highest token that the registry knows of a stream that is not held here; asked because this origin's own
-    /// memory may have gone with a restart.
-    async fn registered_token(&self, place: Place) -> Result<FencingToken, Status> {
+    /// The highest token that the registry knows of a stream that is not owned here; `None`: it does not answer.
+    async fn registered_token(&self, place: Place) -> Option<FencingToken> {
         let places = [place];
         let asked = self.registry.owners(&places);
         let answer = tokio::time::timeout(self.config.timing.registry_wait, asked).await;
         let reason = match answer {
             Ok(Ok(owners)) => {
                 let owner = owners.into_iter().next().unwrap_or_default();
-                return Ok(ownership::token(&owner));
+                return Some(fencing::token(&owner));
             }
             Ok(Err(error)) => error.to_string(),
             Err(_elapsed) => "no answer in time".to_owned(),
         };
-        match self.config.outage_policy {
-            OutagePolicy::FailClosed => Err(status(
-                Code::Unavailable,
-                REGISTRY_UNAVAILABLE,
-                "the stream's ownership could not be checked",
-            )),
-            OutagePolicy::Keep => {
-                warn!(reason, "the stream's ownership could not be checked");
-                Ok(FencingToken {
-                    epoch: 0,
-                    attempt: 0,
-                })
-            }
-        }
-    }
-
-    /// An epoch for who could not get one from the registry.
-    fn grant_epoch(
-        &self,
-        presented: FencingToken,
-        seen: FencingToken,
-        now_ms: u64,
-    ) -> Result<FencingToken, Status> {
-        if presented.epoch > 0 {
-            return Ok(presented);
-        }
-        match self.config.outage_policy {
-            OutagePolicy::FailClosed => Err(status(
-                Code::Unavailable,
-                REGISTRY_UNAVAILABLE,
-                "this origin grants no epochs",
-            )),
-            OutagePolicy::Keep => Ok(FencingToken {
-                epoch: seen.epoch.saturating_add(1).max(now_ms),
-                attempt: presented.attempt,
-            }),
-        }
+        warn!(reason, "the stream's ownership could not be checked");
+        None
     }
 }
 
@@ -251,21 +212,28 @@ fn session_span(session_id: &str, app: &str, stream: StreamId, token: FencingTok
     )
 }
 
-fn check_token(open: &PublishOpen, now_ms: u64) -> Result<FencingToken, Status> {
+fn presented_token(open: &PublishOpen) -> Result<FencingToken, Status> {
     if open.attempt == 0 {
         return Err(invalid("attempts count from 1"));
-    }
-    if open.epoch > now_ms.saturating_add(EPOCH_AHEAD_MS_MAX) {
-        return Err(status(
-            Code::FailedPrecondition,
-            EPOCH_IN_FUTURE,
-            "the epoch is ahead of the clock",
-        ));
     }
     Ok(FencingToken {
         epoch: open.epoch,
         attempt: open.attempt,
     })
+}
+
+fn token_refusal(refused: Refused) -> Status {
+    let unavailable = |why: &str| status(Code::Unavailable, REGISTRY_UNAVAILABLE, why);
+    match refused {
+        Refused::EpochInFuture => status(
+            Code::FailedPrecondition,
+            EPOCH_IN_FUTURE,
+            "the epoch is ahead of the clock",
+        ),
+        Refused::Fenced(token) => fenced(token),
+        Refused::NoEpochs => unavailable("this origin grants no epochs"),
+        Refused::Unchecked => unavailable("the stream's ownership could not be checked"),
+    }
 }
 
 fn attach_refusal(error: AttachError) -> Status {
@@ -278,6 +246,10 @@ fn attach_refusal(error: AttachError) -> Status {
         AttachError::Fenced(token) => fenced(token),
         AttachError::StreamsExceeded => status(Code::ResourceExhausted, PROCESS_BUDGET, why),
     }
+}
+
+fn millis(milliseconds: u32) -> Duration {
+    Duration::from_millis(milliseconds.into())
 }
 
 fn invalid(why: &str) -> Status {

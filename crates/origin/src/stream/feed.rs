@@ -1,7 +1,10 @@
 //! What another origin's log tells, written into a log here: same broadcast, sessions, sequences, tokens and times, so that
 //! a cursor means the same at both.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use media::{Frame, log::SequenceError};
 use registry::{FencingToken, OriginName, Slot, StreamId};
@@ -52,6 +55,8 @@ pub(crate) struct SessionHeader<'a> {
     /// Of the frame that comes next.
     pub(crate) sequence: u64,
     pub(crate) headers: &'a [(u64, Frame)],
+    /// Of its grant.
+    pub(crate) window: Option<Duration>,
 }
 
 impl Feed {
@@ -118,9 +123,11 @@ impl Feed {
             timeline_offset_ms,
             sequence,
             headers,
+            window,
         } = *header;
         self.write(|state, followed| {
             state.raise_token(slot, token);
+            state.inputs.of_mut(slot).window = window;
             state.selection.told(slot, Instant::now());
             followed.timeline_offset_ms = timeline_offset_ms;
             let log = &mut state.log;

@@ -59,6 +59,12 @@ impl Subscription {
         &self.stream.broadcast_id
     }
 
+    /// The reconnect window of the stream's latest session, where its grant has one.
+    pub(crate) fn window(&self) -> Option<std::time::Duration> {
+        let (_on_air, window) = self.stream.window();
+        window
+    }
+
     /// What comes next, as soon as it is there: frames of up to `bytes_max`, or one frame.
     pub(crate) async fn next(&mut self, bytes_max: usize) -> Result<Next, LagError> {
         loop {

@@ -35,6 +35,7 @@ pub(crate) struct Streams {
 struct Shared {
     backup: Backup,
     log_limits: LogLimits,
+    publisher_lost_grace: Duration,
     streams_max: usize,
     followed_max: usize,
     /// Room for streams that other origins own, from before the first byte of one.
@@ -59,6 +60,7 @@ impl Streams {
             shared: Arc::new(Shared {
                 backup: config.backup,
                 log_limits: config.log,
+                publisher_lost_grace: config.timing.publisher_lost_grace,
                 streams_max: config.limits.streams_max,
                 followed_max: config.limits.followed_streams_max,
                 followed: Arc::new(Semaphore::new(config.limits.followed_streams_max)),
@@ -84,6 +86,11 @@ impl Streams {
 
     pub(super) fn log_limits(&self) -> LogLimits {
         self.shared.log_limits
+    }
+
+    /// How long a stream waits for a publisher, where the grant does not say so.
+    pub(super) fn publisher_lost_grace(&self) -> Duration {
+        self.shared.publisher_lost_grace
     }
 
     /// How far back a log reaches.

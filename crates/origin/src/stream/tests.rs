@@ -39,6 +39,7 @@ fn opening(epoch: u64) -> Opening {
         first_sequence: 0,
         timeline_offset_ms: None,
         standby: false,
+        window: None,
     }
 }
 
@@ -195,6 +196,7 @@ async fn a_followed_session_without_a_frame_begins_here_where_its_publisher_says
             timeline_offset_ms: 0,
             sequence,
             headers: &[],
+            window: None,
         };
         let mut first = keyframe(100);
         first.timestamp_ms = 5000;
@@ -306,6 +308,7 @@ async fn a_backup_does_not_take_a_stream_from_an_origin_that_gives_it() {
         timeline_offset_ms: 0,
         sequence: 0,
         headers: &[],
+        window: None,
     };
     feed.header(&header).unwrap();
     feed.append(vec![(0, keyframe(100))], 0).unwrap();

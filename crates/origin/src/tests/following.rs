@@ -129,7 +129,7 @@ pub(super) async fn metric_is(origin: &Running, name: &str, value: f64) {
     .await;
 }
 
-const FOLLOWERS: &str = "headwater_origin_subscribers_active{output=\"follow\"}";
+pub(super) const FOLLOWERS: &str = "headwater_origin_subscribers_active{output=\"follow\"}";
 const FOLLOWED: &str = "headwater_origin_followed_streams_active";
 const LOOKUPS: &str = "headwater_origin_owner_lookups_total";
 

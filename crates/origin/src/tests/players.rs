@@ -14,7 +14,7 @@ use tokio::{
 use super::*;
 
 /// A player of ours.
-struct RtmpPlayer {
+pub(super) struct RtmpPlayer {
     socket: TcpStream,
     session: ClientSession,
     input: BytesMut,
@@ -22,7 +22,7 @@ struct RtmpPlayer {
 }
 
 impl RtmpPlayer {
-    async fn connect(address: SocketAddr, app: &str, name: &str) -> Self {
+    pub(super) async fn connect(address: SocketAddr, app: &str, name: &str) -> Self {
         Self::with(TcpStream::connect(address).await.unwrap(), app, name)
     }
 
@@ -66,7 +66,7 @@ impl RtmpPlayer {
         }
     }
 
-    async fn started(mut self) -> Self {
+    pub(super) async fn started(mut self) -> Self {
         assert_eq!(self.next().await, Some(ClientEvent::PlayStarted));
         let Some(ClientEvent::Media(access)) = self.next().await else {
             panic!("|RtmpSampleAccess comes first");
@@ -83,7 +83,7 @@ impl RtmpPlayer {
     }
 
     /// All that comes to the stream's end.
-    async fn until_the_end(mut self) -> Vec<MediaMessage> {
+    pub(super) async fn until_the_end(mut self) -> Vec<MediaMessage> {
         let mut media = Vec::new();
         loop {
             match self.next().await {

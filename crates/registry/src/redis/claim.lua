@@ -45,9 +45,11 @@ if not epoch then return {'future'} end
 local home = redis.call('HMGET', KEYS[3], 'origin', 'broadcast')
 local origin, broadcast = candidate, ARGV[8]
 if home[1] and home[2] then
+  -- Whoever read the broadcast, by way of another origin too, reads on.
+  broadcast = home[2]
   local there = home[1] == candidate
   for i = 14, #ARGV do there = there or home[1] == ARGV[i] end
-  if there then origin, broadcast = home[1], home[2] end
+  if there then origin = home[1] end
 end
 redis.call('HSET', KEYS[3], 'origin', origin, 'broadcast', broadcast)
 redis.call('PEXPIRE', KEYS[3], ARGV[9])

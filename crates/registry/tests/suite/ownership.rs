@@ -500,7 +500,8 @@ async fn a_home_is_given_up_with_its_origin(place: Place) {
     next.candidate = origin("origin-1");
     next.announced = vec![origin("origin-1"), origin("origin-2")];
     let given = place.grant(&next).await;
-    assert_eq!(given.home, home("origin-1", "broadcast-of-b"));
+    // Its readers at other origins read on.
+    assert_eq!(given.home, home("origin-1", "broadcast-of-a"));
     assert_eq!(place.lease().await.origin, origin("origin-1"));
 
     // Also where the holder asks again.
