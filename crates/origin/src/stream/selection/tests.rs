@@ -85,7 +85,7 @@ impl Scene {
             Does::Well | Does::Half => FrameKind::Video,
         };
         let sent_ms = self.sent_ms.of_mut(slot);
-        if kind == FrameKind::Video && *sent_ms % GOP_MS == 0 {
+        if kind == FrameKind::Video && sent_ms.is_multiple_of(GOP_MS) {
             *self.keyframe.of_mut(slot) = Some(now);
         }
         let timestamp_ms = i64::try_from(*sent_ms).unwrap();
