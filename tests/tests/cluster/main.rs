@@ -32,6 +32,7 @@ mod live_changes;
 mod load;
 mod media;
 mod metrics;
+mod orders;
 mod outage;
 mod passwords;
 mod probe;

@@ -24,6 +24,7 @@ mod hostile_tls;
 mod limits;
 mod liveness;
 mod neighbour;
+mod orders;
 mod publish;
 mod reports;
 #[path = "../../../rtmp/tests/support/script.rs"]
