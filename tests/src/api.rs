@@ -5,12 +5,11 @@ use std::{net::SocketAddr, path::Path};
 use hyper_util::rt::TokioIo;
 use proto::v1::{
     CreateStreamKeyRequest, CreateWebhookRequest, DrainEdgeRequest, Edge, EventType,
-    ListEdgesRequest, ListSessionsRequest, MediaLimits,
-    PublishPolicy, RevokeStreamKeyRequest, Session, StreamKey, TakeoverPolicy,
-    TerminateSessionRequest, UndrainEdgeRequest, UpdateStreamKeyRequest, WatchEventsRequest,
-    edge_service_client::EdgeServiceClient, event::Subject,
-    event_service_client::EventServiceClient, playback_service_client::PlaybackServiceClient,
-    session_service_client::SessionServiceClient,
+    ListEdgesRequest, ListSessionsRequest, MediaLimits, PublishPolicy, RevokeStreamKeyRequest,
+    Session, StreamKey, TakeoverPolicy, TerminateSessionRequest, UndrainEdgeRequest,
+    UpdateStreamKeyRequest, WatchEventsRequest, edge_service_client::EdgeServiceClient,
+    event::Subject, event_service_client::EventServiceClient,
+    playback_service_client::PlaybackServiceClient, session_service_client::SessionServiceClient,
     stream_key_service_client::StreamKeyServiceClient,
 };
 use tonic::{

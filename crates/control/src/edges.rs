@@ -15,9 +15,7 @@ use proto::{
         edge_service_server::EdgeService,
     },
 };
-use registry::{
-    Command, CommandId, DrainOrder, Edge, EdgeName, EdgePhase, Lease, RegistryError,
-};
+use registry::{Command, CommandId, DrainOrder, Edge, EdgeName, EdgePhase, Lease, RegistryError};
 use runtime::error::chain;
 use tokio::sync::broadcast;
 use tonic::{Code, Request, Response, Status};
@@ -169,7 +167,10 @@ impl Shared {
                 Command::Drain(_) | Command::Kick { .. } | Command::Undrain => false,
             };
             for lease in leases.iter().filter(is_of_key) {
-                told(&lease.edge, shared.registry.command(&lease.edge, &revoke).await);
+                told(
+                    &lease.edge,
+                    shared.registry.command(&lease.edge, &revoke).await,
+                );
             }
         });
     }
@@ -206,9 +207,9 @@ impl Pushes {
     fn push(&self, edge: &EdgeName, id: CommandId, command: &Command) {
         let command = match command {
             Command::Drain(order) => edge_command::Command::Drain(DrainMessage {
-                timeout_ms: order.timeout.map(|timeout| {
-                    u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
-                }),
+                timeout_ms: order
+                    .timeout
+                    .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
                 reconnect: order.reconnect,
                 reason: order.reason.clone(),
             }),

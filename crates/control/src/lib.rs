@@ -55,7 +55,8 @@ use proto::{
         cluster_service_server::ClusterServiceServer,
     },
     v1::{
-        edge_service_server::EdgeServiceServer, event_service_server::EventServiceServer, session_service_server::SessionServiceServer,
+        edge_service_server::EdgeServiceServer, event_service_server::EventServiceServer,
+        session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
         tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
     },

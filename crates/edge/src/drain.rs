@@ -263,7 +263,10 @@ fn enter(context: &Context, phase: Phase) {
     if news {
         let sessions = context.live.count();
         let phase = phase.announced().as_str();
-        info!(phase, sessions, "how far the edge is on its way to be empty");
+        info!(
+            phase,
+            sessions, "how far the edge is on its way to be empty"
+        );
     }
     tell(context);
 }

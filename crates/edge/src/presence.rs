@@ -7,7 +7,7 @@ use runtime::error::chain;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::{Context, drain::Phase, unix_ms};
+use crate::{Context, HOUSEKEEPING_PERIOD, drain::Phase, unix_ms};
 
 /// For the announcement to be taken back.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(1);
@@ -19,15 +19,31 @@ pub(crate) async fn announce(context: Arc<Context>) {
     loop {
         let phase = *phases.borrow_and_update();
         let stopping = context.shutdown.is_leaving();
-        let announced = context.registry.announce_edge(&edge(&context, phase)).await;
+        let edge = edge(&context, phase);
+        let announced = context.registry.announce_edge(&edge).await;
         said_once(&mut failing, announced);
         tokio::select! {
             () = sleep(ANNOUNCE_PERIOD) => {}
+            () = other_sessions(&context, edge.sessions) => {}
             // Who ordered it looks at what becomes of it. The sender is in the context.
             _ = phases.changed() => {}
             () = context.shutdown.leaving(), if !stopping => {}
         }
     }
+}
+
+/// Until there are not as many as that, looked at now and then.
+async fn other_sessions(context: &Context, announced: u32) {
+    loop {
+        sleep(HOUSEKEEPING_PERIOD).await;
+        if sessions(context) != announced {
+            return;
+        }
+    }
+}
+
+fn sessions(context: &Context) -> u32 {
+    u32::try_from(context.live.count()).unwrap_or(u32::MAX)
 }
 
 /// Takes the announcement back.
@@ -55,7 +71,7 @@ fn edge(context: &Context, phase: Phase) -> Edge {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         phase: phase.announced(),
         stopping: context.shutdown.is_leaving(),
-        sessions: u32::try_from(context.live.count()).unwrap_or(u32::MAX),
+        sessions: sessions(context),
         drain_until_ms,
         drain_reason: context.drain.reason().unwrap_or_default(),
     }

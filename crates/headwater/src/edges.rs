@@ -65,9 +65,9 @@ pub(crate) async fn drain(
             || "its own drain time".to_owned(),
             |timeout| humantime_serde::re::humantime::format_duration(timeout).to_string(),
         );
-        let (name, sessions) = (&edge.name, edge.sessions);
+        let name = &edge.name;
         output::line(format_args!(
-            "Edge {name} drains: its sessions ({sessions}) leave within {within}."
+            "Edge {name} drains: its sessions leave within {within}."
         ));
     }
     let edge = if wait {
@@ -76,7 +76,7 @@ pub(crate) async fn drain(
         edge
     };
     if json {
-        output::json(&json!({ "name": edge.name, "sessions": edge.sessions }));
+        output::json(&to_json(&edge));
     } else if wait {
         output::line(format_args!("Edge {} is empty.", edge.name));
     }

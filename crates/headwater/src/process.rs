@@ -125,7 +125,11 @@ pub(crate) fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     let is_name = name.bytes().all(|byte| byte.is_ascii_graphic()) && name.len() <= 128;
-    if is_name { name.to_owned() } else { String::new() }
+    if is_name {
+        name.to_owned()
+    } else {
+        String::new()
+    }
 }
 
 /// Binds a port; the error says for what.

@@ -15,9 +15,9 @@ mod edges;
 pub(crate) use edges::Commands;
 
 use crate::{
-    Claim, ClaimOutcome, EPOCH_AHEAD_MS_MAX, EPOCH_TTL, Edge, EdgeName, Home, LEASE_TTL, Lease, Origin,
-    OriginName, Owner, Policy, Renewal, RenewalOutcome, SessionId, Slot, Standing, StreamId,
-    millis,
+    Claim, ClaimOutcome, EPOCH_AHEAD_MS_MAX, EPOCH_TTL, Edge, EdgeName, Home, LEASE_TTL, Lease,
+    Origin, OriginName, Owner, Policy, Renewal, RenewalOutcome, SessionId, Slot, Standing,
+    StreamId, millis,
 };
 
 /// Leases in process memory. A cheap handle.

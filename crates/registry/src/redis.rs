@@ -33,7 +33,8 @@ use std::{
 use redis::{Cmd, Pipeline, Value, cmd};
 
 use crate::{
-    Claim, ClaimOutcome, EdgeName, LEASE_TTL, Lease, Owner, Policy, RegistryError, Renewal, RenewalOutcome, SessionId, Slot, StreamId, millis,
+    Claim, ClaimOutcome, EdgeName, LEASE_TTL, Lease, Owner, Policy, RegistryError, Renewal,
+    RenewalOutcome, SessionId, Slot, StreamId, millis,
 };
 
 mod announcements;
@@ -54,8 +55,8 @@ mod users;
 mod value;
 mod watcher;
 
-pub use config::{RedisAccess, RedisConfig, RedisSentinels, RedisServers};
 pub(crate) use commands::Commands;
+pub use config::{RedisAccess, RedisConfig, RedisSentinels, RedisServers};
 pub use users::{RedisPasswords, redis_users};
 
 use connection::{Connection, Repeat};

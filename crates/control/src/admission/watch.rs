@@ -1,8 +1,7 @@
 //! One edge's `WatchRevocations`: a position in the log, and what comes behind it.
 
 use proto::internal::v1::{
-    KeyChange, Revocation, WatchRevocationsRequest, WatchRevocationsResponse,
-    revocation,
+    KeyChange, Revocation, WatchRevocationsRequest, WatchRevocationsResponse, revocation,
 };
 use tonic::Status;
 

@@ -127,7 +127,10 @@ async fn an_order_reaches_its_edge_both_ways_and_nobody_else(fixture: Fixture) {
     let request = of_everybody(undrain("edge-a"));
     control.edges.undrain_edge(request).await.unwrap();
     let (told, _) = pushed(&mut mine).await;
-    assert!(matches!(told, edge_command::Command::Undrain(_)), "{told:?}");
+    assert!(
+        matches!(told, edge_command::Command::Undrain(_)),
+        "{told:?}"
+    );
     for watcher in [&mut foreign, &mut nameless] {
         let life = watcher.answer().await.unwrap();
         assert_eq!(life.commands, []);
@@ -145,7 +148,9 @@ async fn an_ended_session_and_a_revoked_key_are_told_to_their_edge(fixture: Fixt
         id: "session-a".to_owned(),
         ..TerminateSessionRequest::default()
     };
-    let ended = control.sessions.terminate_session(of_tenant("default", request));
+    let ended = control
+        .sessions
+        .terminate_session(of_tenant("default", request));
     ended.await.unwrap();
     let Command::Kick {
         stream,
@@ -188,7 +193,12 @@ async fn what_is_wrong_with_an_order_is_said() {
     long.reason = "x".repeat(257);
     assert_eq!(drained(long).await, invalid);
     let undrained = async |name| {
-        reason(control.edges.undrain_edge(of_everybody(undrain(name))).await)
+        reason(
+            control
+                .edges
+                .undrain_edge(of_everybody(undrain(name)))
+                .await,
+        )
     };
     let stopping = (Code::FailedPrecondition, "EDGE_STOPPING".to_owned());
     assert_eq!(undrained("edge-b").await, stopping);
@@ -203,7 +213,9 @@ async fn without_the_registry_nothing_is_ordered() {
     let unavailable = (Code::Unavailable, "REGISTRY_UNAVAILABLE".to_owned());
     let listed = control.edges.list_edges(of_everybody(ListEdgesRequest {}));
     assert_eq!(reason(listed.await), unavailable);
-    let drained = control.edges.drain_edge(of_everybody(drain("edge-a", None)));
+    let drained = control
+        .edges
+        .drain_edge(of_everybody(drain("edge-a", None)));
     assert_eq!(reason(drained.await), unavailable);
 }
 

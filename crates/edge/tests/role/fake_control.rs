@@ -7,8 +7,8 @@ use proto::{
     grant::GrantSigner,
     internal::v1::{
         AdobeChallenge, AdobeResponse, AuthorizeRequest, AuthorizeResponse, Denial, DenialReason,
-        EdgeCommand, Grant, KeyChange, ReportSessionsRequest, ReportSessionsResponse, Revocation, SessionReport,
-        WatchRevocationsRequest, WatchRevocationsResponse,
+        EdgeCommand, Grant, KeyChange, ReportSessionsRequest, ReportSessionsResponse, Revocation,
+        SessionReport, WatchRevocationsRequest, WatchRevocationsResponse,
         admission_service_server::{AdmissionService, AdmissionServiceServer},
         authorize_request::Credential,
         authorize_response::Decision,

@@ -85,7 +85,8 @@ async fn refused(harness: &Harness, stream_key: &str) {
     let mut encoder = Encoder::connect(harness.address, "live", stream_key).await;
     let said = in_time("the refusal", encoder.said()).await;
     assert_eq!(said, Said::Rejected(REFUSED.to_owned()));
-    let refusals = "headwater_publish_attempts_total{app=\"\",outcome=\"refused\",reason=\"draining\"}";
+    let refusals =
+        "headwater_publish_attempts_total{app=\"\",outcome=\"refused\",reason=\"draining\"}";
     until("the count", || harness.metric(refusals) > 0).await;
 }
 
@@ -107,7 +108,10 @@ async fn an_ordered_drain_refuses_publishers_and_is_taken_back() {
         "{told}"
     );
     let edge = announced_as(&harness, EdgePhase::Draining).await;
-    assert_eq!((edge.drain_reason.as_str(), edge.stopping), ("a new kernel", false));
+    assert_eq!(
+        (edge.drain_reason.as_str(), edge.stopping),
+        ("a new kernel", false)
+    );
     assert!(edge.drain_until_ms.is_some());
     refused(&harness, "good-late").await;
     let claim = harness.claim_elsewhere("asked", Policy::Reject);
@@ -132,7 +136,10 @@ async fn an_ordered_drain_refuses_publishers_and_is_taken_back() {
     })
     .await;
     let edge = announced_as(&harness, EdgePhase::Serving).await;
-    assert_eq!((edge.drain_until_ms, edge.drain_reason.as_str()), (None, ""));
+    assert_eq!(
+        (edge.drain_until_ms, edge.drain_reason.as_str()),
+        (None, "")
+    );
     drop((capable, back));
 }
 
@@ -175,9 +182,15 @@ async fn an_order_for_at_once_closes_everybody_and_the_edge_stays_empty() {
     assert_eq!(edge.sessions, 0);
     assert_eq!(phase(&harness), 3);
     refused(&harness, "good-later").await;
-    assert!(!harness.edge.is_finished(), "its process was not told to end");
+    assert!(
+        !harness.edge.is_finished(),
+        "its process was not told to end"
+    );
     tell(&harness, Command::Undrain).await;
-    until("the edge is ready", || harness.readiness.missing().is_empty()).await;
+    until("the edge is ready", || {
+        harness.readiness.missing().is_empty()
+    })
+    .await;
     Encoder::publish(harness.address, "live", "good-again").await;
 }
 
@@ -327,7 +340,10 @@ async fn an_order_gives_notice_first_and_a_second_one_replaces_it() {
     until("the notice", || phase(&harness) == 1).await;
     let noticed = Encoder::publish(harness.address, "live", "good-noticed").await;
     let told = harness.readiness.missing();
-    assert_eq!(told, ["drain: leaving on order (a new kernel): still taking publishers in"]);
+    assert_eq!(
+        told,
+        ["drain: leaving on order (a new kernel): still taking publishers in"]
+    );
     tell(&harness, drain(Some(Duration::ZERO))).await;
     until("the end", || phase(&harness) == 3).await;
     drop(noticed);

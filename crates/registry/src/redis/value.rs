@@ -5,8 +5,9 @@ use std::time::Duration;
 use redis::Value;
 
 use crate::{
-    ClaimOutcome, Edge, EdgeName, EdgePhase, Home, ID_BYTES_MAX, InvalidId, LEASE_TRACKS_MAX, Lease, LeaseStats,
-    LeaseTrack, Origin, OriginName, REASON_BYTES_MAX, RegistryError, RenewalOutcome, SessionId, Slot, StreamId,
+    ClaimOutcome, Edge, EdgeName, EdgePhase, Home, ID_BYTES_MAX, InvalidId, LEASE_TRACKS_MAX,
+    Lease, LeaseStats, LeaseTrack, Origin, OriginName, REASON_BYTES_MAX, RegistryError,
+    RenewalOutcome, SessionId, Slot, StreamId,
 };
 
 /// Fields of a lease, in the order in which [`lease`] reads them.
@@ -189,7 +190,9 @@ pub(super) fn encode_edge(edge: &Edge) -> [String; 8] {
         phase.as_str().to_owned(),
         u8::from(*stopping).to_string(),
         sessions.to_string(),
-        drain_until_ms.map(|until| until.to_string()).unwrap_or_default(),
+        drain_until_ms
+            .map(|until| until.to_string())
+            .unwrap_or_default(),
         reason(drain_reason.clone()),
     ]
 }

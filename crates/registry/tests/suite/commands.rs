@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use registry::{
-    Command, CommandId, Commands, DrainOrder, Edge, EdgePhase, LEASE_TTL, Slot,
-};
+use registry::{Command, CommandId, Commands, DrainOrder, Edge, EdgePhase, LEASE_TTL, Slot};
 use tokio::time::timeout;
 
 use crate::{
@@ -17,7 +15,10 @@ use crate::{
 pub(crate) async fn edges_come_and_go(place: Place) {
     let edges = async || place.control.edges().await.unwrap();
     assert_eq!(edges().await, []);
-    let (second, first) = (announced("b", EdgePhase::Serving), announced("a", EdgePhase::Draining));
+    let (second, first) = (
+        announced("b", EdgePhase::Serving),
+        announced("a", EdgePhase::Draining),
+    );
     place.edge.announce_edge(&second).await.unwrap();
     place.edge.announce_edge(&first).await.unwrap();
     assert_eq!(edges().await, [first.clone(), second.clone()]);
@@ -38,7 +39,11 @@ pub(crate) async fn commands_come_in_their_order_and_once(place: Place) {
     let commands = every_command();
     let mut sent = vec![];
     for command in &commands {
-        place.control.command(&other, &Command::Undrain).await.unwrap();
+        place
+            .control
+            .command(&other, &Command::Undrain)
+            .await
+            .unwrap();
         let id = place.control.command(&to, command).await.unwrap();
         sent.push((id, command.clone()));
     }
@@ -115,7 +120,9 @@ async fn a_malformed_edge_does_not_hide_the_others() {
     }
     server.admin(&["ZADD", "hw:{e}:all", "1", "no{edge}"]).await;
     let sound = format!("hw:{{e}}:at:{}", edge("sound"));
-    server.admin(&["HSET", &sound, "reason", "two\nlines \u{1b}[31m"]).await;
+    server
+        .admin(&["HSET", &sound, "reason", "two\nlines \u{1b}[31m"])
+        .await;
     let edges = server.registry("control").edges().await.unwrap();
     assert_eq!(edges.len(), 1, "{edges:?}");
     assert_eq!(edges[0].drain_reason, "twolines [31m");
@@ -131,11 +138,22 @@ async fn what_is_no_command_is_passed_over() {
         &["kind", "reload"],
         &["other", "kick"],
         &["kind", "drain", "timeout", "-1", "reconnect", "1"],
-        &["kind", "drain", "timeout", "18446744073709551616", "reconnect", "1"],
+        &[
+            "kind",
+            "drain",
+            "timeout",
+            "18446744073709551616",
+            "reconnect",
+            "1",
+        ],
         &["kind", "drain", "timeout", "", "reconnect", "yes"],
-        &["kind", "kick", "stream", &stream_id, "slot", "2", "session", "a"],
+        &[
+            "kind", "kick", "stream", &stream_id, "slot", "2", "session", "a",
+        ],
         &["kind", "kick", "stream", "0", "slot", "0", "session", "a"],
-        &["kind", "kick", "stream", &stream_id, "slot", "0", "session", "a{b}"],
+        &[
+            "kind", "kick", "stream", &stream_id, "slot", "0", "session", "a{b}",
+        ],
         &["kind", "revoke", "key", &long],
         &["\u{0}", "\u{0}"],
     ];
@@ -144,14 +162,22 @@ async fn what_is_no_command_is_passed_over() {
         let add = [&["XADD", &key, "*"], spoilt].concat();
         server.admin(&add).await;
     }
-    server.registry("control").command(&edge("a"), &Command::Undrain).await.unwrap();
+    server
+        .registry("control")
+        .command(&edge("a"), &Command::Undrain)
+        .await
+        .unwrap();
     assert_eq!(next(&mut heard).await.1, Command::Undrain);
 
     // Somebody else's value is none of ours, until it is gone.
     server.admin(&["SET", &key, "x"]).await;
     nothing(&mut heard).await;
     server.admin(&["DEL", &key]).await;
-    server.registry("control").command(&edge("a"), &Command::Undrain).await.unwrap();
+    server
+        .registry("control")
+        .command(&edge("a"), &Command::Undrain)
+        .await
+        .unwrap();
     assert_eq!(next(&mut heard).await.1, Command::Undrain);
 }
 
@@ -162,7 +188,9 @@ async fn commands_go_on_behind_a_restart_whose_ids_begin_below() {
     let key = format!("hw:{{e:{}}}:cmd", edge("a"));
     // An hour ahead: as of a primary whose clock was.
     let ahead = "99999999999999-0";
-    server.admin(&["XADD", &key, ahead, "kind", "undrain"]).await;
+    server
+        .admin(&["XADD", &key, ahead, "kind", "undrain"])
+        .await;
     assert_eq!(next(&mut heard).await.0.to_string(), ahead);
     server.kill();
     server.restart().await;

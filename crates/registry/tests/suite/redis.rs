@@ -507,8 +507,14 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
         control.withdraw_edge(&edge_name).await,
         registry.edges().await.map(drop),
         origin.edges().await.map(drop),
-        registry.command(&edge_name, &Command::Undrain).await.map(drop),
-        origin.command(&edge_name, &Command::Undrain).await.map(drop),
+        registry
+            .command(&edge_name, &Command::Undrain)
+            .await
+            .map(drop),
+        origin
+            .command(&edge_name, &Command::Undrain)
+            .await
+            .map(drop),
     ] {
         let message = explain(&outcome.unwrap_err());
         assert!(message.contains("NoPerm"), "{message}");
