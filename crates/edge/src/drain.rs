@@ -168,7 +168,7 @@ impl Phase {
                     "draining{ordered}: {sessions} sessions, the last ends in {left} s"
                 ))
             }
-            Self::Empty => Some(format!("drained{ordered}: no session is left")),
+            Self::Empty => Some(format!("empty{ordered}: no session is left")),
         }
     }
 }
