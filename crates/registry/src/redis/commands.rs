@@ -148,16 +148,14 @@ type Entry = (CommandId, Result<Command, RegistryError>);
 /// Of the one stream that was asked for; nothing where there was nothing in time.
 fn entries(reply: Value) -> Result<Vec<Entry>, RegistryError> {
     let malformed = || value::malformed("command");
-    let stream = match reply {
-        Value::Nil => return Ok(Vec::new()),
-        Value::Map(streams) => streams.into_iter().next().map(|(_key, entries)| entries),
-        Value::Array(streams) => match streams.into_iter().next() {
-            Some(Value::Array(stream)) => stream.into_iter().nth(1),
-            _ => None,
-        },
-        _ => None,
+    if reply == Value::Nil {
+        return Ok(Vec::new());
+    }
+    let Value::Map(streams) = reply else {
+        return Err(malformed());
     };
-    let Some(Value::Array(entries)) = stream else {
+    let stream = streams.into_iter().next();
+    let Some((_key, Value::Array(entries))) = stream else {
         return Err(malformed());
     };
     entries.into_iter().map(entry).collect()

@@ -5,12 +5,15 @@ use redis::{Arg, Cmd};
 /// Of the key that a command or script is about; all of its keys have one tag. `None`: it has no key.
 pub(super) fn slot(command: &Cmd) -> Option<u16> {
     let mut arguments = command.args_iter();
-    let before = match arguments.next()? {
+    let command = arguments.next()?;
+    let before = if matches!(command, Arg::Simple(b"EVALSHA")) {
         // A script's hash and the number of its keys come first.
-        Arg::Simple(b"EVALSHA") => 2,
+        2
+    } else if matches!(command, Arg::Simple(b"XREAD")) {
         // COUNT, BLOCK, a value each, and STREAMS.
-        Arg::Simple(b"XREAD") => 5,
-        _ => 0,
+        5
+    } else {
+        0
     };
     let Arg::Simple(key) = arguments.nth(before)? else {
         return None;
