@@ -83,12 +83,12 @@ impl Connection {
 
     /// As [`run`](Self::run) for one command that waits, which is no figure of how fast Redis is.
     pub(super) async fn wait_for(&self, command: &Cmd) -> Result<Value, RegistryError> {
-        let mut commands = Pipeline::with_capacity(1);
-        commands.add_command(command.clone());
-        let deadline = Instant::now() + self.timeout;
-        let values = self.try_run(&commands, Repeat::Always, deadline).await;
-        let values = values.map_err(|error| RegistryError::Unavailable(error.into()))?;
-        Ok(values.into_iter().next().unwrap_or(Value::Nil))
+        let (deadline, mut replies) = (Instant::now() + self.timeout, [None]);
+        let sent = self.send(&[command], Repeat::Always, deadline, &mut replies);
+        let lost = |error: CommandError| RegistryError::Unavailable(error.into());
+        sent.await.map_err(lost)?;
+        let [reply] = replies;
+        Ok(reply.unwrap_or(Value::Nil))
     }
 
     /// Sends the commands and returns one value each; what Redis refused is a [`Value::ServerError`] in its place.
