@@ -84,9 +84,10 @@ impl Connection {
     /// As [`run`](Self::run) for one command that waits, which is no figure of how fast Redis is.
     pub(super) async fn wait_for(&self, command: &Cmd) -> Result<Value, RegistryError> {
         let (deadline, mut replies) = (Instant::now() + self.timeout, [None]);
-        let sent = self.send(&[command], Repeat::Always, deadline, &mut replies);
-        let lost = |error: CommandError| RegistryError::Unavailable(error.into());
-        sent.await.map_err(lost)?;
+        let commands = [command];
+        self.send(&commands, Repeat::Always, deadline, &mut replies)
+            .await
+            .map_err(|error| RegistryError::Unavailable(error.into()))?;
         let [reply] = replies;
         Ok(reply.unwrap_or(Value::Nil))
     }
