@@ -7,6 +7,7 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     let files = [
+        "headwater/v1/edges.proto",
         "headwater/v1/events.proto",
         "headwater/v1/media.proto",
         "headwater/v1/playback.proto",

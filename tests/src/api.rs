@@ -4,11 +4,12 @@ use std::{net::SocketAddr, path::Path};
 
 use hyper_util::rt::TokioIo;
 use proto::v1::{
-    CreateStreamKeyRequest, CreateWebhookRequest, EventType, ListSessionsRequest, MediaLimits,
-    PublishPolicy, RevokeStreamKeyRequest, Session, StreamKey, TakeoverPolicy,
-    TerminateSessionRequest, UpdateStreamKeyRequest, WatchEventsRequest, event::Subject,
-    event_service_client::EventServiceClient, playback_service_client::PlaybackServiceClient,
-    session_service_client::SessionServiceClient,
+    CreateStreamKeyRequest, CreateWebhookRequest, DrainEdgeRequest, Edge, EventType,
+    ListEdgesRequest, ListSessionsRequest, MediaLimits, PublishPolicy, RevokeStreamKeyRequest,
+    Session, StreamKey, TakeoverPolicy, TerminateSessionRequest, UndrainEdgeRequest,
+    UpdateStreamKeyRequest, WatchEventsRequest, edge_service_client::EdgeServiceClient,
+    event::Subject, event_service_client::EventServiceClient,
+    playback_service_client::PlaybackServiceClient, session_service_client::SessionServiceClient,
     stream_key_service_client::StreamKeyServiceClient,
 };
 use tonic::{
@@ -39,6 +40,7 @@ impl Interceptor for Bearer {
 /// Control, as its clients see it.
 #[derive(Clone)]
 pub struct Api {
+    edges: EdgeServiceClient<BearerChannel>,
     events: EventServiceClient<BearerChannel>,
     keys: StreamKeyServiceClient<BearerChannel>,
     sessions: SessionServiceClient<BearerChannel>,
@@ -66,6 +68,7 @@ impl Api {
     pub fn new(url: &str, ca_file: &Path, token: &str) -> Self {
         let channel = channel(url, ca_file, token);
         Self {
+            edges: EdgeServiceClient::new(channel.clone()),
             events: EventServiceClient::new(channel.clone()),
             keys: StreamKeyServiceClient::new(channel.clone()),
             sessions: SessionServiceClient::new(channel),
@@ -187,6 +190,27 @@ impl Api {
         sessions
             .into_iter()
             .find(|session| session.stream == stream)
+    }
+
+    pub async fn edges(&self) -> Result<Vec<Edge>, Status> {
+        let edges = self.edges.clone().list_edges(ListEdgesRequest {}).await?;
+        Ok(edges.into_inner().edges)
+    }
+
+    /// Orders an edge to drain within its own time.
+    pub async fn drain(&self, name: &str) -> Result<(), Status> {
+        let request = DrainEdgeRequest {
+            name: name.to_owned(),
+            ..DrainEdgeRequest::default()
+        };
+        self.edges.clone().drain_edge(request).await.map(drop)
+    }
+
+    /// Orders an edge to serve again.
+    pub async fn undrain(&self, name: &str) -> Result<(), Status> {
+        let name = name.to_owned();
+        let request = UndrainEdgeRequest { name };
+        self.edges.clone().undrain_edge(request).await.map(drop)
     }
 
     pub async fn terminate(&self, id: &str, reason: &str) -> Result<(), Status> {

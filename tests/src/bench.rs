@@ -44,6 +44,16 @@ impl Bench {
     /// Creates a key for each publisher, starts the readers, then the publishers. Streams are called
     /// `<prefix>-<number>`.
     pub async fn start(deployment: &Deployment, prefix: &str, load: &Load) -> Self {
+        Self::start_at(&[deployment], false, prefix, load).await
+    }
+
+    /// The same, of publishers that begin at these edges in turn, and follow requests to connect elsewhere to the next.
+    pub async fn start_moving(edges: &[&Deployment], prefix: &str, load: &Load) -> Self {
+        Self::start_at(edges, true, prefix, load).await
+    }
+
+    async fn start_at(edges: &[&Deployment], follow: bool, prefix: &str, load: &Load) -> Self {
+        let deployment = edges[0];
         let (mut stream_keys, mut streams) = (String::new(), String::new());
         for number in 0..load.publishers {
             let stream = format!("{prefix}-{number}");
@@ -74,10 +84,12 @@ impl Bench {
         let name = format!("bench-{prefix}-subscribe");
         let subscribe = Process::spawn(&name, &mut subscribe, &deployment.logs);
 
-        let url = deployment.rtmps_url(APP).replace("127.0.0.1", "localhost");
+        let urls = edges.iter().map(|edge| edge.rtmps_url(APP));
         let mut publish = process::command(binary::headwater());
         publish
-            .args(["bench", "publish", &url])
+            .args(["bench", "publish"])
+            .args(urls.map(|url| url.replace("127.0.0.1", "localhost")))
+            .args(follow.then_some("--follow-requests"))
             .arg("--keys-file")
             .arg(file("keys"))
             .args(["--duration", &load.seconds.to_string()])

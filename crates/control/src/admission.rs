@@ -88,7 +88,7 @@ impl AdmissionService for Admission {
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
         require_role(&request, Role::Edge)?;
         let room = self.watches.room(None)?;
-        let watch = RevocationWatch::open(&self.shared, request.into_inner().after).await?;
+        let watch = RevocationWatch::open(&self.shared, request.into_inner()).await?;
         let counted = self.shared.metrics.watch_opened();
         Ok(self.watches.serve(watch, pending(), (room, counted)))
     }

@@ -19,6 +19,8 @@ use crate::{Shared, field::now_ms};
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Scope {
+    EdgesRead,
+    EdgesWrite,
     EventsRead,
     EventsWrite,
     KeysRead,
@@ -32,7 +34,9 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
+        Self::EdgesRead,
+        Self::EdgesWrite,
         Self::EventsRead,
         Self::EventsWrite,
         Self::KeysRead,
@@ -47,6 +51,8 @@ impl Scope {
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::EdgesRead => "edges:read",
+            Self::EdgesWrite => "edges:write",
             Self::EventsRead => "events:read",
             Self::EventsWrite => "events:write",
             Self::KeysRead => "keys:read",
@@ -122,8 +128,8 @@ impl Scopes {
 
 /// Every tenant, or every scope.
 pub(crate) const EVERY: &str = "*";
-const SCOPES: &str = "one or more of events:read, events:write, keys:read, keys:write, sessions:read, sessions:write, \
-                      tenants:read, tenants:write, tokens:read, tokens:write, or * for all";
+const SCOPES: &str = "one or more of edges:read, edges:write, events:read, events:write, keys:read, keys:write, sessions:read, \
+                      sessions:write, tenants:read, tenants:write, tokens:read, tokens:write, or * for all";
 
 /// Whom a credential stands for, and what for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +213,16 @@ impl Caller {
     /// The one tenant that the caller is of; `None`: every tenant's.
     pub(crate) fn own_tenant(&self) -> Option<&Arc<str>> {
         self.tenant.as_ref()
+    }
+
+    /// For what is no tenant's: the caller has to be every tenant's.
+    pub(crate) fn stands_for_everybody(&self) -> Result<(), Status> {
+        if self.tenant.is_none() {
+            return Ok(());
+        }
+        let description = "the caller's credential is one tenant's, and this is everybody's";
+        let reason = "EVERY_TENANT_NEEDED";
+        Err(status(Code::PermissionDenied, reason, description))
     }
 
     /// Waits for the end of what the caller may do: its credential expires, was revoked or replaced, or has the scope of

@@ -18,6 +18,7 @@ mod config;
 mod credential_ids;
 mod database;
 mod delivery;
+mod edges;
 mod events;
 mod field;
 mod jwt;
@@ -54,7 +55,8 @@ use proto::{
         cluster_service_server::ClusterServiceServer,
     },
     v1::{
-        event_service_server::EventServiceServer, session_service_server::SessionServiceServer,
+        edge_service_server::EdgeServiceServer, event_service_server::EventServiceServer,
+        session_service_server::SessionServiceServer,
         stream_key_service_server::StreamKeyServiceServer,
         tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
     },
@@ -81,6 +83,7 @@ use self::{
     credential_ids::CredentialIds,
     database::{Database, EventEntry},
     delivery::{Deliverer, DeliveryMetrics, Pacing},
+    edges::{Edges, Pushes},
     events::Events,
     keys::StreamKeys,
     leases::Leases,
@@ -276,6 +279,7 @@ impl Control {
             refusals,
             rehashes,
             live_sessions: LiveSessions::new(),
+            pushes: Pushes::new(),
         };
         let shared = Arc::new(shared);
         let background = Background {
@@ -326,8 +330,11 @@ impl Control {
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let tokens = TokenServiceServer::new(Tokens(shared.clone()))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let edges = EdgeServiceServer::new(Edges(shared.clone()))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         let public = grpc::server()
             .add_service(health.clone())
+            .add_service(edges)
             .add_service(events)
             .add_service(stream_keys)
             .add_service(sessions)
@@ -371,6 +378,7 @@ pub(crate) struct Shared {
     refusals: Refusals,
     rehashes: Rehashes,
     live_sessions: LiveSessions,
+    pushes: Pushes,
 }
 
 /// gRPC health follows the database, and ends when control is about to leave.
@@ -425,10 +433,11 @@ const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Longest request of an edge, in bytes: 256 reports of sessions.
 const REPORT_BYTES_MAX: usize = 1024 * 1024;
 /// The server as a whole, then each service by its name.
-const HEALTH_SERVICES: [&str; 8] = [
+const HEALTH_SERVICES: [&str; 9] = [
     "",
     proto::internal::v1::admission_service_server::SERVICE_NAME,
     proto::internal::v1::cluster_service_server::SERVICE_NAME,
+    proto::v1::edge_service_server::SERVICE_NAME,
     proto::v1::event_service_server::SERVICE_NAME,
     proto::v1::session_service_server::SERVICE_NAME,
     proto::v1::stream_key_service_server::SERVICE_NAME,

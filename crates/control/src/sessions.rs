@@ -176,12 +176,10 @@ impl Sessions {
             .database
             .terminate_session(&termination, now_ms)
             .await?;
-        if let Err(error) = self
-            .shared
-            .registry
-            .kick(lease.stream, lease.slot, Some(&lease.session))
-            .await
-        {
+        let registry = &self.shared.registry;
+        let kick = registry.kick(lease.stream, lease.slot, Some(&lease.session));
+        let (kicked, ()) = tokio::join!(kick, self.shared.tell_of_end(&lease));
+        if let Err(error) = kicked {
             tracing::warn!(session_id = %lease.session, reason = chain(&error), "the lease goes with its session");
         }
         self.shared.metrics.admin_action("terminate_session");
@@ -259,7 +257,7 @@ fn cursor(lease: &Lease) -> Cursor {
     }
 }
 
-fn unavailable(error: &RegistryError) -> Status {
+pub(crate) fn unavailable(error: &RegistryError) -> Status {
     tracing::warn!(reason = chain(error), "the registry does not answer");
     registry_unavailable()
 }

@@ -56,6 +56,7 @@ impl StreamKeys {
             .database
             .revoke_credential(&id, until_ms, &event, &request.reason);
         if revoked.await? {
+            self.0.tell_of_revocation(id.clone());
             self.0.metrics.admin_action("revoke_signed_key");
             tracing::info!(
                 action = "revoke_signed_key",

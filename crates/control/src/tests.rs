@@ -11,6 +11,7 @@ mod backup;
 mod cluster_service;
 mod database_faults;
 mod deliveries;
+mod edges;
 mod event_service;
 mod fixture;
 mod guessing;

@@ -260,7 +260,7 @@ async fn a_drain_ends_the_watches_and_then_control() {
     let served = Served::start().await;
     let mut admission = AdmissionServiceClient::new(served.internal.clone());
     let mut watch = admission
-        .watch_revocations(WatchRevocationsRequest { after: None })
+        .watch_revocations(WatchRevocationsRequest::default())
         .await
         .unwrap()
         .into_inner();

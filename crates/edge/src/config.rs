@@ -3,10 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
+use runtime::shutdown::DrainTimes;
 
 /// Everything an edge can be told. `Default` is what production starts from.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    /// The machine that it runs on, for people; empty where that is not known.
+    pub host: String,
     /// Where this edge stands: origins of the same zone come first. Empty where zones are not known.
     pub zone: String,
     /// Origins that are known without an announcement; an announcement of the same name replaces the entry.
@@ -25,6 +28,8 @@ pub struct Config {
     pub connections: ConnectionLimits,
     /// How the edge gets empty.
     pub drain: DrainLimits,
+    /// How long that takes on an order that says nothing else: as where the process ends.
+    pub drain_times: DrainTimes,
     /// Limits of the way to the origin.
     pub relay: RelayLimits,
     /// Limits of the protocol.

@@ -1,14 +1,21 @@
-//! How an edge gets empty: serving → noticed → draining → empty.
+//! How an edge gets empty: serving → noticed → draining → empty, and back where its process was not told to stop.
 //!
 //! Noticed, it is not ready and takes everything in as before. Draining, it refuses new publishes; encoders that said that
 //! they follow a request to connect elsewhere get one, and go on here until they leave; the others go on until shortly
 //! before the end, when each is closed at a keyframe. Both are paced: another edge has to take them in.
+//!
+//! Two may want it: the process that ends ([`runtime::shutdown`]), and somebody who orders it ([`crate::commands`]). An
+//! order leaves the listener open and can be taken back; where both want it, the earlier end counts.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
-use runtime::shutdown::DrainTimes;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use registry::{CommandId, DrainOrder, EdgePhase};
+use runtime::shutdown::{DrainState, DrainTimes, Shutdown};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+use tracing::info;
 
 use crate::{
     Context, HOUSEKEEPING_PERIOD, end::End, leases, live::Farewell, revocations::jittered,
@@ -16,7 +23,8 @@ use crate::{
 
 /// Where the edge is on its way to be empty.
 pub(crate) struct Drain {
-    phase: Mutex<Phase>,
+    phase: watch::Sender<Phase>,
+    ordered: watch::Sender<Ordered>,
 }
 
 /// How far the edge is.
@@ -29,23 +37,97 @@ pub(crate) enum Phase {
     Empty,
 }
 
+/// What was ordered last.
+#[derive(Clone, Debug, Default)]
+struct Ordered {
+    /// Of the order: an older one that comes late says nothing.
+    by: CommandId,
+    /// `None`: to serve.
+    drain: Option<Order>,
+}
+
+#[derive(Clone, Debug)]
+struct Order {
+    /// New publishes are refused from then on.
+    from: Instant,
+    until: Instant,
+    reconnect: bool,
+    reason: String,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// New publishes are refused from then on; `None`: once the process says so.
+    from: Option<Instant>,
+    until: Instant,
+    reconnect: bool,
+}
+
 /// The readiness condition: new publishers are wanted.
-const READY: &str = "edge-drain";
+const READY: &str = runtime::admin::DRAIN;
 
 impl Drain {
     pub(crate) fn new() -> Self {
         Self {
-            phase: Mutex::new(Phase::Serving),
+            phase: watch::Sender::new(Phase::Serving),
+            ordered: watch::Sender::default(),
         }
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        *self.phase.lock()
+        *self.phase.borrow()
+    }
+
+    /// The phase, as it changes.
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
     }
 
     /// Whether new publishes are refused.
     pub(crate) fn is_begun(&self) -> bool {
         self.phase() > Phase::Noticed
+    }
+
+    /// Why an order in effect was given.
+    pub(crate) fn reason(&self) -> Option<String> {
+        let ordered = self.ordered.borrow();
+        ordered.drain.as_ref().map(|order| order.reason.clone())
+    }
+
+    /// Whether the order is news.
+    pub(crate) fn order(&self, by: CommandId, order: &DrainOrder, times: DrainTimes) -> bool {
+        let now = Instant::now();
+        let whole = times.notice.saturating_add(times.timeout);
+        let whole = order.timeout.unwrap_or(whole);
+        // Who refuses new publishes already goes on with that.
+        let notice = if self.is_begun() {
+            Duration::ZERO
+        } else {
+            times.notice.min(whole / 2)
+        };
+        let drain = Order {
+            from: now + notice,
+            until: now.checked_add(whole).unwrap_or(now),
+            reconnect: order.reconnect,
+            reason: order.reason.clone(),
+        };
+        self.told(by, Some(drain))
+    }
+
+    /// Takes an order back; whether that is news.
+    pub(crate) fn take_back(&self, by: CommandId) -> bool {
+        self.told(by, None)
+    }
+
+    fn told(&self, by: CommandId, drain: Option<Order>) -> bool {
+        self.ordered.send_if_modified(|ordered| {
+            let news = by > ordered.by;
+            if news {
+                *ordered = Ordered { by, drain };
+            }
+            news
+        })
     }
 }
 
@@ -60,45 +142,139 @@ impl Phase {
         }
     }
 
+    /// As an announcement has it.
+    pub(crate) fn announced(self) -> EdgePhase {
+        match self {
+            Self::Serving => EdgePhase::Serving,
+            Self::Noticed => EdgePhase::Noticed,
+            Self::Draining(_) => EdgePhase::Draining,
+            Self::Empty => EdgePhase::Empty,
+        }
+    }
+
     /// For `/readyz`; `None`: ready.
-    fn told(self, sessions: usize) -> Option<String> {
+    fn told(self, sessions: usize, reason: Option<&str>) -> Option<String> {
+        let ordered = match reason {
+            None => String::new(),
+            Some("") => " on order".to_owned(),
+            Some(reason) => format!(" on order ({reason})"),
+        };
         match self {
             Self::Serving => None,
-            Self::Noticed => Some("leaving: still taking publishers in".to_owned()),
+            Self::Noticed => Some(format!("leaving{ordered}: still taking publishers in")),
             Self::Draining(until) => {
                 let left = until.saturating_duration_since(Instant::now()).as_secs();
                 Some(format!(
-                    "draining: {sessions} sessions, the last ends in {left} s"
+                    "draining{ordered}: {sessions} sessions, the last ends in {left} s"
                 ))
             }
-            Self::Empty => Some("empty".to_owned()),
+            Self::Empty => Some(format!("empty{ordered}: no session is left")),
         }
     }
 }
 
-/// Follows the process's shutdown; never returns.
+impl Plan {
+    /// `None`: to serve.
+    fn of(shutdown: &Shutdown, state: DrainState, order: Option<&Order>) -> Option<Self> {
+        let process = match state {
+            DrainState::Serving => None,
+            // The process's own end is not known yet: nothing is closed before it is.
+            DrainState::Noticed => Some((None, far_away())),
+            DrainState::Draining | DrainState::Stopping => {
+                let default = || Instant::now() + DrainTimes::default().timeout;
+                let until = shutdown.stops_at().unwrap_or_else(default);
+                Some((Some(Instant::now()), until))
+            }
+        };
+        match (process, order) {
+            (None, None) => None,
+            (Some((from, until)), None) => Some(Self {
+                from,
+                until,
+                reconnect: true,
+            }),
+            (process, Some(order)) => {
+                let (from, until) = process.unwrap_or((None, order.until));
+                Some(Self {
+                    from: from.or(Some(order.from)),
+                    until: until.min(order.until),
+                    reconnect: order.reconnect,
+                })
+            }
+        }
+    }
+}
+
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 24 * 60 * 60)
+}
+
+/// Does what the process and orders want; never returns.
 pub(crate) async fn run(context: Arc<Context>) {
-    enter(&context, Phase::Serving);
-    context.shutdown.leaving().await;
-    enter(&context, Phase::Noticed);
-    context.shutdown.draining().await;
-    let default = || Instant::now() + DrainTimes::default().timeout;
-    let until = context.shutdown.stops_at().unwrap_or_else(default);
-    enter(&context, Phase::Draining(until));
-    empty(&context, until).await;
-    enter(&context, Phase::Empty);
-    std::future::pending().await
+    let mut ordered = context.drain.ordered.subscribe();
+    loop {
+        let state = context.shutdown.state();
+        let order = ordered.borrow_and_update().drain.clone();
+        let plan = Plan::of(&context.shutdown, state, order.as_ref());
+        tokio::select! {
+            () = follow(&context, plan) => {}
+            // The sender is in the context.
+            _ = ordered.changed() => {}
+            () = behind(&context.shutdown, state) => {}
+        }
+    }
+}
+
+/// Until the process is further than that.
+async fn behind(shutdown: &Shutdown, state: DrainState) {
+    match state {
+        DrainState::Serving => shutdown.leaving().await,
+        DrainState::Noticed => shutdown.draining().await,
+        DrainState::Draining | DrainState::Stopping => pending().await,
+    }
+}
+
+/// Never returns: something else is wanted sooner or later. What is left undone then, is.
+async fn follow(context: &Arc<Context>, plan: Option<Plan>) {
+    let Some(plan) = plan else {
+        enter(context, Phase::Serving);
+        stay(context).await;
+        return pending().await;
+    };
+    if plan.from.is_none_or(|from| from > Instant::now()) {
+        enter(context, Phase::Noticed);
+    }
+    match plan.from {
+        Some(from) => sleep_until(from).await,
+        None => pending().await,
+    }
+    enter(context, Phase::Draining(plan.until));
+    empty(context, plan).await;
+    enter(context, Phase::Empty);
+    pending().await
 }
 
 fn enter(context: &Context, phase: Phase) {
-    *context.drain.phase.lock() = phase;
+    let news = context.drain.phase.send_if_modified(|before| {
+        let news = *before != phase;
+        *before = phase;
+        news
+    });
+    if news {
+        let sessions = context.live.count();
+        let phase = phase.announced().as_str();
+        info!(
+            phase,
+            sessions, "how far the edge is on its way to be empty"
+        );
+    }
     tell(context);
 }
 
 /// Shows how far the edge is.
 pub(crate) fn tell(context: &Context) {
     let (phase, sessions) = (context.drain.phase(), context.live.count());
-    match phase.told(sessions) {
+    match phase.told(sessions, context.drain.reason().as_deref()) {
         None => context.readiness.met(READY),
         Some(reason) => context.readiness.unmet(READY, reason),
     }
@@ -110,18 +286,35 @@ pub(crate) fn tell(context: &Context) {
         .set(i64::try_from(remaining).unwrap_or(i64::MAX));
 }
 
+/// Nobody is asked or closed any more. Who was asked may be about to leave: what its lease says of that is taken back
+/// once it has had the time.
+async fn stay(context: &Arc<Context>) {
+    let sessions = context.live.all();
+    for session in &sessions {
+        session.bid(Farewell::Stay);
+    }
+    sleep(context.config.drain.keyframe_wait).await;
+    for session in sessions {
+        if session.standing().leaving {
+            session.note_leaving(false);
+            leases::renew_now(context, &session).await.ok();
+        }
+    }
+}
+
 /// Ends when there is no session any more, and none to come.
-async fn empty(context: &Arc<Context>, until: Instant) {
-    let limits = &context.config.drain;
+async fn empty(context: &Arc<Context>, plan: Plan) {
+    let (until, limits) = (plan.until, &context.config.drain);
     let left = until.saturating_duration_since(Instant::now());
     let spread = limits.close_spread.min(left / 2);
     let close_from = until
         .checked_sub(spread + limits.keyframe_wait.min(left / 4))
         .unwrap_or(until);
     let before_close = close_from.saturating_duration_since(Instant::now());
+    let over = limits.reconnect_jitter.min(before_close / 2);
     tokio::select! {
         () = emptied(context) => return,
-        () = ask(context, limits.reconnect_jitter.min(before_close / 2)) => {}
+        () = ask(context, over), if plan.reconnect && limits.reconnect_request => {}
         () = sleep_until(close_from) => {}
     }
     close(context, spread, until).await;
@@ -142,7 +335,7 @@ async fn ask(context: &Arc<Context>, over: Duration) {
     loop {
         let mut sessions = context.live.all();
         sessions.retain(|session| session.reconnects && session.stays());
-        if !context.config.drain.reconnect_request || sessions.is_empty() {
+        if sessions.is_empty() {
             sleep(HOUSEKEEPING_PERIOD).await;
             continue;
         }
@@ -152,7 +345,7 @@ async fn ask(context: &Arc<Context>, over: Duration) {
         over = Duration::ZERO;
         for session in sessions {
             sleep(jittered(pause)).await;
-            session.note_leaving();
+            session.note_leaving(true);
             // Without the registry its key's policy decides about its successor.
             leases::renew_now(context, &session).await.ok();
             session.bid(Farewell::Ask);

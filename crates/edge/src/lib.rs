@@ -16,6 +16,7 @@
 //! | [`placement`], [`origins`] | which origin, and the connections to it |
 //! | [`live`], [`leases`] | the sessions that publish now, and their leases |
 //! | [`drain`] | how an edge gets empty |
+//! | [`commands`], [`presence`] | what this edge is told to do; what it tells of itself |
 //! | [`limits`], [`end`] | what a grant holds the media to; why a session is over |
 //! | [`reports`] | what became of sessions, for control |
 
@@ -23,6 +24,7 @@
 
 mod admission;
 mod challenge;
+mod commands;
 mod config;
 mod drain;
 mod end;
@@ -34,6 +36,7 @@ mod live;
 mod metrics;
 mod origins;
 mod placement;
+mod presence;
 mod publish;
 mod relay;
 mod replay_ring;
@@ -174,6 +177,8 @@ impl Edge {
         background.spawn(origins::resolve(context.clone()));
         background.spawn(leases::renew(context.clone()));
         background.spawn(drain::run(context.clone()));
+        background.spawn(commands::follow(context.clone()));
+        background.spawn(presence::announce(context.clone()));
 
         let mut accepting = JoinSet::new();
         for listener in listeners.rtmps {
@@ -192,8 +197,7 @@ impl Edge {
             tokio::select! {
                 () = context.shutdown.draining(), if !draining => {
                     draining = true;
-                    context.readiness.unmet(LISTENING, "draining");
-                    info!(sessions = context.live.count(), "draining: no new publishers");
+                    info!(sessions = context.live.count(), "draining: no new connections");
                 }
                 ended = accepting.join_next() => match ended {
                     Some(Ok(())) => {}
@@ -210,6 +214,9 @@ impl Edge {
         }
         context.publications.close();
         context.publications.wait().await;
+        // Who would announce it again.
+        background.shutdown().await;
+        presence::withdraw(&context).await;
         context.reports.close();
         if timeout(LAST_REPORTS_TIMEOUT, reporting).await.is_err() {
             context.reports.give_up();

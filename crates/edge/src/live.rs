@@ -174,6 +174,16 @@ impl LiveSessions {
         sessions.len()
     }
 
+    /// Ends what control ended, beside its log: nothing is remembered here. How many sessions that hit.
+    pub(crate) fn end_revoked(&self, target: &Target) -> usize {
+        let mut sessions = self.all();
+        sessions.retain(|session| session.is(target));
+        for session in &sessions {
+            session.ending.end(End::Revoked);
+        }
+        sessions.len()
+    }
+
     /// Ends one session.
     pub(crate) fn end(&self, session: &SessionId, end: End) {
         let found = self.directory.lock().sessions.get(session).cloned();
@@ -355,9 +365,9 @@ impl LiveSession {
         }
     }
 
-    /// Whoever claims the stream from its next renewal on is the session's successor.
-    pub(crate) fn note_leaving(&self) {
-        self.lease.lock().standing.leaving = true;
+    /// Whether whoever claims the stream from its next renewal on is the session's successor.
+    pub(crate) fn note_leaving(&self, leaving: bool) {
+        self.lease.lock().standing.leaving = leaving;
     }
 
     /// What claims of others are measured against.
@@ -380,8 +390,7 @@ impl LiveSession {
 
     /// Whether it has an origin, and is not asked to leave yet.
     pub(crate) fn stays(&self) -> bool {
-        let lease = self.lease.lock();
-        lease.origin.is_some() && !lease.standing.leaving
+        *self.farewell.borrow() == Farewell::Stay && self.lease.lock().origin.is_some()
     }
 
     /// How the session ends for this reason, now.

@@ -42,6 +42,7 @@ pub(crate) struct EdgeMetrics {
     pub(crate) drain_remaining_sessions: Gauge,
     pub(crate) drain_phase: Gauge,
     pub(crate) reconnect_requests: Family<Outcome, Counter>,
+    pub(crate) commands: Family<CommandLabels, Counter>,
 }
 
 /// Why, as a stable word.
@@ -84,6 +85,13 @@ pub(crate) struct PublishAttempt {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ReopenLabels {
     pub(crate) reason: &'static str,
+    pub(crate) outcome: &'static str,
+}
+
+/// One command to this edge.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct CommandLabels {
+    pub(crate) kind: &'static str,
     pub(crate) outcome: &'static str,
 }
 
@@ -179,6 +187,11 @@ impl EdgeMetrics {
                 "reconnect_requests",
                 "Encoders that a drain wanted to connect elsewhere",
                 self.reconnect_requests.clone(),
+            );
+            registry.register(
+                "edge_commands",
+                "Commands to this edge, however they came",
+                self.commands.clone(),
             );
         });
     }
@@ -310,6 +323,7 @@ impl EdgeMetrics {
             drain_remaining_sessions: Gauge::default(),
             drain_phase: Gauge::default(),
             reconnect_requests: Family::default(),
+            commands: Family::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use tonic::Status;
 use tracing::{info, warn};
 
 use crate::{
-    Context,
+    Context, commands,
     live::{Order, Target},
 };
 
@@ -77,9 +77,11 @@ pub(crate) async fn follow(context: Arc<Context>) {
 async fn watch_once(context: &Context) -> Result<(), Status> {
     let after = *context.revocations.position.borrow();
     // As a call, so that a control that cannot be reached is tried last the next time.
+    let edge = &context.edge;
     let watch = context.admission.control().call(|channel| async move {
+        let edge = edge.to_string();
         AdmissionServiceClient::new(channel)
-            .watch_revocations(WatchRevocationsRequest { after })
+            .watch_revocations(WatchRevocationsRequest { after, edge })
             .await
     });
     let mut responses = watch.await?.into_inner();
@@ -102,7 +104,11 @@ fn apply(context: &Context, response: WatchRevocationsResponse) {
         position,
         revocations,
         truncated,
+        commands: told,
     } = response;
+    for command in told {
+        commands::pushed(context, command);
+    }
     if truncated {
         warn!(
             "revocations that this edge has not seen were pruned; sessions of revoked keys may go on"

@@ -1,5 +1,6 @@
 //! The command line, as data. What it means is elsewhere.
 
+mod edges;
 mod events;
 mod keys;
 
@@ -7,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::edges::{DrainArguments, EdgesCommand};
 pub(crate) use self::events::{
     EventsCommand, SessionFilter, SessionsCommand, TailArguments, WebhooksCommand,
 };
@@ -25,6 +27,7 @@ Examples:
   headwater standalone                             a whole cluster in one process
   headwater keys create --app live --stream one    a stream key for it
   headwater sessions list                          who publishes
+  headwater drain EDGE --timeout 30m --wait        empty an edge, for maintenance
   headwater events tail --since 1h                 what happened, and what happens
   headwater probe rtmps://ingest.example/live      why an encoder does not get through
   headwater bootstrap ./cluster                    all that the roles need to run apart
@@ -104,6 +107,29 @@ pub(crate) enum Command {
         server: ServerArguments,
         #[command(subcommand)]
         command: SessionsCommand,
+    },
+    /// List edges
+    Edges {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(subcommand)]
+        command: EdgesCommand,
+    },
+    /// Tell an edge to get empty: it takes no new publishers in, and its sessions leave
+    ///
+    /// The edge goes on to be there without sessions, until it is told to serve again or its process ends.
+    Drain {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(flatten)]
+        command: DrainArguments,
+    },
+    /// Tell an edge that drains to take publishers in again
+    Undrain {
+        #[command(flatten)]
+        server: ServerArguments,
+        /// Name or host, as `edges list` shows it
+        edge: String,
     },
     /// Create, list, rotate and revoke API tokens
     Tokens {

@@ -10,6 +10,7 @@ mod channel;
 mod cli;
 mod config;
 mod crds;
+mod edges;
 mod events;
 mod files;
 mod keys;
@@ -77,7 +78,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Control(arguments) => roles::control::run(&arguments).await,
         Command::Crds { directory } => crds::run(directory.as_deref()),
         Command::Doctor { desk, name } => kubectl::doctor::run(&desk, name.as_deref()).await,
+        Command::Drain { server, command } => edges::drain(&server, command).await,
         Command::Edge(arguments) => roles::edge::run(&arguments).await,
+        Command::Edges { server, command } => edges::run(&server, command).await,
         Command::Events { server, command } => events::run(&server, command).await,
         Command::Keys { server, command } => keys::run(&server, command).await,
         Command::Kubectl { desk, command } => kubectl::run(&desk, command).await,
@@ -88,6 +91,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
         Command::Tokens { server, command } => tokens::run(&server, command).await,
+        Command::Undrain { server, edge } => edges::undrain(&server, &edge).await,
         Command::Webhooks { server, command } => webhooks::run(&server, command).await,
     }
 }

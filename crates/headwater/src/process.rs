@@ -7,7 +7,7 @@ use runtime::{
     admin,
     admin::Readiness,
     metrics::{Metrics, ProcessMetrics},
-    shutdown::Shutdown,
+    shutdown::{DrainTimes, Shutdown},
     telemetry::{self, Export, LogFilter, Telemetry},
 };
 use tokio::net::TcpListener;
@@ -21,6 +21,7 @@ use crate::{
 /// A running process. Roles take clones of its handles.
 pub(crate) struct Process {
     pub(crate) admin_address: SocketAddr,
+    pub(crate) drain: DrainTimes,
     pub(crate) metrics: Metrics,
     /// Gets the certificates that the process has.
     pub(crate) own_metrics: ProcessMetrics,
@@ -46,6 +47,7 @@ impl Process {
         let listener = bind(config.admin, "metrics and health").await?;
         let process = Self {
             admin_address: listener.local_addr()?,
+            drain: config.drain,
             own_metrics: ProcessMetrics::register(&metrics, VERSION, &shutdown),
             metrics,
             readiness: Readiness::default(),
@@ -117,6 +119,18 @@ const STARTED: &str = "started";
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often conditions are looked at while a process waits for its own readiness.
 const READINESS_POLL_PERIOD: Duration = Duration::from_millis(20);
+
+/// The name of the machine; on Kubernetes, of the pod. Empty where it is no name.
+pub(crate) fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    let is_name = name.bytes().all(|byte| byte.is_ascii_graphic()) && name.len() <= 128;
+    if is_name {
+        name.to_owned()
+    } else {
+        String::new()
+    }
+}
 
 /// Binds a port; the error says for what.
 pub(crate) async fn bind(address: SocketAddr, purpose: &str) -> anyhow::Result<TcpListener> {

@@ -33,7 +33,7 @@ use crate::{
     api::Server,
     cli::{self, StandaloneArguments, UsageError},
     config::{ProcessConfig, TelemetryConfig},
-    process::{Process, bind},
+    process::{Process, bind, host},
     ready::ReadyFile,
 };
 
@@ -189,7 +189,11 @@ impl Roles {
         let tls = EncoderTls::load(EncoderTlsFiles::of(data_dir.certificate()))
             .context("the certificate cannot be used")?;
         let edge = edge::Edge::new(
-            edge::Config::default(),
+            edge::Config {
+                host: host(),
+                drain_times: process.drain,
+                ..edge::Config::default()
+            },
             edge::Dependencies {
                 registry,
                 metrics: process.metrics.clone(),

@@ -6,11 +6,13 @@
 
 #![deny(missing_docs)]
 
+mod edge;
 mod id;
 mod lease;
 mod memory;
 mod redis;
 
+pub use edge::{Command, CommandId, DrainOrder, Edge, EdgePhase, REASON_BYTES_MAX};
 pub use id::{
     EdgeName, FencingToken, ID_BYTES_MAX, InvalidId, OriginName, SessionId, Slot, StreamId,
 };
@@ -158,11 +160,80 @@ impl Registry {
         }
     }
 
+    /// Tells who looks after edges that one is there; to be repeated every [`ANNOUNCE_PERIOD`].
+    pub async fn announce_edge(&self, edge: &Edge) -> Result<(), RegistryError> {
+        match self {
+            Self::Memory(memory) => {
+                memory.announce_edge(edge);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.announce_edge(edge).await,
+        }
+    }
+
+    /// Takes an edge's announcement back.
+    pub async fn withdraw_edge(&self, edge: &EdgeName) -> Result<(), RegistryError> {
+        match self {
+            Self::Memory(memory) => {
+                memory.withdraw_edge(edge);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.withdraw_edge(edge).await,
+        }
+    }
+
+    /// Edges with a live announcement, by name. A malformed one is left out, with a warning.
+    pub async fn edges(&self) -> Result<Vec<Edge>, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.edges()),
+            Self::Redis(redis) => redis.edges().await,
+        }
+    }
+
+    /// Tells an edge what to do, whether it listens or not. Repeated, it may come twice.
+    pub async fn command(
+        &self,
+        edge: &EdgeName,
+        command: &Command,
+    ) -> Result<CommandId, RegistryError> {
+        match self {
+            Self::Memory(memory) => Ok(memory.command(edge, command)),
+            Self::Redis(redis) => redis.command(edge, command).await,
+        }
+    }
+
+    /// What an edge is told to do. Needs a tokio runtime.
+    pub fn commands(&self, edge: &EdgeName) -> Commands {
+        Commands(match self {
+            Self::Memory(memory) => Source::Memory(memory.commands(edge)),
+            Self::Redis(redis) => Source::Redis(Box::new(redis.commands(edge))),
+        })
+    }
+
     /// Origins with a live announcement, by name.
     pub async fn origins(&self) -> Result<Vec<Origin>, RegistryError> {
         match self {
             Self::Memory(memory) => Ok(memory.origins()),
             Self::Redis(redis) => redis.origins().await,
+        }
+    }
+}
+
+/// What one edge is told, from the first command that is kept.
+pub struct Commands(Source);
+
+enum Source {
+    Memory(memory::Commands),
+    Redis(Box<redis::Commands>),
+}
+
+impl Commands {
+    /// The next one, once there is one; waits for as long as the registry does not answer. Nothing is lost where it is
+    /// given up on.
+    pub async fn next(&mut self) -> (CommandId, Command) {
+        match &mut self.0 {
+            Source::Memory(commands) => commands.next().await,
+            Source::Redis(commands) => commands.next().await,
         }
     }
 }
@@ -173,7 +244,7 @@ pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_secs(15);
 /// How often an edge renews a lease.
 pub const RENEW_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// How often an origin announces itself.
+/// How often an origin or an edge announces itself.
 pub const ANNOUNCE_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// An epoch further ahead of the clock than this is refused, in milliseconds.

@@ -8,11 +8,16 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
+
+mod edges;
+
+pub(crate) use edges::Commands;
 
 use crate::{
-    Claim, ClaimOutcome, EPOCH_AHEAD_MS_MAX, EPOCH_TTL, EdgeName, Home, LEASE_TTL, Lease, Origin,
-    OriginName, Owner, Policy, Renewal, RenewalOutcome, SessionId, Slot, Standing, StreamId,
-    millis,
+    Claim, ClaimOutcome, EPOCH_AHEAD_MS_MAX, EPOCH_TTL, Edge, EdgeName, Home, LEASE_TTL, Lease,
+    Origin, OriginName, Owner, Policy, Renewal, RenewalOutcome, SessionId, Slot, Standing,
+    StreamId, millis,
 };
 
 /// Leases in process memory. A cheap handle.
@@ -24,6 +29,8 @@ pub struct MemoryRegistry {
 struct Shared {
     now_ms: Box<dyn Fn() -> u64 + Send + Sync>,
     state: Mutex<State>,
+    /// Changes with each command.
+    commanded: watch::Sender<()>,
 }
 
 impl MemoryRegistry {
@@ -41,6 +48,7 @@ impl MemoryRegistry {
             shared: Arc::new(Shared {
                 now_ms: Box::new(now_ms),
                 state: Mutex::default(),
+                commanded: watch::Sender::new(()),
             }),
         }
     }
@@ -169,7 +177,9 @@ struct State {
     homes: HashMap<StreamId, Expiring<Home>>,
     origins: BTreeMap<OriginName, Expiring<Origin>>,
     uses: HashMap<[u8; 16], Expiring<BTreeSet<SessionId>>>,
-    /// When epochs, homes and uses were last rid of the expired.
+    edges: BTreeMap<EdgeName, Expiring<Edge>>,
+    commands: HashMap<EdgeName, Expiring<edges::Kept>>,
+    /// When epochs, homes, uses and commands were last rid of the expired.
     swept_ms: u64,
 }
 
@@ -397,10 +407,12 @@ impl State {
         self.leases.retain(|_at, held| held.expires_ms > now);
         self.origins
             .retain(|_name, origin| origin.at(now).is_some());
+        self.edges.retain(|_name, edge| edge.at(now).is_some());
         if self.swept_ms.saturating_add(millis(SWEEP_PERIOD)) <= now {
             self.epochs.retain(|_at, epoch| epoch.at(now).is_some());
             self.homes.retain(|_stream, home| home.at(now).is_some());
             self.uses.retain(|_what, uses| uses.at(now).is_some());
+            self.commands.retain(|_edge, kept| kept.at(now).is_some());
             self.swept_ms = now;
         }
     }
@@ -447,5 +459,5 @@ impl<T> Expiring<T> {
     }
 }
 
-/// How often expired epochs, homes and uses are looked for.
+/// How often expired epochs, homes, uses and commands are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);

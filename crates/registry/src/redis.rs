@@ -6,7 +6,9 @@
 //! | `<prefix>:{s:<sid>}:<slot>:epoch` | the last epoch granted | 7 days |
 //! | `<prefix>:{s:<sid>}:home` | origin and broadcast: a hash | [`LEASE_TTL`] + `home_ttl` |
 //! | `<prefix>:{e:<edge>}:sess` | the edge's `<sid>:<slot>`, scored by their expiry | 1 min |
+//! | `<prefix>:{e:<edge>}:cmd` | what the edge is told to do: a stream | 1 h behind the last |
 //! | `<prefix>:{e}:all` | edges, scored by their expiry | 1 min |
+//! | `<prefix>:{e}:at:<edge>` | an edge's announcement: a hash | [`LEASE_TTL`] |
 //! | `<prefix>:{o}:all` | origins, scored by their expiry | [`LEASE_TTL`] |
 //! | `<prefix>:{o}:at:<origin>` | an origin's announcement: a hash | [`LEASE_TTL`] |
 //! | `<prefix>:{u:<hash>}` | sessions that used what has a number of uses: a set | as long as what they used |
@@ -31,12 +33,14 @@ use std::{
 use redis::{Cmd, Pipeline, Value, cmd};
 
 use crate::{
-    Claim, ClaimOutcome, EdgeName, LEASE_TTL, Lease, Origin, OriginName, Owner, Policy,
-    RegistryError, Renewal, RenewalOutcome, SessionId, Slot, StreamId, millis,
+    Claim, ClaimOutcome, EdgeName, LEASE_TTL, Lease, Owner, Policy, RegistryError, Renewal,
+    RenewalOutcome, SessionId, Slot, StreamId, millis,
 };
 
+mod announcements;
 mod ask;
 mod cluster;
+mod commands;
 mod config;
 mod connection;
 mod error;
@@ -51,6 +55,7 @@ mod users;
 mod value;
 mod watcher;
 
+pub(crate) use commands::Commands;
 pub use config::{RedisAccess, RedisConfig, RedisSentinels, RedisServers};
 pub use users::{RedisPasswords, redis_users};
 
@@ -375,85 +380,24 @@ impl RedisRegistry {
         Ok(reply == Value::Int(1))
     }
 
-    pub(crate) async fn announce(&self, origin: &Origin) -> Result<(), RegistryError> {
-        let keys = [&*self.keys.origins(), &*self.keys.origin(&origin.name)];
-        let mut command = call(&script::ANNOUNCE, &keys);
-        command
-            .arg(origin.name.as_str())
-            .arg(ttl(LEASE_TTL))
-            .arg(&origin.relay_address)
-            .arg(&origin.zone)
-            .arg(u8::from(origin.draining))
-            .arg(origin.streams)
-            .arg(origin.budget_percent);
-        self.run_one("announce", command, Repeat::Always).await?;
-        Ok(())
-    }
-
-    pub(crate) async fn withdraw(&self, origin: &OriginName) -> Result<(), RegistryError> {
-        let mut commands = Pipeline::new();
-        commands
-            .cmd("ZREM")
-            .arg(self.keys.origins())
-            .arg(origin.as_str());
-        commands.cmd("DEL").arg(self.keys.origin(origin));
-        for reply in self.run("withdraw", &commands).await? {
-            accepted(reply)?;
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn origins(&self) -> Result<Vec<Origin>, RegistryError> {
-        let names = self.run_one(
-            "origins",
-            range(&self.keys.origins(), ORIGINS_MAX),
-            Repeat::Always,
-        );
-        let names: BTreeSet<_> = value::texts(names.await?)?
-            .iter()
-            .map(|name| value::name(name.as_deref(), OriginName::new, "origin"))
-            .filter_map(|name| skip_malformed(name, "origin index"))
-            .collect();
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut commands = Pipeline::with_capacity(names.len());
-        for name in &names {
-            commands
-                .cmd("HMGET")
-                .arg(self.keys.origin(name))
-                .arg(&value::ORIGIN_FIELDS);
-        }
-        let replies = self.run("origins", &commands).await?;
-        let mut origins = Vec::with_capacity(names.len());
-        for (name, reply) in names.into_iter().zip(replies) {
-            let origin = accepted(reply).and_then(|reply| value::origin(name, reply));
-            origins.extend(skip_malformed(origin, "origin").flatten());
-        }
-        Ok(origins)
-    }
-
     /// Says on which edge the leases are, for [`leases`](Self::leases). A failure hides them until the next renewal.
     async fn index(&self, edge: &EdgeName, held: &[(StreamId, Slot)], now_ms: u64) {
-        let expiry_ms = now_ms.saturating_add(millis(LEASE_TTL));
         let held = held
             .iter()
             .map(|(stream, slot)| value::encode_member(*stream, *slot));
-        let sessions = (self.keys.sessions(edge), held.collect());
-        let edges = (self.keys.edges(), vec![edge.to_string()]);
         let mut commands = Pipeline::new();
-        for (key, members) in [sessions, edges] {
-            commands
-                .cmd("ZREMRANGEBYSCORE")
-                .arg(&key)
-                .arg("-inf")
-                .arg(now_ms);
-            let add = commands.cmd("ZADD").arg(&key);
-            for member in members {
-                add.arg(expiry_ms).arg(member);
-            }
-            commands.cmd("PEXPIRE").arg(&key).arg(ttl(INDEX_TTL));
-        }
+        enter(
+            &mut commands,
+            &self.keys.sessions(edge),
+            held.collect(),
+            now_ms,
+        );
+        enter(
+            &mut commands,
+            &self.keys.edges(),
+            vec![edge.to_string()],
+            now_ms,
+        );
         let indexed = self.run("index", &commands).await;
         let refusal = indexed.and_then(|replies| {
             replies
@@ -493,6 +437,21 @@ impl RedisRegistry {
     ) -> Result<Vec<Value>, RegistryError> {
         self.connection.run(name, commands, Repeat::Always).await
     }
+}
+
+/// Enters members into an index, which forgets whoever was not entered for a while.
+fn enter(commands: &mut Pipeline, key: &str, members: Vec<String>, now_ms: u64) {
+    commands
+        .cmd("ZREMRANGEBYSCORE")
+        .arg(key)
+        .arg("-inf")
+        .arg(now_ms);
+    let expiry_ms = now_ms.saturating_add(millis(LEASE_TTL));
+    let add = commands.cmd("ZADD").arg(key);
+    for member in members {
+        add.arg(expiry_ms).arg(member);
+    }
+    commands.cmd("PEXPIRE").arg(key).arg(ttl(INDEX_TTL));
 }
 
 fn range(key: &str, members_max: usize) -> Cmd {

@@ -26,6 +26,10 @@ const LIMITS: HttpLimits = HttpLimits {
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The condition that a drain does not meet. A role that has more to say of one than the process has says it under this
+/// name, and then the process says nothing.
+pub const DRAIN: &str = "drain";
+
 /// Named conditions, all of which must hold. A cheap handle.
 #[derive(Clone, Default)]
 pub struct Readiness {
@@ -83,12 +87,16 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 fn ready(readiness: &Readiness, shutdown: &Shutdown) -> (StatusCode, String) {
     let mut missing = readiness.missing();
-    match shutdown.state() {
-        DrainState::Serving => {}
-        DrainState::Noticed => missing.push("shutdown: leaving".to_owned()),
-        DrainState::Draining | DrainState::Stopping => {
-            missing.push("shutdown: draining".to_owned());
-        }
+    let of_the_process = match shutdown.state() {
+        DrainState::Serving => None,
+        DrainState::Noticed => Some("leaving"),
+        DrainState::Draining | DrainState::Stopping => Some("draining"),
+    };
+    let told = format!("{DRAIN}: ");
+    if let Some(state) = of_the_process
+        && !missing.iter().any(|missing| missing.starts_with(&told))
+    {
+        missing.push(told + state);
     }
     if missing.is_empty() {
         return (StatusCode::OK, "ok\n".to_owned());
@@ -159,11 +167,11 @@ mod tests {
         shutdown.give_notice();
         let response = request(address, "/readyz").await;
         assert!(response.starts_with("HTTP/1.1 503"), "{response}");
-        assert!(response.ends_with("shutdown: leaving\n"), "{response}");
+        assert!(response.ends_with("drain: leaving\n"), "{response}");
         shutdown.drain();
         let response = request(address, "/readyz").await;
         assert!(response.starts_with("HTTP/1.1 503"), "{response}");
-        assert!(response.ends_with("shutdown: draining\n"), "{response}");
+        assert!(response.ends_with("drain: draining\n"), "{response}");
         assert!(request(address, "/livez").await.starts_with("HTTP/1.1 200"));
 
         shutdown.stop();

@@ -37,6 +37,9 @@ fn help_names_every_command() {
         "events",
         "webhooks",
         "quotas",
+        "edges",
+        "drain",
+        "undrain",
         "bench",
     ] {
         assert!(text.contains(command), "{command} is not in:\n{text}");

@@ -270,7 +270,7 @@ async fn an_edge_that_was_given_notice_still_takes_publishers() {
     let url = format!("{}/readyz", cluster.edge.text("admin_url"));
     wait_for("the edge to be unready", SEEN, async || {
         let (status, text) = http::get(&url).await.ok()?;
-        (!status.is_success() && text.contains("shutdown: leaving")).then_some(())
+        (!status.is_success() && text.contains("drain: leaving")).then_some(())
     })
     .await;
     assert_eq!(drain_state(&cluster.edge).await, 1.0);

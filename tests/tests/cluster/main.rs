@@ -33,6 +33,7 @@ mod live_changes;
 mod load;
 mod media;
 mod metrics;
+mod orders;
 mod outage;
 mod passwords;
 mod probe;

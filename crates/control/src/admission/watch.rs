@@ -1,11 +1,14 @@
 //! One edge's `WatchRevocations`: a position in the log, and what comes behind it.
 
-use proto::internal::v1::{KeyChange, Revocation, WatchRevocationsResponse, revocation};
+use proto::internal::v1::{
+    KeyChange, Revocation, WatchRevocationsRequest, WatchRevocationsResponse, revocation,
+};
 use tonic::Status;
 
 use crate::{
     Shared,
     database::{Database, LogEntry, Target},
+    edges::Pushed,
     log_tail::{Following, News, unavailable},
     watches::Watch,
 };
@@ -13,12 +16,17 @@ use crate::{
 pub(super) struct RevocationWatch {
     database: Database,
     following: Following,
+    commands: Pushed,
     /// The first answer is due: where the watch stands.
     greeting: Option<WatchRevocationsResponse>,
 }
 
 impl RevocationWatch {
-    pub(super) async fn open(shared: &Shared, after: Option<u64>) -> Result<Self, Status> {
+    pub(super) async fn open(
+        shared: &Shared,
+        request: WatchRevocationsRequest,
+    ) -> Result<Self, Status> {
+        let WatchRevocationsRequest { after, edge } = request;
         let tail = shared.tail.clone();
         let (fresh, tail_position) = {
             let tail = tail.borrow();
@@ -46,6 +54,7 @@ impl RevocationWatch {
         Ok(Self {
             following: Following::new(database.clone(), tail, greeting.position),
             database,
+            commands: shared.pushes.to(edge),
             greeting: Some(greeting),
         })
     }
@@ -56,7 +65,15 @@ impl RevocationWatch {
             return Ok(greeting);
         }
         let mut answer = WatchRevocationsResponse::default();
-        match self.following.next().await? {
+        let news = tokio::select! {
+            biased;
+            news = self.following.next() => news?,
+            command = self.commands.next() => {
+                answer.commands.push(command);
+                News::Quiet
+            }
+        };
+        match news {
             News::Forgotten => {
                 self.following.position = self.database.log_start::<LogEntry>().await?;
                 answer.truncated = true;

@@ -155,6 +155,7 @@ impl StreamKeys {
         let revoked = database.revoke_key(&key, &reason, &event, now_ms).await?;
         let record = self.find(&caller, id).await?;
         if revoked {
+            self.0.tell_of_revocation(key.id.to_string());
             self.audit("revoke_stream_key", &record, &caller, &reason);
         }
         Ok(message(record, now_ms))
@@ -183,6 +184,7 @@ impl StreamKeys {
             self.find(&caller, id).await?;
             return Err(changed_since());
         }
+        self.0.tell_of_revocation(key.id.to_string());
         self.audit("delete_stream_key", &key, &caller, reason);
         Ok(DeleteStreamKeyResponse {})
     }

@@ -221,6 +221,9 @@ fn foreign(method: &str, owned: &Owned) -> Option<(Vec<u8>, Option<&'static str>
         }
         "RevokeSignedKey" => (vec![], None),
         "GetSession" | "TerminateSession" => (id(session), Some("SESSION_NOT_FOUND")),
+        "DrainEdge" | "ListEdges" | "UndrainEdge" => {
+            (id("edge-a".to_owned()), Some("EVERY_TENANT_NEEDED"))
+        }
         "ListDeadLetters" | "ListSessions" | "ListStreamKeys" | "ListWebhooks" => (vec![], None),
         "DeleteWebhook" | "GetWebhook" | "ReplayWebhook" => (id(key), None),
         "GetToken" | "RevokeToken" | "RotateToken" => (id(token), Some("TOKEN_NOT_FOUND")),

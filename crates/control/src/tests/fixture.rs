@@ -35,6 +35,7 @@ use crate::{
     cluster::ClusterState,
     database::{CreateOutcome, Creation, KeyRecord, NewEvent},
     delivery::Pacing,
+    edges::Edges,
     encode_grant_key,
     events::Events,
     generate_pepper_file,
@@ -61,6 +62,7 @@ pub(super) struct Fixture {
 pub(super) struct Replica {
     pub(super) keys: StreamKeys,
     pub(super) sessions: Sessions,
+    pub(super) edges: Edges,
     pub(super) tenants: Tenants,
     pub(super) events: Events,
     pub(super) admission: Admission,
@@ -152,6 +154,7 @@ impl Fixture {
         Ok(Replica {
             keys: StreamKeys(shared.clone()),
             sessions: Sessions::new(shared.clone(), shutdown.clone()),
+            edges: Edges(shared.clone()),
             events: Events::new(shared.clone(), shutdown.clone()),
             tenants: Tenants(shared.clone()),
             tokens: Tokens(shared.clone()),
@@ -279,9 +282,15 @@ impl Replica {
     }
 
     pub(super) async fn watch(&self, after: Option<u64>) -> Result<Watcher, Status> {
-        let request = of_role(Role::Edge, WatchRevocationsRequest { after });
+        self.watch_as("", after).await
+    }
+
+    /// As the edge of this name.
+    pub(super) async fn watch_as(&self, edge: &str, after: Option<u64>) -> Result<Watcher, Status> {
+        let edge = edge.to_owned();
+        let request = WatchRevocationsRequest { after, edge };
         self.admission
-            .watch_revocations(request)
+            .watch_revocations(of_role(Role::Edge, request))
             .await
             .map(|answer| Watcher(answer.into_inner()))
     }

@@ -207,7 +207,7 @@ async fn a_session_that_was_asked_to_leave_has_moved_when_it_ends_by_itself() {
     assert_eq!(stays.end_for(End::ClientClose), End::ClientClose);
     let leaves = session("b", "k1");
     attach(&leaves);
-    leaves.note_leaving();
+    leaves.note_leaving(true);
     assert!(leaves.renewal().unwrap().standing.leaving);
     for end in [End::ClientClose, End::Disconnected, End::Fenced] {
         assert_eq!(leaves.end_for(end), End::Moved);

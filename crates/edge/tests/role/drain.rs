@@ -118,12 +118,12 @@ async fn readiness_and_metrics_tell_how_far_a_drain_is() {
         missing.iter().any(|missing| missing.contains(text))
     };
     until("the notice", || {
-        told("edge-drain: leaving") && harness.metric("headwater_edge_drain_phase") == 1
+        told("drain: leaving") && harness.metric("headwater_edge_drain_phase") == 1
     })
     .await;
     harness.shutdown.drain();
     until("the drain", || {
-        told("edge-drain: draining: 1 sessions")
+        told("drain: draining: 1 sessions")
             && harness.metric("headwater_drain_remaining_sessions") == 1
     })
     .await;

@@ -7,8 +7,8 @@ use proto::{
     grant::GrantSigner,
     internal::v1::{
         AdobeChallenge, AdobeResponse, AuthorizeRequest, AuthorizeResponse, Denial, DenialReason,
-        Grant, KeyChange, ReportSessionsRequest, ReportSessionsResponse, Revocation, SessionReport,
-        WatchRevocationsRequest, WatchRevocationsResponse,
+        EdgeCommand, Grant, KeyChange, ReportSessionsRequest, ReportSessionsResponse, Revocation,
+        SessionReport, WatchRevocationsRequest, WatchRevocationsResponse,
         admission_service_server::{AdmissionService, AdmissionServiceServer},
         authorize_request::Credential,
         authorize_response::Decision,
@@ -35,6 +35,7 @@ pub(crate) struct FakeControl {
 struct Shared {
     signer: GrantSigner,
     log: watch::Sender<Vec<Target>>,
+    commands: watch::Sender<Vec<EdgeCommand>>,
     requests: Mutex<Vec<AuthorizeRequest>>,
     traceparents: Mutex<Vec<String>>,
     /// Called for each decision, before it is answered.
@@ -71,6 +72,7 @@ impl FakeControl {
             shared: Arc::new(Shared {
                 signer,
                 log: watch::Sender::new(Vec::new()),
+                commands: watch::Sender::new(Vec::new()),
                 requests: Mutex::default(),
                 traceparents: Mutex::default(),
                 before_answer: Mutex::default(),
@@ -89,6 +91,11 @@ impl FakeControl {
         ));
         let endpoints = Endpoints::new(vec![GrpcTarget::InProcess(target)]);
         (this, endpoints, shutdown)
+    }
+
+    /// Tells the edge that watches.
+    pub(crate) fn command(&self, command: EdgeCommand) {
+        self.shared.commands.send_modify(|all| all.push(command));
     }
 
     pub(crate) fn revoke_stream_key(&self, stream_key_id: &str) {
@@ -246,9 +253,12 @@ impl AdmissionService for FakeControl {
             .into_inner()
             .after
             .map_or(now, |after| usize::try_from(after).unwrap());
+        let mut commands = self.shared.commands.subscribe();
+        let mut told = commands.borrow().len();
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
             loop {
+                let commands_now = commands.borrow_and_update().clone();
                 let revocations: Vec<Revocation> = log
                     .borrow_and_update()
                     .iter()
@@ -265,9 +275,15 @@ impl AdmissionService for FakeControl {
                     position: position as u64,
                     revocations,
                     truncated: false,
+                    commands: commands_now[told..].to_vec(),
                 };
-                if sender.send(Ok(response)).await.is_err() || log.changed().await.is_err() {
+                told = commands_now.len();
+                if sender.send(Ok(response)).await.is_err() {
                     return;
+                }
+                tokio::select! {
+                    _ = log.changed() => {}
+                    _ = commands.changed() => {}
                 }
             }
         });

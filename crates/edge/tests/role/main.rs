@@ -25,6 +25,7 @@ mod limits;
 mod liveness;
 mod moves;
 mod neighbour;
+mod orders;
 mod publish;
 mod reports;
 #[path = "../../../rtmp/tests/support/script.rs"]

@@ -5,7 +5,7 @@ mod tls;
 use std::{net::SocketAddr, path::PathBuf};
 
 use edge::{ProxyProtocol, StaticOrigin};
-use runtime::tls::EncoderTlsFiles;
+use runtime::{shutdown::DrainTimes, tls::EncoderTlsFiles};
 use serde::Deserialize;
 
 use self::tls::{PlainRtmp, TerminatedTls, TlsVersion};
@@ -169,6 +169,9 @@ impl Section {
             check.mistake("edge.control", "needs an address");
         }
         let edge = edge::Config {
+            // The process's.
+            host: String::new(),
+            drain_times: DrainTimes::default(),
             zone: self.zone.unwrap_or_default(),
             static_origins: origins(self.origins.unwrap_or_default(), check),
             origins_dns: self.origins_dns.map(|name| name.0),

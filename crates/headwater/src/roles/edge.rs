@@ -10,7 +10,12 @@ use runtime::{
 use serde_json::json;
 
 use super::Wiring;
-use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
+use crate::{
+    cli::RoleArguments,
+    config,
+    process::{bind, host},
+    ready::ReadyFile,
+};
 
 pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
     let (shared, config) = config::edge(&arguments.config)?;
@@ -52,7 +57,12 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         tls,
     };
     let own_limits = config.edge.connections.clone();
-    let edge = Edge::new(config.edge, dependencies);
+    let edge_config = edge::Config {
+        host: host(),
+        drain_times: process.drain,
+        ..config.edge
+    };
+    let edge = Edge::new(edge_config, dependencies);
     let permits = edge.connection_permits();
     live.follow(move |version| {
         let all = version.connections_max;

@@ -88,6 +88,12 @@ pub enum Scope {
     /// Everything, also what later versions add.
     #[serde(rename = "*")]
     All,
+    /// See edges.
+    #[serde(rename = "edges:read")]
+    EdgesRead,
+    /// Drain them and have them serve again.
+    #[serde(rename = "edges:write")]
+    EdgesWrite,
     /// Watch events, see webhooks.
     #[serde(rename = "events:read")]
     EventsRead,

@@ -30,6 +30,8 @@ pub(super) struct Cluster {
     members: Arc<Members>,
     outdated: Arc<Notify>,
     timeout: Duration,
+    /// Whether the connections are not those of everybody.
+    apart: bool,
 }
 
 /// Who has which slots. Counts how often the nodes were asked.
@@ -71,6 +73,20 @@ impl Cluster {
             members,
             outdated,
             timeout: config.timeout,
+            apart: false,
+        }
+    }
+
+    /// The same map, and connections of its own: to whoever has the slot that was asked for last.
+    pub(super) fn apart(&self) -> Self {
+        Self {
+            members: Arc::new(Members {
+                config: self.members.config.clone(),
+                known: Mutex::default(),
+                watcher: Arc::clone(&self.members.watcher),
+            }),
+            apart: true,
+            ..self.clone()
         }
     }
 
@@ -94,7 +110,12 @@ impl Cluster {
         let at = owners.partition_point(|owned| owned.last < slot);
         let owned = owners.get(at).filter(|owned| owned.first <= slot);
         let owned = owned.ok_or(CommandError::Uncovered(slot))?;
-        Ok((owned.address.clone(), owned.node.clone()))
+        let node = if self.apart {
+            self.members.only(&owned.address)
+        } else {
+            owned.node.clone()
+        };
+        Ok((owned.address.clone(), node))
     }
 
     /// A node that another one named.
@@ -154,6 +175,12 @@ impl Members {
             known.insert(address.clone(), Member { node, wanted: true });
         }
         node
+    }
+
+    /// This one, and no connection to another.
+    fn only(&self, address: &Address) -> Node {
+        self.known.lock().retain(|known, _| known == address);
+        self.get(address)
     }
 
     /// Drops the connections that nobody asked for since the last time.

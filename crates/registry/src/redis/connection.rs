@@ -65,6 +65,33 @@ impl Connection {
         })
     }
 
+    /// The same servers over connections of their own: what waits for an answer holds up whatever is behind it.
+    pub(super) fn apart(&self) -> Self {
+        let servers = match &self.servers {
+            Servers::Cluster(cluster) => Servers::Cluster(cluster.apart()),
+            Servers::One(node) => Servers::One(node.apart()),
+        };
+        Self {
+            servers,
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// As [`run`](Self::run) for one command that waits, which is no figure of how fast Redis is.
+    pub(super) async fn wait_for(&self, command: &Cmd) -> Result<Value, RegistryError> {
+        let (deadline, mut replies) = (Instant::now() + self.timeout, [None]);
+        let commands = [command];
+        self.send(&commands, Repeat::Always, deadline, &mut replies)
+            .await
+            .map_err(|error| RegistryError::Unavailable(error.into()))?;
+        let [reply] = replies;
+        Ok(reply.unwrap_or(Value::Nil))
+    }
+
     /// Sends the commands and returns one value each; what Redis refused is a [`Value::ServerError`] in its place.
     pub(super) async fn run(
         &self,

@@ -29,6 +29,14 @@ impl Keys {
         format!("{}:{{e:{edge}}}:sess", self.0)
     }
 
+    pub(super) fn commands(&self, edge: &EdgeName) -> String {
+        format!("{}:{{e:{edge}}}:cmd", self.0)
+    }
+
+    pub(super) fn edge(&self, edge: &EdgeName) -> String {
+        format!("{}:{{e}}:at:{edge}", self.0)
+    }
+
     pub(super) fn edges(&self) -> String {
         format!("{}:{{e}}:all", self.0)
     }

@@ -39,7 +39,8 @@ use super::{
 #[derive(Clone)]
 pub(super) struct Node {
     state: watch::Receiver<State>,
-    timeout: Duration,
+    target: Arc<Target>,
+    place: watch::Receiver<Place>,
 }
 
 /// What is to be connected to, and how.
@@ -102,15 +103,27 @@ enum LostCause {
 impl Node {
     /// Connects in the background.
     pub(super) fn open(target: Target, place: watch::Receiver<Place>) -> Self {
+        Self::supervised(Arc::new(target), place)
+    }
+
+    /// Another connection to the same server.
+    pub(super) fn apart(&self) -> Self {
+        Self::supervised(Arc::clone(&self.target), self.place.clone())
+    }
+
+    fn supervised(target: Arc<Target>, place: watch::Receiver<Place>) -> Self {
         let (sender, state) = watch::channel(State::Connecting);
-        let timeout = target.timeout;
         let supervisor = Supervisor {
-            target,
-            place,
+            target: Arc::clone(&target),
+            place: place.clone(),
             state: sender,
         };
         tokio::spawn(supervisor.run());
-        Self { state, timeout }
+        Self {
+            state,
+            target,
+            place,
+        }
     }
 
     /// One that stays where it is.
@@ -125,7 +138,7 @@ impl Node {
         commands: &Pipeline,
         deadline: Instant,
     ) -> Result<Vec<Value>, CommandError> {
-        let late = |_elapsed| CommandError::Timeout(self.timeout);
+        let late = |_elapsed| CommandError::Timeout(self.target.timeout);
         let live = timeout_at(deadline, self.live()).await.map_err(late)??;
         let mut state = self.state.clone();
         tokio::select! {
@@ -176,7 +189,7 @@ impl State {
 
 /// Lives as long as a handle does.
 struct Supervisor {
-    target: Target,
+    target: Arc<Target>,
     place: watch::Receiver<Place>,
     state: watch::Sender<State>,
 }

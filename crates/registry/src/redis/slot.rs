@@ -5,9 +5,17 @@ use redis::{Arg, Cmd};
 /// Of the key that a command or script is about; all of its keys have one tag. `None`: it has no key.
 pub(super) fn slot(command: &Cmd) -> Option<u16> {
     let mut arguments = command.args_iter();
-    // A script's hash and the number of its keys come first.
-    let script = matches!(arguments.next()?, Arg::Simple(b"EVALSHA"));
-    let Arg::Simple(key) = arguments.nth(if script { 2 } else { 0 })? else {
+    let command = arguments.next()?;
+    let before = if matches!(command, Arg::Simple(b"EVALSHA")) {
+        // A script's hash and the number of its keys come first.
+        2
+    } else if matches!(command, Arg::Simple(b"XREAD")) {
+        // COUNT, BLOCK, a value each, and STREAMS.
+        5
+    } else {
+        0
+    };
+    let Arg::Simple(key) = arguments.nth(before)? else {
         return None;
     };
     Some(crc16(tag(key)) % SLOTS)
@@ -36,9 +44,12 @@ pub(super) const SLOTS: u16 = 16_384;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use redis::cmd;
 
     use super::*;
+    use crate::{CommandId, redis::commands::read};
 
     #[test]
     fn keys_are_where_redis_looks_for_them() {
@@ -57,6 +68,8 @@ mod tests {
                 .arg("argument")
                 .to_owned();
             assert_eq!(slot(&script), Some(expected), "{key}");
+            let read = read(key, CommandId::default(), Duration::ZERO);
+            assert_eq!(slot(&read), Some(expected), "{key}");
         }
         assert_eq!(slot(&cmd("TIME")), None);
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use redis::Value;
 
 use crate::{
-    ClaimOutcome, EdgeName, Home, ID_BYTES_MAX, InvalidId, LEASE_TRACKS_MAX, Lease, LeaseStats,
-    LeaseTrack, Origin, OriginName, RegistryError, RenewalOutcome, SessionId, Slot, StreamId,
+    ClaimOutcome, Edge, EdgeName, EdgePhase, Home, ID_BYTES_MAX, InvalidId, LEASE_TRACKS_MAX,
+    Lease, LeaseStats, LeaseTrack, Origin, OriginName, REASON_BYTES_MAX, RegistryError,
+    RenewalOutcome, SessionId, Slot, StreamId,
 };
 
 /// Fields of a lease, in the order in which [`lease`] reads them.
@@ -156,15 +157,81 @@ pub(super) fn origin(origin: OriginName, reply: Value) -> Result<Option<Origin>,
     }
     Ok(Some(Origin {
         name: origin,
-        relay_address: word(relay.as_deref(), ADDRESS_BYTES_MAX)?,
-        zone: word(zone.as_deref(), ID_BYTES_MAX)?,
-        draining: match draining.as_deref() {
-            Some("0") => false,
-            Some("1") => true,
-            Some(_) | None => return Err(malformed("origin")),
-        },
+        relay_address: word(relay.as_deref(), ADDRESS_BYTES_MAX, "origin")?,
+        zone: word(zone.as_deref(), ID_BYTES_MAX, "origin")?,
+        draining: flag(draining.as_deref(), "origin")?,
         streams: number(streams.as_deref(), "origin")?,
         budget_percent,
+    }))
+}
+
+/// Fields of an edge, in the order in which [`edge`] reads them and [`encode_edge`] writes them.
+pub(super) const EDGE_FIELDS: [&str; 8] = [
+    "host", "zone", "version", "phase", "stopping", "sessions", "until", "reason",
+];
+
+/// What [`edge`] reads.
+pub(super) fn encode_edge(edge: &Edge) -> [String; 8] {
+    let Edge {
+        name: _,
+        host,
+        zone,
+        version,
+        phase,
+        stopping,
+        sessions,
+        drain_until_ms,
+        drain_reason,
+    } = edge;
+    [
+        host.clone(),
+        zone.clone(),
+        version.clone(),
+        phase.as_str().to_owned(),
+        u8::from(*stopping).to_string(),
+        sessions.to_string(),
+        drain_until_ms
+            .map(|until| until.to_string())
+            .unwrap_or_default(),
+        reason(drain_reason.clone()),
+    ]
+}
+
+/// `None`: its announcement has expired.
+pub(super) fn edge(edge: EdgeName, reply: Value) -> Result<Option<Edge>, RegistryError> {
+    let reply = texts(reply)?;
+    if reply.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let reply: Vec<_> = reply.iter().map(Option::as_deref).collect();
+    let [
+        host,
+        zone,
+        version,
+        phase,
+        stopping,
+        sessions,
+        until,
+        Some(said),
+    ] = *reply.as_slice()
+    else {
+        return Err(malformed("edge"));
+    };
+    let known = |text: &str| {
+        EdgePhase::ALL
+            .into_iter()
+            .find(|phase| phase.as_str() == text)
+    };
+    Ok(Some(Edge {
+        name: edge,
+        host: word(host, ID_BYTES_MAX, "edge")?,
+        zone: word(zone, ID_BYTES_MAX, "edge")?,
+        version: word(version, ID_BYTES_MAX, "edge")?,
+        phase: phase.and_then(known).ok_or_else(|| malformed("edge"))?,
+        stopping: flag(stopping, "edge")?,
+        sessions: number(sessions, "edge")?,
+        drain_until_ms: optional(until, "edge")?,
+        drain_reason: reason(said.to_owned()),
     }))
 }
 
@@ -298,7 +365,7 @@ fn broadcast_id(text: Option<&str>) -> Result<String, RegistryError> {
 }
 
 /// Decimal digits alone: no sign.
-fn number<T: std::str::FromStr>(
+pub(super) fn number<T: std::str::FromStr>(
     text: Option<&str>,
     what: &'static str,
 ) -> Result<T, RegistryError> {
@@ -308,11 +375,41 @@ fn number<T: std::str::FromStr>(
 }
 
 /// Printable ASCII without blanks; may be empty.
-fn word(text: Option<&str>, bytes_max: usize) -> Result<String, RegistryError> {
+pub(super) fn word(
+    text: Option<&str>,
+    bytes_max: usize,
+    what: &'static str,
+) -> Result<String, RegistryError> {
     text.filter(|text| text.len() <= bytes_max)
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
         .map(str::to_owned)
-        .ok_or_else(|| malformed("origin"))
+        .ok_or_else(|| malformed(what))
+}
+
+pub(super) fn flag(text: Option<&str>, what: &'static str) -> Result<bool, RegistryError> {
+    match text {
+        Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(_) | None => Err(malformed(what)),
+    }
+}
+
+/// A number, or nothing where it is empty.
+pub(super) fn optional(
+    text: Option<&str>,
+    what: &'static str,
+) -> Result<Option<u64>, RegistryError> {
+    match text {
+        Some("") => Ok(None),
+        text => number(text, what).map(Some),
+    }
+}
+
+/// For people: cut, and without what moves a cursor.
+pub(super) fn reason(mut text: String) -> String {
+    text.retain(|letter| !letter.is_control());
+    text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
+    text
 }
 
 pub(super) fn malformed(what: &'static str) -> RegistryError {

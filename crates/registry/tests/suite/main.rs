@@ -10,6 +10,7 @@
     reason = "a test's helper fails its test; what was measured is printed"
 )]
 
+mod commands;
 mod failover;
 mod forms;
 mod home;

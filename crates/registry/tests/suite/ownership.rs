@@ -7,6 +7,10 @@ use registry::{
     RenewalOutcome, Slot, Standing, StreamId,
 };
 
+use crate::commands::{
+    a_command_reaches_whoever_waits_for_it, about_a_thousand_commands_are_kept,
+    commands_are_forgotten_after_an_hour, commands_come_in_their_order_and_once, edges_come_and_go,
+};
 use crate::forms::{Form, valkey};
 use crate::home::{HOME_TTL, Place, claim, edge, origin, renewal, session, stats, stream};
 
@@ -88,6 +92,11 @@ in_both! {
     origins_come_and_go
     a_use_is_counted_once_a_session_and_no_more_than_there_are
     one_of_many_racing_uses_is_the_last
+    edges_come_and_go
+    commands_come_in_their_order_and_once
+    a_command_reaches_whoever_waits_for_it
+    commands_are_forgotten_after_an_hour
+    about_a_thousand_commands_are_kept
 }
 
 async fn a_free_stream_is_granted(place: Place) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use registry::{
-    ClaimOutcome, Policy, RedisConfig, RedisEvent, RedisRegistry, RedisServers, Registry,
+    ClaimOutcome, Command, Policy, RedisConfig, RedisEvent, RedisRegistry, RedisServers, Registry,
     RegistryError, RenewalOutcome, Slot, StreamId,
 };
 
@@ -451,7 +451,11 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
         &["SET", "hw:{o}:all", "x"],
         &["RENAME", &own, &epoch],
     ];
-    let edge: [&[&str]; 6] = [
+    let commands = "hw:{e:edge-of-a}:cmd";
+    let edge: [&[&str]; 9] = [
+        &["XADD", commands, "*", "kind", "undrain"],
+        &["DEL", commands],
+        &["HMGET", "hw:{e}:at:edge-of-b", "host"],
         &["ZRANGE", "hw:{e}:all", "0", "-1"],
         &["ZRANGE", "hw:{e:edge-of-a}:sess", "0", "-1"],
         &["HSET", "hw:{o}:at:origin-0", "relay", "evil:1"],
@@ -459,13 +463,17 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
         &["DEL", "hw:{o}:all"],
         &["DEL", "hw:{u:0}"],
     ];
-    let control: [&[&str]; 4] = [
+    let control: [&[&str]; 6] = [
+        &["XREAD", "STREAMS", commands, "0"],
+        &["DEL", "hw:{e}:at:edge-of-a"],
         &["HSET", &own, "sess", "x"],
         &["SET", &home, "x"],
         &["DEL", "hw:{o}:all"],
         &["ZADD", "hw:{e}:all", "9", "evil"],
     ];
-    let origin: [&[&str]; 6] = [
+    let origin: [&[&str]; 8] = [
+        &["XADD", commands, "*", "kind", "undrain"],
+        &["XREAD", "STREAMS", commands, "0"],
         &["DEL", "hw:{u:0}"],
         &["HSET", &own, "sess", "x"],
         &["DEL", &own],
@@ -486,6 +494,7 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
 
     // And through the scripts, which are the same for everybody.
     let (control, origin) = (server.registry("control"), server.registry("origin"));
+    let edge_name = crate::home::edge("a");
     for outcome in [
         control.claim(&claim("b", Policy::Takeover)).await.map(drop),
         origin.claim(&claim("b", Policy::Takeover)).await.map(drop),
@@ -495,6 +504,17 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
         count_use(&registry).await,
         count_use(&origin).await,
         control.withdraw(&crate::home::origin("origin-0")).await,
+        control.withdraw_edge(&edge_name).await,
+        registry.edges().await.map(drop),
+        origin.edges().await.map(drop),
+        registry
+            .command(&edge_name, &Command::Undrain)
+            .await
+            .map(drop),
+        origin
+            .command(&edge_name, &Command::Undrain)
+            .await
+            .map(drop),
     ] {
         let message = explain(&outcome.unwrap_err());
         assert!(message.contains("NoPerm"), "{message}");

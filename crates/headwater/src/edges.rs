@@ -1,0 +1,206 @@
+//! `headwater edges`, `drain` and `undrain`: which edges there are, and how one gets empty, over the gRPC API.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use proto::v1::{
+    DrainEdgeRequest, Edge, EdgePhase, ListEdgesRequest, UndrainEdgeRequest,
+    edge_service_client::EdgeServiceClient,
+};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::{
+    api::{self, ApiChannel, Server, explain},
+    cli::{DrainArguments, EdgesCommand, ServerArguments, UsageError},
+    output,
+};
+
+type Client = EdgeServiceClient<ApiChannel>;
+
+/// Runs `headwater edges …`.
+pub(crate) async fn run(arguments: &ServerArguments, command: EdgesCommand) -> anyhow::Result<()> {
+    let mut client = connect(arguments).await?;
+    match command {
+        EdgesCommand::List => {
+            let edges = list(&mut client).await?;
+            if arguments.format.json() {
+                output::json(&edges.iter().map(to_json).collect());
+            } else {
+                let rows: Vec<_> = edges.into_iter().map(row).collect();
+                output::table(HEADING, &rows);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs `headwater drain`.
+pub(crate) async fn drain(
+    arguments: &ServerArguments,
+    command: DrainArguments,
+) -> anyhow::Result<()> {
+    let DrainArguments {
+        edge,
+        timeout,
+        no_reconnect,
+        reason,
+        wait,
+    } = command;
+    let mut client = connect(arguments).await?;
+    let edge = find(&mut client, &edge).await?;
+    let request = DrainEdgeRequest {
+        name: edge.name.clone(),
+        timeout: timeout
+            .map(|timeout| api::duration(timeout, "--timeout"))
+            .transpose()?,
+        no_reconnect,
+        reason,
+    };
+    let ordered = client.drain_edge(request).await;
+    ordered.map_err(|status| explain(&status))?;
+    let json = arguments.format.json();
+    if !json {
+        let within = timeout.map_or_else(
+            || "its own drain time".to_owned(),
+            |timeout| humantime_serde::re::humantime::format_duration(timeout).to_string(),
+        );
+        let name = &edge.name;
+        output::line(format_args!(
+            "Edge {name} drains: its sessions leave within {within}."
+        ));
+    }
+    let edge = if wait {
+        until_empty(&mut client, edge, json).await?
+    } else {
+        edge
+    };
+    if json {
+        output::json(&to_json(&edge));
+    } else if wait {
+        output::line(format_args!("Edge {} is empty.", edge.name));
+    }
+    Ok(())
+}
+
+/// Runs `headwater undrain`.
+pub(crate) async fn undrain(arguments: &ServerArguments, edge: &str) -> anyhow::Result<()> {
+    let mut client = connect(arguments).await?;
+    let name = find(&mut client, edge).await?.name;
+    let request = UndrainEdgeRequest { name: name.clone() };
+    let ordered = client.undrain_edge(request).await;
+    ordered.map_err(|status| explain(&status))?;
+    if arguments.format.json() {
+        output::json(&json!({ "name": name }));
+    } else {
+        output::line(format_args!("Edge {name} takes publishers in again."));
+    }
+    Ok(())
+}
+
+async fn connect(arguments: &ServerArguments) -> anyhow::Result<Client> {
+    let server = Server::find(arguments)?;
+    Ok(Client::new(server.connect().await?))
+}
+
+async fn list(client: &mut Client) -> anyhow::Result<Vec<Edge>> {
+    let edges = client.list_edges(ListEdgesRequest {}).await;
+    Ok(edges.map_err(|status| explain(&status))?.into_inner().edges)
+}
+
+/// By its name, or by its host where that has one edge alone.
+async fn find(client: &mut Client, named: &str) -> anyhow::Result<Edge> {
+    let mut found = list(client).await?;
+    found.retain(|edge| edge.name == named || edge.host == named);
+    if let Some(at) = found.iter().position(|edge| edge.name == named) {
+        return Ok(found.swap_remove(at));
+    }
+    match found.pop() {
+        None => bail!("no edge has the name or the host {named:?}; see `edges list`"),
+        Some(edge) if found.is_empty() => Ok(edge),
+        Some(_) => {
+            let message = format!("several edges have the host {named:?}: say which by its name");
+            Err(UsageError(message).into())
+        }
+    }
+}
+
+/// How the edge is then. What becomes of it is told as it goes.
+async fn until_empty(client: &mut Client, mut edge: Edge, json: bool) -> anyhow::Result<Edge> {
+    let (mut begun, mut told) = (false, None);
+    loop {
+        let edges = list(client).await?;
+        let Some(now) = edges.into_iter().find(|now| now.name == edge.name) else {
+            // It ended: nobody is left behind.
+            edge.sessions = 0;
+            return Ok(edge);
+        };
+        edge = now;
+        match edge.phase() {
+            EdgePhase::Empty => return Ok(edge),
+            EdgePhase::Serving if begun => bail!("edge {} was told to serve again", edge.name),
+            EdgePhase::Draining | EdgePhase::Noticed => begun = true,
+            EdgePhase::Serving | EdgePhase::Unspecified => {}
+        }
+        if begun && !json && told != Some(edge.sessions) {
+            told = Some(edge.sessions);
+            let (sessions, state) = (edge.sessions, state(&edge));
+            output::line(format_args!("{sessions} sessions left ({state})"));
+        }
+        sleep(LOOK_PERIOD).await;
+    }
+}
+
+fn row(edge: Edge) -> [String; 8] {
+    let (state, deadline) = (state(&edge), api::time(edge.drain_deadline.as_ref()));
+    [
+        edge.name,
+        edge.host,
+        edge.zone,
+        edge.version,
+        state,
+        edge.sessions.to_string(),
+        deadline,
+        edge.drain_reason,
+    ]
+}
+
+fn state(edge: &Edge) -> String {
+    let phase = phase(edge);
+    if edge.stopping {
+        format!("{phase}, stopping")
+    } else {
+        phase.to_owned()
+    }
+}
+
+fn phase(edge: &Edge) -> &'static str {
+    match edge.phase() {
+        EdgePhase::Draining => "draining",
+        EdgePhase::Empty => "empty",
+        EdgePhase::Noticed => "noticed",
+        EdgePhase::Serving => "serving",
+        EdgePhase::Unspecified => "unknown",
+    }
+}
+
+fn to_json(edge: &Edge) -> Value {
+    json!({
+        "name": edge.name,
+        "host": edge.host,
+        "zone": edge.zone,
+        "version": edge.version,
+        "phase": phase(edge),
+        "stopping": edge.stopping,
+        "sessions": edge.sessions,
+        "drain_deadline": api::json_time(edge.drain_deadline.as_ref()),
+        "drain_reason": edge.drain_reason,
+    })
+}
+
+const HEADING: [&str; 8] = [
+    "NAME", "HOST", "ZONE", "VERSION", "STATE", "SESSIONS", "DEADLINE", "REASON",
+];
+
+/// How often an edge is looked at that is waited for.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
