@@ -64,6 +64,8 @@ struct Outcome {
 #[derive(Debug, Serialize)]
 struct PublishReport {
     clean: bool,
+    /// When the run began, in seconds since the Unix epoch.
+    began: f64,
     publishers: usize,
     /// Publishers that were admitted at least once.
     admitted: usize,
@@ -357,6 +359,7 @@ impl PublishReport {
         let bytes_sent: u64 = streams.iter().map(|stream| stream.bytes_sent).sum();
         Self {
             clean: admitted == streams.len() && disconnects.is_empty(),
+            began: report::began(took),
             publishers: streams.len(),
             admitted,
             seconds: took.as_secs_f64(),
