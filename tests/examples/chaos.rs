@@ -31,6 +31,7 @@ use tests::{
     },
     process,
 };
+use tokio::task::{LocalSet, spawn_local};
 
 const USAGE: &str =
     "usage: chaos [--only FAULT]... [--rounds N] [--publishers N] [--patience N] [--list]";
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
         };
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let table = runtime.block_on(run(&options));
+    let table = LocalSet::new().block_on(&runtime, run(&options));
     println!("\n{table}");
     let file = binary::target_directory().join("chaos.json");
     fs::write(&file, format!("{:#}\n", table.json())).unwrap();
@@ -133,7 +134,7 @@ async fn run(options: &Options) -> Table {
             .take()
             .filter(|(_, proxied)| *proxied == fault.is_proxied());
         // In a task: what panics there ends this fault alone, and its field.
-        let task = tokio::spawn(async move {
+        let task = spawn_local(async move {
             let there = match there {
                 Some((there, _)) => there,
                 None => Field::start(fault.is_proxied()).await,
