@@ -20,7 +20,7 @@ use crate::{
 
 const LIVE: Duration = Duration::from_secs(60);
 /// Their last words, and the ends of their streams.
-const FINISH: Duration = Duration::from_secs(40);
+const FINISH: Duration = Duration::from_secs(80);
 /// As long as an edge waits for an origin that says nothing.
 const SILENCE: &str = "2";
 
@@ -64,8 +64,8 @@ pub struct Outcome {
     pub timestamps_back: u64,
     /// Times that a reader saw a lower fencing token than before.
     pub tokens_back: u64,
-    /// Readers that saw an end before the publishers ended.
-    pub ends: u64,
+    /// Readers that saw an end before the publishers ended, or that found the stream nowhere: how it went.
+    pub ends: Vec<String>,
     pub pauses: Vec<Pause>,
 }
 
@@ -217,7 +217,13 @@ impl Outcome {
                 early |= missing > 0;
                 read.insert(publisher.clone());
             }
-            this.ends += u64::from(early);
+            if early {
+                let [name, ended, reason] =
+                    ["stream", "ended", "reason"].map(|field| stream[field].to_string());
+                let resumes = &stream["resumes"];
+                this.ends
+                    .push(format!("{name} {ended} {reason}, resumes: {resumes}"));
+            }
             for pause in stream["pauses"].as_array().unwrap() {
                 let to = began + pause["after_seconds"].as_f64().unwrap();
                 let from = to - pause["seconds"].as_f64().unwrap();
@@ -231,7 +237,8 @@ impl Outcome {
         for (publisher, count) in sent {
             if !read.contains(&publisher) {
                 this.lost += count;
-                this.ends += 1;
+                this.ends
+                    .push(format!("publisher {publisher} was never read"));
             }
         }
         this
