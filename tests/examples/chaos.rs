@@ -142,9 +142,12 @@ async fn run(options: &Options) -> Table {
             round::run(there, fault, plan).await
         });
         match task.await {
-            Ok((there, rows)) => {
+            Ok((mut there, rows)) => {
                 for row in &rows {
                     println!("{row}  ({:.0} s) {:?}", row.took.as_secs_f64(), row.wrong);
+                    if !row.wrong.is_empty() {
+                        println!("what was said is kept: {}", there.keep().display());
+                    }
                 }
                 table.rows.extend(rows);
                 field = Some((there, fault.is_proxied()));

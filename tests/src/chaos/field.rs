@@ -58,7 +58,7 @@ pub struct Field {
     pub deployment: Deployment,
     hosts: PathBuf,
     base: PathBuf,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Field {
@@ -111,7 +111,7 @@ impl Field {
             deployment,
             hosts,
             base,
-            _directory: directory,
+            directory,
         };
         this.serves().await;
         this
@@ -160,6 +160,12 @@ impl Field {
             }
         }
         None
+    }
+
+    /// What every process and the load said stays where it is.
+    pub fn keep(&mut self) -> &Path {
+        self.directory.disable_cleanup(true);
+        self.directory.path()
     }
 
     pub fn api(&self) -> Api {

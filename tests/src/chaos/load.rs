@@ -164,6 +164,13 @@ impl Load {
             (mine.count() == publishers).then_some(())
         })
         .await;
+        wait_for("all readers to read", LIVE, async || {
+            const READERS: &str = "headwater_origin_subscribers_active";
+            let readers = Field::sum(&field.origins, READERS, &["output=\"grpc\""]).await;
+            let wanted = f64::from(u32::try_from(publishers).unwrap());
+            (readers >= wanted).then_some(())
+        })
+        .await;
         this
     }
 
