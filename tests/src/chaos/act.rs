@@ -17,6 +17,8 @@ const LIMIT_KILOBITS_PER_SECOND: u32 = 2_000;
 const DELAY: Duration = Duration::from_millis(200);
 /// For a process to drain: its time, and some more.
 const DRAINS: Duration = Duration::from_secs(30);
+/// Names are looked up every eleven seconds.
+const LOOKED_UP: Duration = Duration::from_secs(12);
 /// Between the cut to the replica and the primary's death.
 const UNREPLICATED: Duration = Duration::from_secs(2);
 
@@ -110,8 +112,14 @@ impl Field {
                 self.stores.servers[at].kill();
             }
             Fault::ControlsDown => self.controls.iter_mut().for_each(|part| part.node.kill()),
-            Fault::NamesWrong => self.names_are_right(false),
-            Fault::NamesGone => self.names_are_gone(),
+            Fault::NamesWrong => {
+                self.names_are_right(false);
+                tokio::time::sleep(LOOKED_UP).await;
+            }
+            Fault::NamesGone => {
+                self.names_are_gone();
+                tokio::time::sleep(LOOKED_UP).await;
+            }
         }
     }
 

@@ -175,8 +175,7 @@ impl Fault {
             Self::StalledShortly => 1_000,
             Self::EdgesReplaced | Self::OriginsReplaced | Self::RedisFlushed => 0,
             Self::RedisPaused | Self::ControlsDown => 5_000,
-            // Names are looked up every eleven seconds.
-            Self::NamesWrong | Self::NamesGone => 15_000,
+            Self::NamesWrong | Self::NamesGone => 3_000,
         })
     }
 

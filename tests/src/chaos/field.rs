@@ -38,6 +38,8 @@ const RELAY_PORT: u16 = 7444;
 const PROXY_PORT: u16 = 17440;
 /// For everything to be as it should be again.
 pub const WELL: Duration = Duration::from_secs(90);
+/// Longer than anybody waits for anybody: what is still wrong with somebody's media shows in the round that it belongs to.
+const CALM: Duration = Duration::from_secs(3);
 
 /// A process of ours, and where it runs.
 pub struct Part {
@@ -148,6 +150,7 @@ impl Field {
             (listed == streams && (at_origins - all).abs() < 0.5).then_some(())
         })
         .await;
+        tokio::time::sleep(CALM).await;
     }
 
     /// As the control tells them that answers first.
