@@ -21,9 +21,8 @@ use crate::{
 const LIVE: Duration = Duration::from_secs(60);
 /// Their last words, and the ends of their streams.
 const FINISH: Duration = Duration::from_secs(80);
-/// Longer than an edge waits for an origin that says nothing, and origins look for the next one: who reads at another
-/// origin than the frozen one is best off where it is.
-const SILENCE: &str = "2.5";
+/// As long as an edge waits for an origin that says nothing.
+const SILENCE: &str = "2";
 
 /// How publishers behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

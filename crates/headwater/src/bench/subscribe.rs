@@ -54,6 +54,8 @@ const RESUME_PAUSE: Duration = Duration::from_millis(100);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Resumes of one stream that the report tells one by one.
 const RESUMES_TOLD: usize = 100;
+/// Who does not wait for a silent origin does not wait for one either that says nothing at all, while there are others.
+const FIRST_WORD: Duration = Duration::from_millis(500);
 /// A shorter time without a frame is a stream's own rhythm.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Pauses of one stream that the report tells one by one: the longest.
@@ -357,15 +359,18 @@ impl Reader {
             .metadata_mut()
             .insert("authorization", self.run.bearer.clone());
         let mut client = PlaybackServiceClient::new(self.endpoint().1.clone());
-        let silence = self.run.silence;
-        let mut events = heard(silence, client.subscribe(request))
-            .await?
-            .into_inner();
+        let mut silence = self.run.silence;
+        if self.endpoints().len() > 1 {
+            silence = silence.map(|silence| silence.min(FIRST_WORD));
+        }
+        let events = heard(silence, client.subscribe(request)).await?;
+        let mut events = events.into_inner();
         let mut assembler = Assembler::new(Parts::Included);
         loop {
             let Some(SubscribeEvent { event }) = heard(silence, events.message()).await? else {
                 return Err(Broken::new("the call ended before the stream"));
             };
+            silence = self.run.silence;
             self.alive = Instant::now();
             if let Some(reason) = self.take(event, &mut assembler)? {
                 return Ok(reason);
