@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
+    process::Command,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 use super::field::Field;
 use crate::{
     binary,
-    deployment::APP,
+    deployment::{APP, Deployment},
     process::{self, Process},
     wait::wait_for,
 };
@@ -106,46 +107,8 @@ impl Load {
         fs::write(file("streams"), streams).unwrap();
         fs::write(file("token"), &deployment.playback.token).unwrap();
 
-        let (first, others) = deployment.playback.origins.split_first().unwrap();
-        let mut subscribe = process::command(binary::headwater());
-        subscribe
-            .args(["bench", "subscribe", first, "--app", APP])
-            .args(["--silence", SILENCE, "--give-up", "60"])
-            .args(["--follow-endpoints", &others.join(",")])
-            .arg("--streams-file")
-            .arg(file("streams"))
-            .arg("--token-file")
-            .arg(file("token"))
-            .arg("--ca-file")
-            .arg(&deployment.ca_file)
-            .arg("--report-file")
-            .arg(file("subscribe.json"));
-        let mut publish = process::command(binary::headwater());
-        publish.args(["bench", "publish"]);
-        for edge in &field.edges {
-            publish.arg(format!("rtmps://{}/{APP}", edge.node.rtmps()));
-        }
-        publish
-            .args([
-                "--ramp",
-                "2",
-                "--bitrate",
-                "200k",
-                "--fps",
-                "15",
-                "--gop",
-                "1",
-            ])
-            .arg("--reconnect")
-            .arg("--keys-file")
-            .arg(file("keys"))
-            .arg("--ca-file")
-            .arg(&deployment.ca_file)
-            .arg("--report-file")
-            .arg(file("publish.json"));
-        if encoders == Encoders::Capable {
-            publish.arg("--follow-requests");
-        }
+        let mut subscribe = readers(deployment, &file);
+        let mut publish = publishers_of(field, encoders, &file);
         let logs = &deployment.logs;
         let this = Self {
             encoders,
@@ -192,6 +155,57 @@ impl Load {
             ended,
         )
     }
+}
+
+/// The readers' command; its files are called by these endings.
+fn readers(deployment: &Deployment, file: &impl Fn(&str) -> PathBuf) -> Command {
+    let (first, others) = deployment.playback.origins.split_first().unwrap();
+    let mut subscribe = process::command(binary::headwater());
+    subscribe
+        .args(["bench", "subscribe", first, "--app", APP])
+        .args(["--silence", SILENCE, "--give-up", "60"])
+        .args(["--follow-endpoints", &others.join(",")])
+        .arg("--streams-file")
+        .arg(file("streams"))
+        .arg("--token-file")
+        .arg(file("token"))
+        .arg("--ca-file")
+        .arg(&deployment.ca_file)
+        .arg("--report-file")
+        .arg(file("subscribe.json"));
+    subscribe
+}
+
+/// The publishers' command.
+fn publishers_of(field: &Field, encoders: Encoders, file: &impl Fn(&str) -> PathBuf) -> Command {
+    let deployment = &field.deployment;
+    let mut publish = process::command(binary::headwater());
+    publish.args(["bench", "publish"]);
+    for edge in &field.edges {
+        publish.arg(format!("rtmps://{}/{APP}", edge.node.rtmps()));
+    }
+    publish
+        .args([
+            "--ramp",
+            "2",
+            "--bitrate",
+            "200k",
+            "--fps",
+            "15",
+            "--gop",
+            "1",
+        ])
+        .arg("--reconnect")
+        .arg("--keys-file")
+        .arg(file("keys"))
+        .arg("--ca-file")
+        .arg(&deployment.ca_file)
+        .arg("--report-file")
+        .arg(file("publish.json"));
+    if encoders == Encoders::Capable {
+        publish.arg("--follow-requests");
+    }
+    publish
 }
 
 impl Outcome {
