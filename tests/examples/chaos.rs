@@ -127,7 +127,7 @@ async fn run(options: &Options) -> Table {
         }
         let plan = Plan {
             publishers: options.publishers.unwrap_or(50),
-            rounds: options.rounds.unwrap_or(fault.rounds()).min(fault.rounds()),
+            rounds: options.rounds.unwrap_or_else(|| fault.rounds()),
             patience: options.patience.unwrap_or(1),
         };
         let there = field
