@@ -96,9 +96,9 @@ DASHBOARDS = {
             ("Processes by tier and version", "short", {
                 "{{ingest_cluster}} {{role}} {{version}}": "count by (ingest_cluster, role, version) (headwater_build_info{$S})",
             }),
-            ("Edges by drain state", "short", {
-                "{{ingest_cluster}} serving": 'count by (ingest_cluster) (headwater_drain_state{$S,role="edge"} == 0)',
-                "{{ingest_cluster}} draining": 'count by (ingest_cluster) (headwater_drain_state{$S,role="edge"} > 0)',
+            ("Edges by drain phase", "short", {
+                "{{ingest_cluster}} serving": "count by (ingest_cluster) (headwater_edge_drain_phase{$S} == 0)",
+                "{{ingest_cluster}} leaving": "count by (ingest_cluster) (headwater_edge_drain_phase{$S} > 0)",
             }),
             ("Certificates and revocation lists: time left", "s", {
                 "{{ingest_cluster}} {{role}} {{certificate}}":
@@ -153,8 +153,11 @@ DASHBOARDS = {
             }),
         ],
         "Drain": [
-            ("State: 0 serving, 1 noticed, 2 draining, 3 stopping", "short", {
-                "{{pod}}": "max by (pod) (headwater_drain_state{$P})",
+            ("Phase: 0 serving, 1 noticed, 2 draining, 3 empty", "short", {
+                "{{pod}}": "max by (pod) (headwater_edge_drain_phase{$P})",
+            }),
+            ("Encoders asked to connect elsewhere", "reqps", {
+                "{{pod}} {{outcome}}": rate("headwater_reconnect_requests_total", "pod, outcome", "$P"),
             }),
             ("Sessions that drains wait for", "short", {
                 "{{pod}}": "max by (pod) (headwater_drain_remaining_sessions{$P})",
@@ -252,6 +255,16 @@ DASHBOARDS = {
                 "{{pod}}": total("headwater_origin_subscribers_waiting", "pod", "$P"),
             }),
             ("Gaps", "reqps", {"{{pod}} {{output}}": rate("headwater_origin_gaps_total", "pod, output", "$P")}),
+        ],
+        "Streams of other origins": [
+            ("Streams that are followed", "short", {
+                "{{pod}}": total("headwater_origin_followed_streams_active", "pod", "$P"),
+            }),
+            ("Searches for an owner", "reqps", {
+                "{{outcome}}": rate("headwater_origin_follow_opens_total", "outcome", "$P"),
+            }),
+            ("From the loss of an owner to the next", "s", quantiles(
+                "headwater_origin_follow_switch_seconds", "pod", "$P")),
         ],
     }),
     "headwater-operator": ("Headwater / Operator", None, {

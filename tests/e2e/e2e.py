@@ -19,7 +19,7 @@ from audit import Audit
 from cluster import REPOSITORY, Cluster, Failure, image, redis_image
 from flows import Flows
 from front_door import front_door
-from media import Access, Witnesses
+from media import STREAMS, Access, Witnesses
 from production import production
 from report import Report
 from scenarios import INGEST, OPERATOR, RELEASE
@@ -28,7 +28,6 @@ NAMESPACE = "headwater"
 REPOSITORY_NAME = "registry.local/headwater"
 REDIS = "registry.local/redis"
 VALUES = ("charts/headwater/values-quickstart.yaml", "tests/e2e/values.yaml")
-STREAMS = ("camera", "bench-0", "bench-1")
 # A pod that no policy allows to reach the port that edges and the operator ask.
 FORBIDDEN = """
 apiVersion: v1
@@ -79,8 +78,8 @@ class Run:
         if self.flows:
             self.failures += [f"{what}: not allowed: {flow}" for flow in self.flows.refused()]
 
-    def witnessed(self, what, action, undisturbed=False):
-        """An operation beside live publishers and readers, and what these saw of it."""
+    def witnessed(self, what, action, judge):
+        """An operation beside live publishers and readers, what these saw of it, and what a judge says to that."""
         print(f"e2e: {what}, with live publishers", flush=True)
         witnesses = Witnesses(self.access, self.keys)
         try:
@@ -96,7 +95,7 @@ class Run:
             raise
         self.report.scenario(what, seconds, seen)
         self.judge_flows(what)
-        faults = seen.lived() + (seen.disturbed() if undisturbed else [])
+        faults = seen.lived() + judge(seen)
         if faults:
             self.failures.append(f"{what}: {'; '.join(faults)}")
         self.gone()
@@ -195,9 +194,9 @@ def forbidden(run):
 
 def everything_of(run, parts):
     """Every scenario with one of these parts in its name; all, unless there are any."""
-    for what, scenario, undisturbed in scenarios.LIVE:
+    for what, scenario, judge in scenarios.LIVE:
         if not parts or any(part in what for part in parts):
-            run.witnessed(what, scenario, undisturbed)
+            run.witnessed(what, scenario, judge)
     last = (
         ("front door: players, probe, client certificates", front_door),
         ("delete and create: the same keys", scenarios.recreate),

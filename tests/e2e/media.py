@@ -1,7 +1,8 @@
 """Live publishers and readers, and what they saw while something happened beside them.
 
-Two publishers of `headwater bench` stamp every frame, and `bench subscribe` accounts for each; ffmpeg publishes a file in
-real time, starting again two seconds after it was disconnected, as OBS does, and a player follows it over HTTP-FLV.
+Publishers of `headwater bench` stamp every frame, and `bench subscribe` accounts for each: half of them follow a request to
+connect elsewhere, the others connect again two seconds after they were disconnected, as OBS does. So does ffmpeg, which
+publishes a file in real time, and a player follows it over HTTP-FLV.
 """
 
 import json
@@ -15,12 +16,23 @@ from pathlib import Path
 from cluster import REPOSITORY, Failure
 
 APPLICATION = "live"
+# The groups of publishers, and what tells `bench publish` to be such.
+GROUPS = {"legacy": "--reconnect", "capable": "--follow-requests"}
+PUBLISHERS = {"legacy": 9, "capable": 10}
+STREAMS = ("camera", *(f"{group}-{number}" for group, count in PUBLISHERS.items() for number in range(count)))
 # Encoders wait this long before they connect again.
 RECONNECT_SECONDS = 2
 # Publishers go on for so long after an operation.
 AFTERMATH_SECONDS = 15
 # For a process that was asked to end.
 END_SECONDS = 30
+# Five times the goal: an encoder that is cut is back within 3 s.
+PLAYER_SILENCE_MS_MAX = 15_000
+# What no operation may do to any publisher's frames. A reader that heard a stream end too early lost what came after.
+NOTHING_LOST = (
+    *("frames_lost", "frames_duplicated", "frames_reordered", "frames_corrupted", "timestamp_regressions"),
+    *("token_regressions", "readers_without_a_frame", "readers_given_up"),
+)
 
 
 class Access:
@@ -157,34 +169,41 @@ class Witnesses:
         self.access = access
         access.refresh()
         self.began = time.monotonic()
-        streams = [stream for stream in keys if stream != "camera"]
-        keys_file, streams_file = access.file("bench-keys"), access.file("bench-streams")
-        keys_file.write_text("".join(f"{keys[stream]}\n" for stream in streams))
-        streams_file.write_text("".join(f"{stream}\n" for stream in streams))
-        self.reports = {name: access.file(f"{name}.json") for name in ("bench-subscribe", "bench-publish")}
-        for report in self.reports.values():
-            report.unlink(missing_ok=True)
-        first, *others = access.playback()
         self.children = {
             "flv": Child(access, "flv", (
                 *(sys.executable, Path(__file__).with_name("flv_reader.py")),
                 *("--token-file", access.file("playback-token"), "--path", f"/live/{APPLICATION}/camera.flv"),
                 *access.origins(8080),
             )),
-            "bench-subscribe": Child(access, "bench-subscribe", (
-                *(access.program, "bench", "subscribe", first, "--app", APPLICATION),
-                *(word for other in others for word in ("--follow-endpoints", other)),
-                *("--streams-file", streams_file, "--token-file", access.file("playback-token")),
-                *("--ca-file", access.file("playback-ca.crt"), "--give-up", "120"),
-                *("--report-file", self.reports["bench-subscribe"]),
-            )),
-            "bench-publish": Child(access, "bench-publish", (
-                *(access.program, "bench", "publish", access.edge_service(), "--reconnect"),
-                *("--keys-file", keys_file, "--ca-file", access.file("edge.crt")),
-                *("--bitrate", "600k", "--fps", "25", "--report-file", self.reports["bench-publish"]),
-            )),
         }
+        self.reports = {}
+        for group in GROUPS:
+            self.bench(group, [stream for stream in keys if stream.startswith(group)], keys)
         self.camera = Camera(access, keys["camera"])
+
+    def bench(self, group, streams, keys):
+        """Publishers of one kind, and their readers."""
+        access = self.access
+        keys_file, streams_file = access.file(f"{group}-keys"), access.file(f"{group}-streams")
+        keys_file.write_text("".join(f"{keys[stream]}\n" for stream in streams))
+        streams_file.write_text("".join(f"{stream}\n" for stream in streams))
+        publish, subscribe = f"{group}-publish", f"{group}-subscribe"
+        for name in (publish, subscribe):
+            self.reports[name] = access.file(f"{name}.json")
+            self.reports[name].unlink(missing_ok=True)
+        first, *others = access.playback()
+        self.children[subscribe] = Child(access, subscribe, (
+            *(access.program, "bench", "subscribe", first, "--app", APPLICATION),
+            *(word for other in others for word in ("--follow-endpoints", other)),
+            *("--streams-file", streams_file, "--token-file", access.file("playback-token")),
+            *("--ca-file", access.file("playback-ca.crt"), "--give-up", "120"),
+            *("--report-file", self.reports[subscribe]),
+        ))
+        self.children[publish] = Child(access, publish, (
+            *(access.program, "bench", "publish", access.edge_service(), GROUPS[group]),
+            *("--keys-file", keys_file, "--ca-file", access.file("edge.crt"), "--ramp", "2"),
+            *("--bitrate", "250k", "--fps", "25", "--report-file", self.reports[publish]),
+        ))
 
     def stop(self):
         """What they saw. The player ends first, while there is something to see; the account after its publishers, so
@@ -194,17 +213,17 @@ class Witnesses:
         seconds = time.monotonic() - self.began
         self.children["flv"].end()
         self.camera.stop()
-        self.children["bench-publish"].end()
-        # It ends with the streams, when it has read what is under way.
-        try:
-            self.children["bench-subscribe"].process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.children["bench-subscribe"].end()
-        publish, subscribe = (
-            json.loads(self.reports[name].read_text()) for name in ("bench-publish", "bench-subscribe")
-        )
+        for group in GROUPS:
+            self.children[f"{group}-publish"].end()
+        for group in GROUPS:
+            # It ends with the streams, when it has read what is under way.
+            try:
+                self.children[f"{group}-subscribe"].process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.children[f"{group}-subscribe"].end()
+        reports = {name: json.loads(report.read_text()) for name, report in self.reports.items()}
         flv = json.loads(self.children["flv"].output.read_text())
-        return Seen(seconds, publish, subscribe, flv, self.camera.disconnects)
+        return Seen(seconds, reports, flv, self.camera.disconnects)
 
     def kill(self):
         self.camera.stopping.set()
@@ -216,26 +235,10 @@ class Witnesses:
 class Seen:
     """The figures of one scenario."""
 
-    def __init__(self, seconds, publish, subscribe, flv, ffmpeg_disconnects):
-        ledger = subscribe["total"]
+    def __init__(self, seconds, reports, flv, ffmpeg_disconnects):
         self.figures = {
             "seconds": round(seconds, 1),
-            "publishers": publish["publishers"],
-            "publisher_disconnects": len(publish["disconnects"]),
-            "publisher_reasons": sorted({disconnect["reason"] for disconnect in publish["disconnects"]}),
-            "longest_send_stall_ms": round(publish["longest_stall_ms"]),
-            "frames": ledger["received"],
-            "frames_lost": ledger["lost"] + unread(publish, subscribe),
-            "frames_lost_between_sessions": ledger["lost_between_sessions"],
-            "frames_skipped": ledger["skipped"],
-            "frames_duplicated": ledger["duplicated"],
-            "frames_reordered": ledger["reordered"],
-            "frames_corrupted": ledger["corrupted"],
-            "latency_p50_ms": round(ledger["latency_ms"]["p50"]),
-            "latency_max_ms": round(ledger["latency_ms"]["max"]),
-            "reader_resumes": sum(len(stream["resumes"]) for stream in subscribe["streams"]),
-            "readers_without_a_frame": sum(stream["ledger"]["received"] == 0 for stream in subscribe["streams"]),
-            "readers_given_up": sum(stream["ended"] == "gave_up" for stream in subscribe["streams"]),
+            **{group: account(reports[f"{group}-publish"], reports[f"{group}-subscribe"]) for group in GROUPS},
             "ffmpeg_disconnects": len(ffmpeg_disconnects),
             "ffmpeg_reasons": sorted(set(ffmpeg_disconnects)),
             "player_longest_silence_ms": flv["longest_silence_ms"],
@@ -244,26 +247,55 @@ class Seen:
             "player_tags": flv["tags"],
         }
 
+    def nonzero(self, groups, names):
+        return [f"{group}: {name} is {self.figures[group][name]}" for group in groups for name in names if self.figures[group][name]]
+
+    def cut(self):
+        """Why a publisher noticed, or nothing."""
+        faults = self.nonzero(GROUPS, ("disconnects", "frames_lost_between_sessions"))
+        if self.figures["ffmpeg_disconnects"]:
+            faults.append(f"ffmpeg was disconnected: {self.figures['ffmpeg_reasons']}")
+        return faults
+
     def disturbed(self):
-        """Why somebody noticed, or nothing."""
-        figures = self.figures
-        zeros = (
-            *("publisher_disconnects", "ffmpeg_disconnects", "frames_lost", "frames_lost_between_sessions"),
-            *("frames_skipped", "frames_duplicated", "frames_reordered", "frames_corrupted", "readers_given_up"),
-        )
-        return [f"{name} is {figures[name]}" for name in zeros if figures[name]]
+        """Why anybody noticed, or nothing."""
+        return self.cut() + self.nonzero(GROUPS, ("frames_skipped",))
 
     def lived(self):
-        """Why media did not get through at all, or nothing: at the least, in every scenario."""
-        figures = self.figures
-        faults = []
-        if figures["frames_corrupted"] or figures["frames_reordered"]:
-            faults.append("frames came corrupted or out of order")
-        if figures["readers_without_a_frame"] or figures["player_tags"] == 0:
-            faults.append("a reader got nothing")
-        if figures["readers_given_up"]:
-            faults.append("a reader gave up")
+        """Why it was not what every operation owes to everybody, or nothing."""
+        # Nothing is lost, and who follows a request to connect elsewhere is never cut.
+        faults = self.nonzero(GROUPS, NOTHING_LOST)
+        faults += self.nonzero(("capable",), ("disconnects", "frames_lost_between_sessions"))
+        if self.figures["player_tags"] == 0:
+            faults.append("the player got nothing")
+        if self.figures["player_longest_silence_ms"] > PLAYER_SILENCE_MS_MAX:
+            faults.append(f"the player was silent for {self.figures['player_longest_silence_ms']} ms")
         return faults
+
+
+def account(publish, subscribe):
+    """Of one group of publishers and their readers."""
+    ledger = subscribe["total"]
+    return {
+        "publishers": publish["publishers"],
+        "disconnects": len(publish["disconnects"]),
+        "reasons": sorted({disconnect["reason"] for disconnect in publish["disconnects"]}),
+        "longest_send_stall_ms": round(publish["longest_stall_ms"]),
+        "frames": ledger["received"],
+        "frames_lost": ledger["lost"] + unread(publish, subscribe),
+        "frames_lost_between_sessions": ledger["lost_between_sessions"],
+        "frames_skipped": ledger["skipped"],
+        "frames_duplicated": ledger["duplicated"],
+        "frames_reordered": ledger["reordered"],
+        "frames_corrupted": ledger["corrupted"],
+        "timestamp_regressions": ledger["timestamp_regressions"],
+        "token_regressions": ledger["token_regressions"],
+        "latency_p50_ms": round(ledger["latency_ms"]["p50"]),
+        "latency_max_ms": round(ledger["latency_ms"]["max"]),
+        "reader_resumes": sum(len(stream["resumes"]) for stream in subscribe["streams"]),
+        "readers_without_a_frame": sum(stream["ledger"]["received"] == 0 for stream in subscribe["streams"]),
+        "readers_given_up": sum(stream["ended"] == "gave_up" for stream in subscribe["streams"]),
+    }
 
 
 def unread(publish, subscribe):

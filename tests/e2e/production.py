@@ -5,7 +5,7 @@ import time
 import scenarios
 from audit import Audit
 from cluster import REPOSITORY, Cluster, Failure
-from media import APPLICATION, Access, Child
+from media import APPLICATION, Access, Child, Seen
 from stores import Stores
 
 NAMESPACE = "production"
@@ -38,7 +38,7 @@ def production(run):
     try:
         there = run.beside(cluster, RELEASE, INGEST, VALUES)
         there.step("Helm 3: three charts, production values", lambda: install(there))
-        there.witnessed("Helm 3, production: a control dies, a key is revoked, edges 2 to 3", changes, undisturbed=True)
+        there.witnessed("Helm 3, production: a control dies, a key is revoked, edges 2 to 3", changes, Seen.disturbed)
         there.step("Helm 3: helm test", lambda: cluster.helm("test", RELEASE, "--timeout", "240s"))
         refused = Audit(cluster, OPERATOR).refused()
         run.failures += [f"the operator in {NAMESPACE} was refused: {request}" for request in refused]

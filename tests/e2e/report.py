@@ -31,20 +31,25 @@ class Report:
 
     def table(self):
         lines = [
-            "Two publishers of `headwater bench` (25 frames a second, every frame accounted for), and one ffmpeg read by",
-            "a player over HTTP-FLV.",
+            "Publishers of `headwater bench` (25 frames a second, every frame accounted for): of each pair of figures, the",
+            "first is of those that come back by themselves, the second of those that follow a request to connect elsewhere.",
+            "And one ffmpeg, read by a player over HTTP-FLV.",
             "",
-            "| operation | took s | publishers cut | ffmpeg cut | frames read | lost | lost at reconnect | skipped "
+            "| operation | took s | publishers | cut | ffmpeg cut | frames read | lost | lost at reconnect | skipped "
             "| twice | latest frame ms | player silent ms | player's timestamps jump ms |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in self.scenarios:
+            def both(figure, row=row):
+                return " / ".join(str(row[group][figure]) for group in ("legacy", "capable"))
+
             cells = (
-                *("scenario", "operation_seconds", "publisher_disconnects", "ffmpeg_disconnects", "frames"),
-                *("frames_lost", "frames_lost_between_sessions", "frames_skipped", "frames_duplicated"),
-                *("latency_max_ms", "player_longest_silence_ms", "player_longest_timestamp_jump_ms"),
+                *(row["scenario"], row["operation_seconds"], both("publishers"), both("disconnects")),
+                *(row["ffmpeg_disconnects"], both("frames"), both("frames_lost"), both("frames_lost_between_sessions")),
+                *(both("frames_skipped"), both("frames_duplicated"), both("latency_max_ms")),
+                *(row["player_longest_silence_ms"], row["player_longest_timestamp_jump_ms"]),
             )
-            lines.append("| " + " | ".join(str(row[cell]) for cell in cells) + " |")
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
         lines += ["", "| step | s |", "|---|---|"]
         lines += [f"| {step['step']} | {step['seconds']} |" for step in self.steps]
         if self.operator:

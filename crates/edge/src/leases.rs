@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all, stream};
 use registry::{RegistryError, Renewal, RenewalOutcome};
 use runtime::error::chain;
 use tokio::{
@@ -23,6 +23,8 @@ use crate::{Context, live::LiveSession, metrics::Outcome};
 const SLICES: u8 = 10;
 /// Renewals in one pipeline.
 const PIPELINE_MAX: usize = 256;
+/// Pipelines of one share at once.
+const PIPELINES_MAX: usize = 4;
 
 /// Renews for as long as the edge runs.
 pub(crate) async fn renew(context: Arc<Context>) {
@@ -56,17 +58,20 @@ async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
             .filter(|session| slice_of(session) == slice)
             .filter_map(|session| Some((session.renewal()?, session)))
             .collect();
-        for chunk in sessions.chunks(PIPELINE_MAX) {
-            let renewed = renew_chunk(context, chunk).await;
-            say(&renewed, down);
-        }
+        // Several at once: what one of several servers does not answer holds up nobody else's.
+        stream::iter(sessions.chunks(PIPELINE_MAX))
+            .for_each_concurrent(PIPELINES_MAX, async |chunk| {
+                let renewed = renew_chunk(context, chunk).await;
+                say(&renewed, down);
+            })
+            .await;
     }
 }
 
 async fn renew_chunk(
     context: &Context,
     chunk: &[(Renewal, Arc<LiveSession>)],
-) -> Result<(), RegistryError> {
+) -> Result<Renewed, RegistryError> {
     let renewals: Vec<Renewal> = chunk.iter().map(|(renewal, _)| renewal.clone()).collect();
     let outcomes = context.registry.renew(&renewals).await;
     for (_, session) in chunk {
@@ -77,27 +82,39 @@ async fn renew_chunk(
         let failed = u64::try_from(renewals.len()).unwrap_or_default();
         count(context, "unavailable", failed);
     })?;
+    let mut renewed = Renewed::All;
     for ((_, session), outcome) in chunk.iter().zip(outcomes) {
+        if outcome == RenewalOutcome::Unavailable {
+            renewed = Renewed::InPart;
+        }
         apply(context, session, outcome);
     }
-    Ok(())
+    Ok(renewed)
+}
+
+/// How much of a pipeline was answered.
+enum Renewed {
+    All,
+    /// One of several servers does not answer.
+    InPart,
 }
 
 /// Warns when renewals begin to fail, and says when they work again.
-fn say(renewed: &Result<(), RegistryError>, down: &AtomicBool) {
+fn say(renewed: &Result<Renewed, RegistryError>, down: &AtomicBool) {
+    let is_down = !matches!(renewed, Ok(Renewed::All));
+    if down.swap(is_down, Ordering::Relaxed) == is_down {
+        return;
+    }
     match renewed {
-        Ok(()) => {
-            if down.swap(false, Ordering::Relaxed) {
-                info!("the registry renews leases again");
-            }
+        Ok(Renewed::All) => info!("the registry renews leases again"),
+        Ok(Renewed::InPart) => {
+            warn!("a part of the registry does not renew leases; sessions go on");
         }
         Err(error) => {
-            if !down.swap(true, Ordering::Relaxed) {
-                warn!(
-                    error = chain(error),
-                    "the registry does not renew leases; sessions go on"
-                );
-            }
+            warn!(
+                error = chain(error),
+                "the registry does not renew leases; sessions go on"
+            );
         }
     }
 }
@@ -110,6 +127,7 @@ fn apply(context: &Context, session: &Arc<LiveSession>, outcome: RenewalOutcome)
             debug!(%session_id, "the lease had vanished and is back");
             count(context, "healed", 1);
         }
+        RenewalOutcome::Unavailable => count(context, "unavailable", 1),
         RenewalOutcome::WonBack => {
             info!(%session_id, "an older lease had come back and was replaced");
             count(context, "won_back", 1);

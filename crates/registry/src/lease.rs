@@ -157,6 +157,8 @@ pub enum RenewalOutcome {
     Healed,
     /// The lease goes on.
     Renewed,
+    /// Its server did not answer, while others did: nothing is known.
+    Unavailable,
     /// An older lease had come back (a failover lost a write): the higher epoch won.
     WonBack,
 }

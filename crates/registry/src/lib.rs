@@ -67,7 +67,7 @@ impl Registry {
         }
     }
 
-    /// Extends leases; one outcome per renewal, in order. Pipelined. Can be repeated.
+    /// Extends leases; one outcome per renewal, in order. Pipelined. Can be repeated. An error where none was extended.
     pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewalOutcome>, RegistryError> {
         match self {
             Self::Memory(memory) => Ok(memory.renew(renewals)),

@@ -162,39 +162,49 @@ impl RedisRegistry {
         renewals: &[Renewal],
     ) -> Result<Vec<RenewalOutcome>, RegistryError> {
         let mut outcomes = Vec::with_capacity(renewals.len());
+        let mut failed = None;
         for renewals in renewals.chunks(PIPELINE_MAX) {
             let mut commands = Pipeline::with_capacity(renewals.len());
             for renewal in renewals {
                 commands.add_command(self.renewal(renewal));
             }
-            let replies = self.run("renew", &commands).await?;
+            // Of several servers one may be down: what the others renewed is renewed.
+            let (replies, lost) = self.connection.run_partly("renew", &commands).await;
+            failed = failed.or(lost);
             let mut held = BTreeMap::<_, Vec<_>>::new();
             let mut now_ms = 0;
-            let mut failed = None;
             for (renewal, reply) in renewals.iter().zip(replies) {
-                let (outcome, at_ms) = match accepted(reply).and_then(value::renewal_outcome) {
-                    Ok(renewed) => renewed,
-                    Err(error) => {
+                let renewed = reply.map(|reply| accepted(reply).and_then(value::renewal_outcome));
+                let (outcome, at_ms) = match renewed {
+                    Some(Ok(renewed)) => renewed,
+                    Some(Err(error)) => {
                         failed.get_or_insert(error);
-                        continue;
+                        (RenewalOutcome::Unavailable, now_ms)
                     }
+                    None => (RenewalOutcome::Unavailable, now_ms),
                 };
                 outcomes.push(outcome);
                 now_ms = at_ms;
-                if !matches!(outcome, RenewalOutcome::Fenced { .. }) {
-                    let at = (renewal.stream, renewal.slot);
-                    held.entry(&renewal.edge).or_default().push(at);
+                match outcome {
+                    RenewalOutcome::Fenced { .. } | RenewalOutcome::Unavailable => {}
+                    RenewalOutcome::Healed | RenewalOutcome::Renewed | RenewalOutcome::WonBack => {
+                        let at = (renewal.stream, renewal.slot);
+                        held.entry(&renewal.edge).or_default().push(at);
+                    }
                 }
             }
-            // Also where others failed: a lease that is not in the index is not listed.
+            // A lease that is not in the index is not listed.
             for (edge, held) in held {
                 self.index(edge, &held, now_ms).await;
             }
-            if let Some(error) = failed {
-                return Err(error);
-            }
         }
-        Ok(outcomes)
+        let none = outcomes
+            .iter()
+            .all(|outcome| *outcome == RenewalOutcome::Unavailable);
+        match failed {
+            Some(error) if none => Err(error),
+            Some(_) | None => Ok(outcomes),
+        }
     }
 
     fn renewal(&self, renewal: &Renewal) -> Cmd {

@@ -116,6 +116,18 @@ pub struct Drain {
     #[serde(default = "Drain::notice_seconds")]
     #[schemars(range(min = 0, max = 600))]
     pub notice_seconds: i64,
+    /// Encoders that follow a request to connect elsewhere get one when the drain begins, and lose nothing.
+    #[serde(default = "Drain::reconnect_request")]
+    pub reconnect_request: bool,
+    /// They are asked spread over this time, in seconds.
+    #[serde(default = "Drain::spread_seconds")]
+    #[schemars(range(min = 0, max = 3_600))]
+    pub reconnect_jitter_seconds: i64,
+    /// The others are closed spread over this time before the timeout, each at a keyframe, in seconds; over half of the
+    /// timeout at most.
+    #[serde(default = "Drain::spread_seconds")]
+    #[schemars(range(min = 0, max = 3_600))]
+    pub close_spread_seconds: i64,
 }
 
 impl Drain {
@@ -126,6 +138,14 @@ impl Drain {
     fn notice_seconds() -> i64 {
         15
     }
+
+    fn reconnect_request() -> bool {
+        true
+    }
+
+    fn spread_seconds() -> i64 {
+        60
+    }
 }
 
 impl Default for Drain {
@@ -133,6 +153,9 @@ impl Default for Drain {
         Self {
             timeout_seconds: Self::timeout_seconds(),
             notice_seconds: Self::notice_seconds(),
+            reconnect_request: Self::reconnect_request(),
+            reconnect_jitter_seconds: Self::spread_seconds(),
+            close_spread_seconds: Self::spread_seconds(),
         }
     }
 }

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     api::{
-        ClientAddress, IngestClusterSpec, OutagePolicy, PlainRtmp, RedisSentinels, TerminatedTls,
-        TlsVersion,
+        ClientAddress, Drain, IngestClusterSpec, OutagePolicy, PlainRtmp, RedisSentinels,
+        TerminatedTls, TlsVersion,
     },
     names::Component,
     validate::{ValidatedCluster, ValidatedDatabase},
@@ -191,8 +191,28 @@ fn edge(cluster: &ValidatedCluster) -> Value {
         } else {
             json!({"mode": "off"})
         },
+        "drain": departure(&cluster.spec.edge.drain),
         "relay": {"process_bytes_max": cluster.edge_memory_limit.map(media_bytes_max)},
     })
+}
+
+/// How sessions leave an edge, where it differs from what an edge does by itself.
+fn departure(drain: &Drain) -> Value {
+    let default = Drain::default();
+    let spread = |own: i64, default: i64| (own != default).then(|| seconds(own));
+    let (jitter, close) = (
+        spread(
+            drain.reconnect_jitter_seconds,
+            default.reconnect_jitter_seconds,
+        ),
+        spread(drain.close_spread_seconds, default.close_spread_seconds),
+    );
+    let request =
+        (drain.reconnect_request != default.reconnect_request).then_some(drain.reconnect_request);
+    if request.is_none() && jitter.is_none() && close.is_none() {
+        return Value::Null;
+    }
+    json!({"reconnect_request": request, "reconnect_jitter": jitter, "close_spread": close})
 }
 
 fn origin(cluster: &ValidatedCluster) -> Value {

@@ -14,6 +14,8 @@ use crate::api::{
 const NAME_BYTES_MAX: usize = 40;
 /// A week.
 const DRAIN_SECONDS_MAX: i64 = 604_800;
+/// Within a drain, for sessions to be asked or closed one after another: an hour.
+const DRAIN_SPREAD_SECONDS_MAX: i64 = 3_600;
 
 pub(super) fn check(cluster: &IngestCluster, problems: &mut Problems) {
     let spec = &cluster.spec;
@@ -174,6 +176,9 @@ fn check_drain(drain: &Drain, problems: &mut Problems) {
     let Drain {
         timeout_seconds,
         notice_seconds,
+        reconnect_request: _,
+        reconnect_jitter_seconds,
+        close_spread_seconds,
     } = drain;
     problems.range(
         "spec.edge.drain.timeoutSeconds",
@@ -182,6 +187,18 @@ fn check_drain(drain: &Drain, problems: &mut Problems) {
         DRAIN_SECONDS_MAX,
     );
     problems.range("spec.edge.drain.noticeSeconds", *notice_seconds, 0, 600);
+    problems.range(
+        "spec.edge.drain.reconnectJitterSeconds",
+        *reconnect_jitter_seconds,
+        0,
+        DRAIN_SPREAD_SECONDS_MAX,
+    );
+    problems.range(
+        "spec.edge.drain.closeSpreadSeconds",
+        *close_spread_seconds,
+        0,
+        DRAIN_SPREAD_SECONDS_MAX,
+    );
     if notice_seconds > timeout_seconds {
         problems.add("spec.edge.drain.noticeSeconds", "is above timeoutSeconds");
     }

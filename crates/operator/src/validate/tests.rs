@@ -146,6 +146,16 @@ fn what_the_schema_and_its_rules_refuse_is_refused_again() {
             "spec.edge.drain.timeoutSeconds",
         ),
         (
+            "edge.drain.reconnectJitterSeconds",
+            json!(3_601),
+            "spec.edge.drain.reconnectJitterSeconds",
+        ),
+        (
+            "edge.drain.closeSpreadSeconds",
+            json!(-1),
+            "spec.edge.drain.closeSpreadSeconds",
+        ),
+        (
             "edge.limits.maxConnections",
             json!(0),
             "spec.edge.limits.maxConnections",

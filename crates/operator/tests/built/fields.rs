@@ -122,6 +122,9 @@ fn edge_fields() -> Vec<Field> {
         ),
         ("edge.drain.timeoutSeconds", json!(50), json!(60)),
         ("edge.drain.noticeSeconds", json!(1), json!(2)),
+        ("edge.drain.reconnectRequest", json!(true), json!(false)),
+        ("edge.drain.reconnectJitterSeconds", json!(1), json!(2)),
+        ("edge.drain.closeSpreadSeconds", json!(1), json!(2)),
         (
             "edge.service.type",
             json!("LoadBalancer"),

@@ -72,18 +72,45 @@ impl Connection {
         commands: &Pipeline,
         repeat: Repeat,
     ) -> Result<Vec<Value>, RegistryError> {
+        let (values, lost) = self.try_run(command, commands, repeat).await;
+        match lost {
+            None => Ok(values
+                .into_iter()
+                .map(|value| value.unwrap_or(Value::Nil))
+                .collect()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// As [`run`](Self::run), of commands that stand each for itself: `None`, and why, in the place of those that no
+    /// server answered.
+    pub(super) async fn run_partly(
+        &self,
+        command: &'static str,
+        commands: &Pipeline,
+    ) -> (Vec<Option<Value>>, Option<RegistryError>) {
+        self.try_run(command, commands, Repeat::Always).await
+    }
+
+    async fn try_run(
+        &self,
+        command: &'static str,
+        commands: &Pipeline,
+        repeat: Repeat,
+    ) -> (Vec<Option<Value>>, Option<RegistryError>) {
         let began = Instant::now();
-        let result = self.try_run(commands, repeat, began + self.timeout).await;
-        let refused = |values: &Vec<_>| {
-            values
-                .iter()
-                .any(|value| matches!(value, Value::ServerError(_)))
-        };
-        let outcome = match &result {
-            Ok(values) if refused(values) => "refused",
-            Ok(_) => "ok",
-            Err(CommandError::Timeout(_)) => "timeout",
-            Err(
+        let commands: Vec<&Cmd> = commands.cmd_iter().collect();
+        let mut replies = vec![None; commands.len()];
+        let lost = self
+            .send(&commands, repeat, began + self.timeout, &mut replies)
+            .await
+            .err();
+        let refused = |reply: &Option<Value>| matches!(reply, Some(Value::ServerError(_)));
+        let outcome = match &lost {
+            None if replies.iter().any(refused) => "refused",
+            None => "ok",
+            Some(CommandError::Timeout(_)) => "timeout",
+            Some(
                 CommandError::Broken(_)
                 | CommandError::Down(_)
                 | CommandError::GivenUp
@@ -96,7 +123,8 @@ impl Connection {
             outcome,
             duration: began.elapsed(),
         });
-        result.map_err(|error| RegistryError::Unavailable(error.into()))
+        let lost = lost.map(|error| RegistryError::Unavailable(error.into()));
+        (replies, lost)
     }
 
     /// A claim with this command was granted: whether a replica has it is looked at later.
@@ -106,21 +134,21 @@ impl Connection {
         }
     }
 
-    async fn try_run(
+    /// Puts every answer into its place; an error where one is missing.
+    async fn send(
         &self,
-        commands: &Pipeline,
+        commands: &[&Cmd],
         repeat: Repeat,
         deadline: Instant,
-    ) -> Result<Vec<Value>, CommandError> {
-        let commands: Vec<&Cmd> = commands.cmd_iter().collect();
-        let mut replies = vec![Value::Nil; commands.len()];
+        replies: &mut [Option<Value>],
+    ) -> Result<(), CommandError> {
         let mut open: Batch = (0..commands.len()).map(|at| (at, To::Owner)).collect();
         let (mut hops, mut failures) = (0, 0);
         loop {
             let mut round = Round::default();
-            for (batch, sent) in self.exchange(&commands, open, deadline).await {
+            for (batch, sent) in self.exchange(commands, open, deadline).await {
                 match sent {
-                    Ok(values) => round.sort(batch, values, &mut replies),
+                    Ok(values) => round.sort(batch, values, replies),
                     Err(error) if error.is_ambiguous() && repeat == Repeat::Refused => {
                         return Err(error);
                     }
@@ -128,7 +156,7 @@ impl Connection {
                 }
             }
             if round.open.is_empty() {
-                return Ok(replies);
+                return Ok(());
             }
             if round.failed {
                 failures += 1;
@@ -137,7 +165,7 @@ impl Connection {
             }
             let spent = failures > FAILURES_MAX || hops > HOPS_MAX || Instant::now() >= deadline;
             if !self.servers.recover(&round, spent, deadline).await || spent {
-                return round.error.map_or(Ok(replies), Err);
+                return round.error.map_or(Ok(()), Err);
             }
             open = round.open;
         }
@@ -232,7 +260,7 @@ struct Round {
 
 impl Round {
     /// An answer, or the server's word that another one has it.
-    fn sort(&mut self, batch: Batch, values: Vec<Value>, replies: &mut [Value]) {
+    fn sort(&mut self, batch: Batch, values: Vec<Value>, replies: &mut [Option<Value>]) {
         let mut values = values.into_iter();
         for (at, to) in batch {
             if to.is_asking() {
@@ -259,7 +287,7 @@ impl Round {
                 _ => {}
             }
             if let Some(reply) = replies.get_mut(at) {
-                *reply = value;
+                *reply = Some(value);
             }
         }
     }

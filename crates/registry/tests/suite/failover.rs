@@ -102,6 +102,46 @@ async fn a_cluster_replaces_a_frozen_node() {
 }
 
 #[tokio::test]
+async fn one_frozen_node_keeps_no_other_node_from_renewing() {
+    let form = Form::cluster(3, true).await;
+    let registry = form.observed("edge", |_event| {});
+    let mut renewals = Vec::new();
+    for number in 0..48 {
+        let name = format!("held-{number}");
+        let mut claim = claim(&name, Policy::Reject);
+        claim.stream = held(number);
+        let granted = retried(|| async { registry.claim(&claim).await }).await;
+        let mut renewal = renewal(&name, epoch(&granted));
+        renewal.stream = claim.stream;
+        renewals.push(renewal);
+    }
+    let renewed = |outcomes: &[RenewalOutcome]| {
+        let count = |outcome| outcomes.iter().filter(|of| **of == outcome).count();
+        (
+            count(RenewalOutcome::Renewed),
+            count(RenewalOutcome::Unavailable),
+        )
+    };
+    let all = retried(|| async { registry.renew(&renewals).await }).await;
+    assert_eq!(renewed(&all), (48, 0));
+    form.servers[0].signal("STOP");
+    let some = registry.renew(&renewals).await.unwrap();
+    let (held, unknown) = renewed(&some);
+    println!("one of three nodes frozen: {held} of 48 leases renewed, {unknown} unknown");
+    assert_eq!(held + unknown, 48, "{some:?}");
+    assert!(held > 0 && unknown > 0, "{some:?}");
+    form.thaws(0).await;
+    let mut outcomes = Vec::new();
+    while renewed(&outcomes).1 > 0 || outcomes.is_empty() {
+        outcomes = retried(|| async { registry.renew(&renewals).await }).await;
+    }
+    // And all are listed.
+    let control = form.registry("control");
+    let leases = retried(|| async { control.leases().await }).await;
+    assert_eq!(leases.len(), 48);
+}
+
+#[tokio::test]
 async fn a_slot_moves_under_its_sessions() {
     let form = Form::cluster(3, false).await;
     let slot = slot(&form).await;
