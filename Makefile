@@ -1,11 +1,12 @@
 # What a developer types. Each target says what it needs; `make` alone lists them.
 
-.PHONY: help run test lint fmt bench charts dashboards image sbom e2e compatibility fuzz simulate test-encoders
+.PHONY: help run test lint fmt bench charts dashboards image sbom e2e chaos compatibility fuzz simulate test-encoders
 
 help:
 	@echo 'make run         build and start Headwater in one process (needs Rust, a C compiler and make)'
 	@echo 'make test        install what the tests need, then check formatting, lints and every test'
 	@echo 'make e2e         from helm install to a stream and back, on a Kubernetes on this machine (needs root, Debian and Go)'
+	@echo 'make chaos       every fault under load, in network namespaces, and a table of what came of it: an hour at most (needs root)'
 	@echo 'make compatibility  an edge of the version before beside this control and origins, and the other way round (needs the history)'
 	@echo 'make test-encoders  of the tests those with OBS, FFmpeg, GStreamer alone; ARGS=--record records what they send'
 	@echo 'make fuzz        look for bytes that break a promise: make fuzz SECONDS=60 (needs a C++ compiler)'
@@ -29,6 +30,12 @@ test:
 
 e2e:
 	bash tests/e2e/run.sh $(ARGS)
+
+# Of the development build: make chaos ARGS="--only origin --rounds 3 --publishers 20"; --list names the faults.
+chaos:
+	bash tests/setup.sh "$(or $(CARGO_TARGET_DIR),target)"
+	cargo build --workspace --bin headwater --example chaos
+	"$(or $(CARGO_TARGET_DIR),target)/debug/examples/chaos" $(ARGS)
 
 compatibility:
 	bash tests/setup.sh "$(or $(CARGO_TARGET_DIR),target)"

@@ -3,29 +3,22 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
-    time::Duration,
+    process::Command,
 };
 
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     api::Api,
     binary,
     deployment::Deployment,
-    http,
+    node::{ORIGIN_CONFIG, READY},
     postgres::Postgres,
-    process::{self, Process},
     redis::Redis,
-    standalone::ready,
     subscriber::Playback,
     wait::wait_for,
 };
 
-/// For every process to be ready to serve.
-const READY: Duration = Duration::from_secs(30);
-const ORIGIN_CONFIG: &str = "origin-a.yaml";
 /// Where an origin listens: the field, and its section of the configuration and name in the ready file.
 const ORIGIN_LISTENERS: [(&str, &str); 4] = [
     ("ORIGIN__RELAY__LISTEN", "relay"),
@@ -33,6 +26,8 @@ const ORIGIN_LISTENERS: [(&str, &str); 4] = [
     ("ORIGIN__HTTP__LISTEN", "http"),
     ("ORIGIN__RTMP__LISTEN", "rtmp"),
 ];
+
+pub use crate::node::Node;
 
 /// Where control keeps its stream keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +208,7 @@ impl Cluster {
     /// What a user has in hand who connects to this edge.
     pub fn deployment_at(&self, edge: &Node) -> Deployment {
         Deployment {
-            rtmps: rtmps(edge).parse().unwrap(),
+            rtmps: edge.rtmps(),
             ..self.deployment.clone()
         }
     }
@@ -257,7 +252,7 @@ fn bootstrap(programs: &Programs, base: &Path) {
     }
 }
 
-fn bootstrap_with(program: &Path, base: &Path) {
+pub(crate) fn bootstrap_with(program: &Path, base: &Path) {
     let output = Command::new(program)
         .arg("bootstrap")
         .arg(base)
@@ -335,7 +330,7 @@ impl Setup<'_> {
             further => format!("edge-{further}"),
         };
         let mut node = self.node("edge", name, settings).await;
-        let listen = rtmps(&node).to_owned();
+        let listen = node.rtmps().to_string();
         node.set("EDGE__LISTEN", listen);
         node
     }
@@ -346,127 +341,16 @@ impl Setup<'_> {
         name: String,
         settings: Vec<(&'static str, String)>,
     ) -> Node {
-        let mut node = Node {
-            role,
-            program: match role {
-                "edge" => self.programs.edge.clone(),
-                _ => self.programs.others.clone(),
-            },
-            name,
-            config: self.base.join(match role {
-                // The two differ in what is overridden here anyway.
-                "origin" => ORIGIN_CONFIG.to_owned(),
-                role => format!("{role}.yaml"),
-            }),
-            directory: self.logs.to_owned(),
-            settings,
-            ready: Value::Null,
-            process: None,
+        let program = match role {
+            "edge" => &self.programs.edge,
+            _ => &self.programs.others,
         };
+        let mut node = Node::new(role, name, program, self.base, self.logs);
+        for (field, value) in settings {
+            node.set(field, value);
+        }
         node.start().await;
         node
-    }
-}
-
-/// One process of a role, which can be ended and started again at the same addresses.
-pub struct Node {
-    role: &'static str,
-    program: PathBuf,
-    name: String,
-    config: PathBuf,
-    directory: PathBuf,
-    settings: Vec<(&'static str, String)>,
-    ready: Value,
-    process: Option<Process>,
-}
-
-impl Node {
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The running process.
-    pub fn process(&self) -> &Process {
-        self.process.as_ref().expect("the node runs")
-    }
-
-    /// The running process, to wait for its end.
-    pub fn process_mut(&mut self) -> &mut Process {
-        self.process.as_mut().expect("the node runs")
-    }
-
-    /// kill -9.
-    pub fn kill(&mut self) {
-        self.process.take().expect("the node runs").kill();
-    }
-
-    /// Starts it, for the first time or again.
-    pub async fn start(&mut self) {
-        let ready_file = self.directory.join(format!("{}.json", self.name));
-        let mut process = self.spawn(&ready_file);
-        self.ready = ready(&mut process, &ready_file).await;
-        self.process = Some(process);
-    }
-
-    /// Starts it where it cannot serve: how it ended, and what it said.
-    pub async fn refuses_to_start(&mut self) -> (ExitStatus, String) {
-        let mut process = self.spawn(&self.directory.join(format!("{}.json", self.name)));
-        let before = process.log().len();
-        let status = process.exit(READY).await;
-        let log = process.log();
-        (status, log.get(before..).unwrap_or_default().to_owned())
-    }
-
-    fn spawn(&self, ready_file: &Path) -> Process {
-        fs::remove_file(ready_file).ok();
-        let mut command = process::command(&self.program);
-        command
-            .arg(self.role)
-            .arg("--config")
-            .arg(&self.config)
-            .arg("--ready-file")
-            .arg(ready_file);
-        for (field, value) in &self.settings {
-            command.env(format!("HEADWATER__{field}"), value);
-        }
-        Process::spawn(&self.name, &mut command, &self.directory)
-    }
-
-    /// Waits until it says that it is ready for traffic.
-    pub async fn serves(&self, deadline: Duration) {
-        let url = format!("{}/readyz", self.text("admin_url"));
-        let what = format!("{} to be ready for traffic", self.name);
-        wait_for(&what, deadline, async || {
-            let (status, _) = http::get(&url).await.ok()?;
-            status.is_success().then_some(())
-        })
-        .await;
-    }
-
-    /// Its metrics, where it answers.
-    pub async fn metrics(&self) -> Option<String> {
-        let url = format!("{}/metrics", self.text("admin_url"));
-        Some(http::get(&url).await.ok()?.1)
-    }
-
-    /// A text of its ready file.
-    pub fn text(&self, name: &str) -> String {
-        match self.ready[name].as_str() {
-            Some(text) => text.to_owned(),
-            None => panic!("no {name} in the ready file: {}", self.ready),
-        }
-    }
-
-    /// A field of its configuration, from the next start on.
-    pub fn set(&mut self, field: &'static str, value: String) {
-        self.settings.retain(|(name, _)| *name != field);
-        self.settings.push((field, value));
-    }
-
-    /// A later start listens where this one does.
-    fn keep(&mut self, field: &'static str, address: &str) {
-        let address = self.text(address);
-        self.set(field, address);
     }
 }
 
@@ -487,38 +371,30 @@ fn deployment(
     let processes = controls.iter().chain(origins).chain([edge]);
     Deployment {
         api: api(base, &controls[0]),
-        rtmps: rtmps(edge).parse().unwrap(),
+        rtmps: edge.rtmps(),
         playback: Playback {
             origins: urls("https", "playback"),
             ca_file: ca_file.clone(),
             token: secret(base, "playback-token"),
         },
         http: urls("http", "http"),
-        rtmp: origins
-            .iter()
-            .filter_map(|origin| Some(origin.ready["rtmp"].as_str()?.parse().unwrap()))
-            .collect(),
+        rtmp: origins.iter().filter_map(Node::rtmp).collect(),
         admin: processes.map(|node| node.text("admin_url")).collect(),
         ca_file,
         logs: logs.to_owned(),
     }
 }
 
-/// Where encoders reach an edge.
-fn rtmps(edge: &Node) -> &str {
-    edge.ready["rtmps"][0].as_str().expect("the edge's address")
-}
-
-fn api(base: &Path, control: &Node) -> Api {
+pub(crate) fn api(base: &Path, control: &Node) -> Api {
     let url = format!("https://{}", control.text("public"));
     let token = secret(base, "api-token");
     Api::new(&url, &base.join(PUBLIC_CERTIFICATE), &token)
 }
 
 /// Certificate of the ports that the world sees.
-const PUBLIC_CERTIFICATE: &str = "public.pem";
+pub(crate) const PUBLIC_CERTIFICATE: &str = "public.pem";
 
-fn secret(base: &Path, name: &str) -> String {
+pub(crate) fn secret(base: &Path, name: &str) -> String {
     let path = base.join(name);
     let text = fs::read_to_string(&path);
     text.unwrap_or_else(|error| panic!("{}: {error}", path.display()))

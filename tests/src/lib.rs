@@ -5,6 +5,7 @@
 //! - [`process`]: children that are ended by their id and whose output is kept.
 //! - [`cluster`], [`standalone`]: Headwater itself, with [`redis`] and [`postgres`] beside it; [`deployment`]: what its
 //!   users see of either.
+//! - [`node`]: one process of a role. [`chaos`]: a cluster in network namespaces, what is done to it under load, and what comes of it.
 //! - [`kube`]: a real Kubernetes control plane, and what becomes of pods without nodes. [`charts`]: what Helm installs on it.
 //! - [`encoder`] (RTMP written here, byte by byte) and [`ffmpeg`]: publishers. [`bench`]: the load generator.
 //! - [`clients`]: real encoders, at pinned versions. [`recorder`]: what they send, byte by byte; [`chunks`] reads it.
@@ -34,6 +35,7 @@ pub mod authority;
 pub mod backend;
 pub mod bench;
 pub mod binary;
+pub mod chaos;
 pub mod charts;
 pub mod chunks;
 pub mod clients;
@@ -48,6 +50,7 @@ pub mod http;
 pub mod kube;
 pub mod metrics;
 pub mod mounted;
+pub mod node;
 pub mod players;
 pub mod postgres;
 pub mod process;

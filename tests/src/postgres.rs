@@ -25,11 +25,19 @@ pub struct Postgres {
     logs: PathBuf,
     // Not inside the test's own directory: the server's user must be able to reach it.
     directory: TempDir,
+    host: String,
     port: u16,
+    /// What its command begins with.
+    enter: Vec<String>,
 }
 
 impl Postgres {
     pub async fn start(logs: &Path) -> Self {
+        Self::start_at(logs, "127.0.0.1", Vec::new()).await
+    }
+
+    /// At an address of its own: behind `enter`, where that is its network, and trusting whoever reaches it.
+    pub async fn start_at(logs: &Path, host: &str, enter: Vec<String>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("headwater-postgres-")
             .tempdir()
@@ -50,11 +58,17 @@ impl Postgres {
                 "--encoding",
                 "UTF8",
             ]));
+        let anybody = format!("host all {USER} 0.0.0.0/0 trust\n");
+        let hosts = data.join("pg_hba.conf");
+        let rules = fs::read_to_string(&hosts).unwrap();
+        fs::write(&hosts, rules + &anybody).unwrap();
         let mut this = Self {
             process: None,
             logs: logs.to_owned(),
             directory,
+            host: host.to_owned(),
             port: crate::free_port(),
+            enter,
         };
         this.start_again().await;
         let created = this.client("createdb", &[DATABASE]);
@@ -64,12 +78,14 @@ impl Postgres {
 
     /// Starts it on its data, where it was.
     pub async fn start_again(&mut self) {
-        let mut server = as_server_user(&program("postgres"));
+        let postgres = as_server_user(&program("postgres"));
+        let mut server = process::within(&self.enter, postgres.get_program());
+        server.args(postgres.get_args()).current_dir("/");
         let directory = self.directory.path();
         server.arg("-D").arg(directory.join("data"));
         server.arg("-k").arg(directory);
         for setting in [
-            "listen_addresses=127.0.0.1",
+            &*format!("listen_addresses={}", self.host),
             // What a crash of the machine would lose does not matter to a test; what one of the server would, does.
             "fsync=off",
             "full_page_writes=off",
@@ -128,7 +144,7 @@ impl Postgres {
 
     /// For control's configuration.
     pub fn url(&self) -> String {
-        format!("postgres://{USER}@127.0.0.1:{}/{DATABASE}", self.port)
+        format!("postgres://{USER}@{}:{}/{DATABASE}", self.host, self.port)
     }
 
     /// The whole database as SQL.
@@ -148,7 +164,8 @@ impl Postgres {
 
     fn client(&self, name: &str, arguments: &[&str]) -> Output {
         Command::new(program(name))
-            .args(["-h", "127.0.0.1", "-U", USER, "-p", &self.port.to_string()])
+            .args(["-h", &self.host, "-U", USER])
+            .args(["-p", &self.port.to_string()])
             .args(arguments)
             .current_dir(self.directory.path())
             .output()

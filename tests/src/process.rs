@@ -33,6 +33,16 @@ pub fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
+/// As [`command`], behind what it is to go through, where that is anything.
+pub fn within(enter: &[String], program: impl AsRef<Path>) -> Command {
+    let Some((first, arguments)) = enter.split_first() else {
+        return command(program);
+    };
+    let mut command = command(first);
+    command.args(arguments).arg(program.as_ref());
+    command
+}
+
 /// A command that goes on in a namespace of its own, `--mount` or `--net`: its options and its program are to follow.
 pub fn in_namespace(kind: &str) -> Command {
     let mut command = command("unshare");

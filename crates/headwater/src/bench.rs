@@ -43,6 +43,7 @@ the last cursor. The ledger counts, per stream:
   timestamp_regressions  decode times that went back, per kind and track
   token_regressions    headers with a lower fencing token than one seen before
   session_sequence     the same account by the cluster's own frame numbers
+A pause is more than 100 ms between two frames of a stream; the report has the longest hundred of each stream, and when they ended.
 Latency is from the stamp to the arrival, of frames sent after the subscription; it needs one clock on both machines.
 
 Exit codes:
@@ -147,6 +148,11 @@ pub(crate) struct SubscribeArguments {
     /// Give a stream up when nothing could be read of it for this long after a call broke
     #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "30")]
     give_up: Duration,
+    /// Go on at the next endpoint when nothing has come for this long, as for a call that breaks
+    ///
+    /// An origin that hangs breaks no call. Without this its silence is noticed by HTTP/2 alone, within 6 s.
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    silence: Option<Duration>,
     /// End after this time; ends with the streams, unless given
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     duration: Option<Duration>,

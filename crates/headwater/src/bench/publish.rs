@@ -64,6 +64,8 @@ struct Outcome {
 #[derive(Debug, Serialize)]
 struct PublishReport {
     clean: bool,
+    /// When the run began, in seconds since the Unix epoch.
+    began: f64,
     publishers: usize,
     /// Publishers that were admitted at least once.
     admitted: usize,
@@ -219,7 +221,10 @@ impl Run {
         let mut source = Source::new(self.media.clone(), outcome.publisher.stamped_as);
         // Each publisher begins at another target, and goes on at the next one when it is disconnected.
         let first = usize::try_from(number).unwrap_or_default();
+        // Targets in a row that nobody could connect to.
+        let mut unreachable = 0;
         for target in self.targets.iter().cycle().skip(first % self.targets.len()) {
+            let admitted = outcome.publisher.connections;
             let ended = self
                 .connection(target, stream_key, &mut source, &mut outcome)
                 .await;
@@ -233,6 +238,12 @@ impl Run {
                 }
                 Err(fault) => fault,
             };
+            // A load balancer does not send anybody where nobody listens.
+            let away = matches!(fault, Fault::Io(_)) && outcome.publisher.connections == admitted;
+            unreachable = if away { unreachable + 1 } else { 0 };
+            if self.reconnect && away && unreachable < self.targets.len() {
+                continue;
+            }
             if outcome.disconnects.len() < DISCONNECTS_TOLD {
                 outcome.disconnects.push(Disconnect {
                     publisher: number,
@@ -357,6 +368,7 @@ impl PublishReport {
         let bytes_sent: u64 = streams.iter().map(|stream| stream.bytes_sent).sum();
         Self {
             clean: admitted == streams.len() && disconnects.is_empty(),
+            began: report::began(took),
             publishers: streams.len(),
             admitted,
             seconds: took.as_secs_f64(),

@@ -1,6 +1,9 @@
 //! A report for people, for scripts, or both.
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde::Serialize;
 
@@ -22,4 +25,11 @@ pub(super) fn emit(
         output::line(report);
     }
     Ok(())
+}
+
+/// When a run began that ends now, in seconds since the Unix epoch.
+pub(super) fn began(took: Duration) -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |now| now.saturating_sub(took).as_secs_f64())
 }

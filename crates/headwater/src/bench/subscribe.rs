@@ -22,7 +22,11 @@ use runtime::grpc::{
     STREAM_WINDOW_BYTES,
 };
 use serde::Serialize;
-use tokio::{net::TcpStream, task::JoinSet, time::sleep};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
@@ -50,12 +54,19 @@ const RESUME_PAUSE: Duration = Duration::from_millis(100);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Resumes of one stream that the report tells one by one.
 const RESUMES_TOLD: usize = 100;
+/// Who does not wait for a silent origin does not wait for one either that says nothing at all, while there are others.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+/// A shorter time without a frame is a stream's own rhythm.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Pauses of one stream that the report tells one by one: the longest.
+const PAUSES_TOLD: usize = 100;
 
 /// What all readers share.
 struct Run {
     app: String,
     class: Class,
     give_up: Duration,
+    silence: Option<Duration>,
     /// By connection, then by endpoint.
     channels: Vec<Vec<(String, Channel)>>,
     bearer: AsciiMetadataValue,
@@ -72,6 +83,9 @@ struct Reader {
     cursor: Bytes,
     endpoint: usize,
     resumes: Vec<Resume>,
+    pauses: Vec<Pause>,
+    /// The last frames.
+    media: Option<Instant>,
     /// Something came, or the start.
     alive: Instant,
 }
@@ -79,6 +93,8 @@ struct Reader {
 #[derive(Debug, Serialize)]
 struct SubscribeReport {
     clean: bool,
+    /// When the run began, in seconds since the Unix epoch.
+    began: f64,
     seconds: f64,
     bits_per_second: f64,
     /// Sums; per publisher only in `streams`.
@@ -93,6 +109,7 @@ struct StreamReport {
     ended: Ended,
     reason: String,
     resumes: Vec<Resume>,
+    pauses: Vec<Pause>,
     ledger: LedgerReport,
 }
 
@@ -116,6 +133,14 @@ struct Resume {
     reason: String,
 }
 
+/// Between two frames.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Pause {
+    /// When it ended, since the start of the run.
+    after_seconds: f64,
+    seconds: f64,
+}
+
 /// Why a call is over before its stream.
 #[derive(Debug)]
 struct Broken {
@@ -135,6 +160,7 @@ pub(super) async fn run(
         app: arguments.app,
         class: arguments.class,
         give_up: arguments.give_up,
+        silence: arguments.silence,
         bearer: bearer(&arguments.token_file)?,
         began: Instant::now(),
         stop,
@@ -248,8 +274,11 @@ impl Reader {
             stream,
             ledger: Ledger::new(now_us()),
             cursor: Bytes::new(),
-            endpoint: 0,
+            // Each reader begins at another one, as the publishers do.
+            endpoint: number,
             resumes: Vec::new(),
+            pauses: Vec::new(),
+            media: None,
             alive: Instant::now(),
         }
     }
@@ -279,6 +308,7 @@ impl Reader {
             ended,
             reason,
             resumes: self.resumes,
+            pauses: self.pauses,
             ledger: self.ledger.report(),
         };
         (report, self.ledger.latency().clone())
@@ -329,12 +359,18 @@ impl Reader {
             .metadata_mut()
             .insert("authorization", self.run.bearer.clone());
         let mut client = PlaybackServiceClient::new(self.endpoint().1.clone());
-        let mut events = client.subscribe(request).await?.into_inner();
+        let mut silence = self.run.silence;
+        if self.endpoints().len() > 1 {
+            silence = silence.map(|silence| silence.min(FIRST_WORD));
+        }
+        let events = heard(silence, client.subscribe(request)).await?;
+        let mut events = events.into_inner();
         let mut assembler = Assembler::new(Parts::Included);
         loop {
-            let Some(SubscribeEvent { event }) = events.message().await? else {
+            let Some(SubscribeEvent { event }) = heard(silence, events.message()).await? else {
                 return Err(Broken::new("the call ended before the stream"));
             };
+            silence = self.run.silence;
             self.alive = Instant::now();
             if let Some(reason) = self.take(event, &mut assembler)? {
                 return Ok(reason);
@@ -359,6 +395,9 @@ impl Reader {
                 let frames = assembler
                     .push(batch.frames.unwrap_or_default())
                     .map_err(|error| Broken::new(error.to_string()))?;
+                if !frames.is_empty() {
+                    self.note_pause();
+                }
                 let now = now_us();
                 for (sequence, frame) in &frames {
                     self.ledger.frame(*sequence, frame, now);
@@ -377,6 +416,43 @@ impl Reader {
             None => {}
         }
         Ok(None)
+    }
+
+    fn note_pause(&mut self) {
+        let Some(before) = self.media.replace(self.alive) else {
+            return;
+        };
+        let took = self.alive.duration_since(before);
+        if took > PAUSE {
+            self.pauses.push(Pause {
+                after_seconds: self.alive.duration_since(self.run.began).as_secs_f64(),
+                seconds: took.as_secs_f64(),
+            });
+        }
+        if self.pauses.len() > PAUSES_TOLD {
+            let shortest = self.pauses.iter().enumerate();
+            let shortest = shortest.min_by(|(_, a), (_, b)| a.seconds.total_cmp(&b.seconds));
+            if let Some((shortest, _)) = shortest {
+                self.pauses.remove(shortest);
+            }
+        }
+    }
+}
+
+/// An answer, unless it is silent for too long.
+async fn heard<T>(
+    silence: Option<Duration>,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Broken> {
+    let Some(silence) = silence else {
+        return Ok(answer.await?);
+    };
+    match timeout(silence, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Broken::new(format!(
+            "silent for {} s",
+            silence.as_secs_f64()
+        ))),
     }
 }
 
@@ -419,6 +495,7 @@ impl SubscribeReport {
         total.latency_ms = latency.percentiles();
         Self {
             clean: streams.iter().all(|stream| stream.clean),
+            began: report::began(took),
             seconds: took.as_secs_f64(),
             bits_per_second: bits_per_second(total.counts.bytes, took),
             total,

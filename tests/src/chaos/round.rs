@@ -1,0 +1,347 @@
+//! One fault, over and over under load, and what came of it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use super::{
+    fault::{Allowed, Fault},
+    field::{Field, WELL},
+    load::{self, Encoders, Load, Outcome},
+    newcomer::{Admission, Newcomer},
+    table::{Figures, Row},
+};
+use crate::{api::IssuedKey, deployment::APP};
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub publishers: usize,
+    pub rounds: usize,
+    /// Times are held against this many times their goals.
+    pub patience: u32,
+}
+
+/// What happened in the rounds, beside what the load tells.
+#[derive(Default)]
+struct Rounds {
+    /// From the fault until all is well: in seconds since the Unix epoch.
+    windows: Vec<(f64, f64)>,
+    newcomers: Vec<Duration>,
+    /// What newcomers were told.
+    told: BTreeMap<String, usize>,
+    /// Why edges refused them.
+    refused: BTreeMap<String, usize>,
+    wrong: Vec<String>,
+}
+
+/// A row for each kind of encoder.
+pub async fn run(mut field: Field, fault: Fault, plan: Plan) -> (Field, Vec<Row>) {
+    let name = fault.name();
+    let began = Instant::now();
+    let mut loads = Vec::new();
+    if fault == Fault::EdgesReplaced {
+        let half = plan.publishers / 2;
+        for (kind, encoders, publishers) in [
+            ("capable", Encoders::Capable, half),
+            ("legacy", Encoders::Legacy, plan.publishers - half),
+        ] {
+            let prefix = format!("{name}-{kind}");
+            loads.push(Load::start(&field, &prefix, publishers, encoders).await);
+        }
+    } else {
+        loads.push(Load::start(&field, &name, plan.publishers, Encoders::Legacy).await);
+    }
+    let mut keys = Vec::new();
+    for round in 0..plan.rounds {
+        let stream = format!("new-{name}-{round}");
+        keys.push(field.api().create_key(APP, &stream).await);
+    }
+    let mut rounds = Rounds::default();
+    for (number, key) in keys.into_iter().enumerate() {
+        let before = refusals(&field).await;
+        let from = load::now();
+        rounds.one(&mut field, fault, plan, key, number).await;
+        field.is_well(plan.publishers, &name).await;
+        rounds.windows.push((from, load::now()));
+        rounds.count_refusals(&before, &refusals(&field).await);
+    }
+    let mut rows = Vec::new();
+    for load in loads {
+        let (encoders, publishers) = (load.encoders, load.publishers);
+        let allowed = fault.allowed(encoders == Encoders::Capable);
+        let kind = match (fault, encoders) {
+            (Fault::EdgesReplaced, Encoders::Capable) => ", capable",
+            (Fault::EdgesReplaced, Encoders::Legacy) => ", legacy",
+            (_, Encoders::Capable | Encoders::Legacy) => "",
+        };
+        let outcome = load.finish().await;
+        let mut row = rounds.row(&outcome, &allowed, plan);
+        row.fault = format!("{name}{kind}");
+        row.publishers = publishers;
+        row.took = began.elapsed();
+        rows.push(row);
+    }
+    (field, rows)
+}
+
+impl Rounds {
+    async fn one(
+        &mut self,
+        field: &mut Field,
+        fault: Fault,
+        plan: Plan,
+        key: IssuedKey,
+        number: usize,
+    ) {
+        let allowed = fault.allowed(false);
+        let victim = field.victim(fault).await;
+        field.strike(fault, victim).await;
+        let struck = Instant::now();
+        let newcomer = Newcomer::start(field, key, number);
+        if let Some(goal) = allowed.newcomer {
+            match newcomer.admitted(goal * plan.patience).await {
+                Some(admission) => self.admit(admission, Duration::ZERO),
+                None => self
+                    .wrong
+                    .push(format!("round {number}: nobody new is let in")),
+            }
+            sleep(fault.lasts().saturating_sub(struck.elapsed())).await;
+            field.heal(fault, victim).await;
+            return;
+        }
+        sleep(fault.lasts()).await;
+        if allowed.closed && newcomer.is_in() {
+            self.wrong
+                .push(format!("round {number}: somebody new was let in"));
+        }
+        field.heal(fault, victim).await;
+        let healed = struck.elapsed();
+        match newcomer.admitted(WELL).await {
+            Some(admission) => self.admit(admission, healed),
+            None => self
+                .wrong
+                .push(format!("round {number}: nobody is let in again")),
+        }
+    }
+
+    fn admit(&mut self, admission: Admission, healed: Duration) {
+        self.newcomers.push(admission.took.saturating_sub(healed));
+        for (told, times) in admission.refused {
+            *self.told.entry(told).or_default() += times;
+        }
+    }
+
+    fn count_refusals(&mut self, before: &Refusals, after: &Refusals) {
+        for (at, count) in after {
+            // An edge that was started again counts from zero.
+            let earlier = before.get(at).copied().filter(|earlier| earlier <= count);
+            let new = count - earlier.unwrap_or(0);
+            if new > 0 {
+                *self.refused.entry(at.1.clone()).or_default() += new;
+            }
+        }
+    }
+
+    fn row(&self, outcome: &Outcome, allowed: &Allowed, plan: Plan) -> Row {
+        let mut wrong = self.wrong.clone();
+        let pauses = self.pauses(outcome);
+        wrong.extend(faults_of(outcome, allowed));
+        let pauses = Figures::of(pauses);
+        if let Some(goal) = allowed.pause
+            && pauses.p99 > goal * plan.patience
+        {
+            wrong.push(format!("media paused for {:?}", pauses.p99));
+        }
+        for reason in self.refused.keys() {
+            if !allowed.refused.contains(&&**reason) {
+                wrong.push(format!("refused for {reason}"));
+            }
+        }
+        if allowed.closed && self.refused.is_empty() {
+            wrong.push("nobody was refused".to_owned());
+        }
+        Row {
+            rounds: self.windows.len(),
+            disconnects: outcome.disconnects.len(),
+            moves: outcome.moves,
+            received: outcome.received,
+            lost: outcome.lost,
+            lost_between_sessions: outcome.lost_between_sessions,
+            duplicated: outcome.duplicated,
+            pauses,
+            pause_goal: allowed.pause,
+            newcomers: Figures::of(self.newcomers.clone()),
+            newcomer_goal: allowed.newcomer,
+            refused: self.refused.clone(),
+            told: self.told.clone(),
+            wrong,
+            ..Row::default()
+        }
+    }
+
+    /// The longest of each stream in each round.
+    fn pauses(&self, outcome: &Outcome) -> Vec<Duration> {
+        let mut pauses = Vec::new();
+        for (from, to) in &self.windows {
+            let of_round = outcome.pauses.iter().filter(|pause| {
+                // Each belongs to the round in which it ended, or that it outlasted.
+                pause.to > *from && pause.from < *to
+            });
+            let mut longest = BTreeMap::<&str, f64>::new();
+            for pause in of_round {
+                let longest = longest.entry(&pause.stream).or_default();
+                *longest = longest.max(pause.to - pause.from);
+            }
+            pauses.extend(longest.into_values().map(Duration::from_secs_f64));
+        }
+        pauses
+    }
+}
+
+/// What must not be, however slow the machine is.
+fn faults_of(outcome: &Outcome, allowed: &Allowed) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut must_be_none = |what: &str, count: u64| {
+        if count > 0 {
+            wrong.push(format!("{count} {what}"));
+        }
+    };
+    must_be_none("publishers never let in", outcome.never_admitted);
+    must_be_none("frames lost", outcome.lost);
+    must_be_none("frames doubled", outcome.duplicated);
+    must_be_none("frames in another order", outcome.reordered);
+    must_be_none("frames changed", outcome.corrupted);
+    must_be_none("timestamps that went back", outcome.timestamps_back);
+    must_be_none("tokens that went back", outcome.tokens_back);
+    let ends = outcome.ends.iter();
+    wrong.extend(ends.map(|end| format!("a reader saw an end: {end}")));
+    if !allowed.disconnects {
+        let between = outcome.lost_between_sessions;
+        if between > 0 {
+            wrong.push(format!("{between} frames lost between sessions"));
+        }
+        for disconnect in &outcome.disconnects {
+            wrong.push(format!(
+                "a publisher was disconnected: {}",
+                disconnect.reason
+            ));
+        }
+    }
+    wrong
+}
+
+/// By edge and reason.
+type Refusals = BTreeMap<(usize, String), usize>;
+
+async fn refusals(field: &Field) -> Refusals {
+    let mut refusals = Refusals::new();
+    for (edge, part) in field.edges.iter().enumerate() {
+        let metrics = part.node.metrics().await.unwrap_or_default();
+        let lines = metrics
+            .lines()
+            .filter(|line| line.starts_with("headwater_publish_attempts_total{"));
+        for line in lines.filter(|line| line.contains("outcome=\"refused\"")) {
+            let (_, rest) = line.split_once("reason=\"").expect("a reason");
+            let (reason, rest) = rest.split_once('"').expect("its end");
+            let count = rest.rsplit(' ').next().and_then(|count| count.parse().ok());
+            *refusals.entry((edge, reason.to_owned())).or_default() += count.unwrap_or(0);
+        }
+    }
+    refusals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::{
+        fault::Part,
+        load::{Disconnect, Pause},
+    };
+
+    fn plan() -> Plan {
+        Plan {
+            publishers: 1,
+            rounds: 1,
+            patience: 1,
+        }
+    }
+
+    fn wrong(outcome: &Outcome, fault: Fault) -> Vec<String> {
+        let rounds = Rounds {
+            windows: vec![(100.0, 110.0)],
+            ..Rounds::default()
+        };
+        rounds.row(outcome, &fault.allowed(false), plan()).wrong
+    }
+
+    #[test]
+    fn what_must_not_be_is_wrong() {
+        let killed = Fault::Killed(Part::Origin);
+        assert_eq!(wrong(&Outcome::default(), killed), Vec::<String>::new());
+        let disconnected = || Outcome {
+            disconnects: vec![Disconnect {
+                at: 101.0,
+                reason: "closed".to_owned(),
+            }],
+            lost_between_sessions: 1,
+            ..Outcome::default()
+        };
+        assert_eq!(wrong(&disconnected(), killed).len(), 2);
+        assert!(wrong(&disconnected(), Fault::Killed(Part::Edge)).is_empty());
+        for outcome in [
+            Outcome {
+                lost: 1,
+                ..Outcome::default()
+            },
+            Outcome {
+                duplicated: 1,
+                ..Outcome::default()
+            },
+            Outcome {
+                tokens_back: 1,
+                ..Outcome::default()
+            },
+            Outcome {
+                ends: vec!["one".to_owned()],
+                ..Outcome::default()
+            },
+        ] {
+            assert_eq!(wrong(&outcome, killed).len(), 1, "{outcome:?}");
+            assert_eq!(wrong(&outcome, Fault::Killed(Part::Edge)).len(), 1);
+        }
+    }
+
+    #[test]
+    fn pauses_count_where_they_are_of_a_round_and_refusals_where_they_are_not_allowed() {
+        let pause = |from, to| Outcome {
+            pauses: vec![Pause {
+                stream: "one".to_owned(),
+                from,
+                to,
+            }],
+            ..Outcome::default()
+        };
+        let killed = Fault::Killed(Part::Origin);
+        assert!(wrong(&pause(90.0, 99.0), killed).is_empty());
+        assert!(wrong(&pause(100.0, 100.9), killed).is_empty());
+        assert_eq!(wrong(&pause(100.0, 101.1), killed).len(), 1);
+        assert_eq!(wrong(&pause(109.0, 120.0), killed).len(), 1);
+
+        let mut rounds = Rounds::default();
+        let refused = |count| Refusals::from([((0, "no_origin".to_owned()), count)]);
+        rounds.count_refusals(&refused(3), &refused(3));
+        assert!(rounds.refused.is_empty());
+        rounds.count_refusals(&refused(3), &refused(4));
+        rounds.count_refusals(&refused(3), &refused(2));
+        assert_eq!(rounds.refused["no_origin"], 3);
+        let row = rounds.row(&Outcome::default(), &killed.allowed(false), plan());
+        assert_eq!(row.wrong, ["refused for no_origin"]);
+        let closed = Fault::ControlsDown.allowed(false);
+        let row = Rounds::default().row(&Outcome::default(), &closed, plan());
+        assert_eq!(row.wrong, ["nobody was refused"]);
+    }
+}
