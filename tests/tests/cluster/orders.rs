@@ -108,6 +108,35 @@ async fn sessions_at(cluster: &Cluster, edge: &str) -> usize {
         .count()
 }
 
+/// Drains an edge that has two publishers which follow a request to connect elsewhere.
+async fn empties(operator: &Operator, edge: &Node, name: &str) {
+    let began = Instant::now();
+    let order = [
+        "drain",
+        name,
+        "--timeout",
+        "60s",
+        "--reason",
+        "a new kernel",
+        "--wait",
+    ];
+    let printed = operator.types(&order);
+    println!("emptied after {:?}", began.elapsed());
+    assert!(
+        printed.contains(&format!("Edge {name} is empty.")),
+        "{printed}"
+    );
+    let metrics = edge.metrics().await.unwrap();
+    let asked = http::metric(&metrics, "headwater_reconnect_requests_total", &["asked"]);
+    assert!(asked >= 2.0, "{asked}");
+    let moved = http::metric(&metrics, "headwater_sessions_ended_total", &["drain_move"]);
+    assert!((moved - 2.0).abs() < 0.1, "{moved}");
+    let (ready, told) = readiness(edge).await;
+    println!("/readyz: {told}");
+    assert_eq!((ready, told.lines().count()), (false, 1), "{told}");
+    assert!(told.contains("on order (a new kernel)"), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_is_drained_without_a_loss_and_taken_back() {
     let _turn = turn_alone().await;
@@ -141,32 +170,8 @@ async fn an_edge_is_drained_without_a_loss_and_taken_back() {
     );
 
     // Publishers that can go on elsewhere, and nobody notices.
-    let began = Instant::now();
-    let order = [
-        "drain",
-        &second,
-        "--timeout",
-        "60s",
-        "--reason",
-        "a new kernel",
-        "--wait",
-    ];
-    let printed = operator.types(&order);
-    println!("emptied after {:?}", began.elapsed());
-    assert!(
-        printed.contains(&format!("Edge {second} is empty.")),
-        "{printed}"
-    );
+    empties(&operator, edges[1], &second).await;
     assert_eq!(sessions_at(&cluster, &second).await, 0);
-    let metrics = edges[1].metrics().await.unwrap();
-    let asked = http::metric(&metrics, "headwater_reconnect_requests_total", &["asked"]);
-    assert!(asked >= 2.0, "{asked}");
-    let moved = http::metric(&metrics, "headwater_sessions_ended_total", &["drain_move"]);
-    assert!((moved - 2.0).abs() < 0.1, "{moved}");
-    let (ready, told) = readiness(edges[1]).await;
-    println!("/readyz: {told}");
-    assert_eq!((ready, told.lines().count()), (false, 1), "{told}");
-    assert!(told.contains("on order (a new kernel)"), "{told}");
     let key = cluster.deployment.api.create_key(APP, "later").await;
     let mut encoder = places[1].encoder().await;
     let refused = encoder.publish(APP, &key.secret).await.unwrap();

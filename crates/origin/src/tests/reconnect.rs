@@ -60,10 +60,10 @@ const CODECS: [Codec; 5] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Return {
     /// By the same edge or another one: the origin does not know.
-    ToItsOrigin,
-    ToAnother,
+    ItsOrigin,
+    Another,
     /// And its origin is gone.
-    ToAnotherThatIsLeft,
+    AnotherAloneLeft,
 }
 
 /// Of each kind in a session: longer than what a follower takes for tracks that do not begin at the same time.
@@ -217,7 +217,7 @@ async fn comes_back(codec: &Codec, to: Return, changed: bool) {
     let coded = |frame: &Frame| frame.kind == first_kind(codec) && !is_header(frame);
     let begins = frames.iter().position(coded).unwrap();
     first.publish(&frames[..=begins]).await;
-    let at = if to == Return::ToItsOrigin { 0 } else { 1 };
+    let at = if to == Return::ItsOrigin { 0 } else { 1 };
     let reading = &cluster.origins[at];
     let grpc = tokio::spawn(read_to_end(reading.subscribe("main", lossless).await));
     let flv = late_player(reading).await;
@@ -226,15 +226,15 @@ async fn comes_back(codec: &Codec, to: Return, changed: bool) {
     let rtmp = tokio::spawn(rtmp.started().await.until_the_end());
     first.publish(&frames[begins + 1..]).await;
     lose(&cluster, first, "s1").await;
-    if to == Return::ToAnotherThatIsLeft {
+    if to == Return::AnotherAloneLeft {
         cluster.origins[0].shutdown.stop();
     }
-    let back_at = if to == Return::ToItsOrigin { 0 } else { 2 };
+    let back_at = if to == Return::ItsOrigin { 0 } else { 2 };
     let mut second = open(&cluster, back_at, "s2", Some(600_000)).await;
     // Its own clock begins anew.
     let again = session(codec, if changed { 2 } else { 1 }, 5);
     second.publish(&again).await;
-    if to != Return::ToItsOrigin {
+    if to != Return::ItsOrigin {
         metric_is(&cluster.origins[back_at], FOLLOWERS, 1.0).await;
     }
     second.close("done").await;
@@ -246,7 +246,7 @@ async fn comes_back(codec: &Codec, to: Return, changed: bool) {
     for (output, got) in got {
         let what = format!("{what}, {output}");
         // At a follower nobody knows whether frames are missing before it: a live reader goes on at a keyframe.
-        let live_elsewhere = to != Return::ToItsOrigin && output != "gRPC";
+        let live_elsewhere = to != Return::ItsOrigin && output != "gRPC";
         let goes_on = if live_elsewhere { begins } else { 0 };
         assert_spliced(&what, &got, [&frames[begins..], &again[goes_on..]]);
         if output != "gRPC" {
@@ -268,24 +268,24 @@ fn first_kind(codec: &Codec) -> FrameKind {
 #[tokio::test]
 async fn a_publisher_that_comes_back_is_spliced_at_its_origin() {
     for codec in &CODECS {
-        comes_back(codec, Return::ToItsOrigin, false).await;
-        comes_back(codec, Return::ToItsOrigin, true).await;
+        comes_back(codec, Return::ItsOrigin, false).await;
+        comes_back(codec, Return::ItsOrigin, true).await;
     }
 }
 
 #[tokio::test]
 async fn a_publisher_that_comes_back_is_spliced_for_readers_elsewhere() {
     for codec in &CODECS {
-        comes_back(codec, Return::ToAnother, false).await;
-        comes_back(codec, Return::ToAnother, true).await;
+        comes_back(codec, Return::Another, false).await;
+        comes_back(codec, Return::Another, true).await;
     }
 }
 
 #[tokio::test]
 async fn a_publisher_that_comes_back_when_its_origin_is_gone_is_spliced_too() {
     for codec in &CODECS {
-        comes_back(codec, Return::ToAnotherThatIsLeft, false).await;
-        comes_back(codec, Return::ToAnotherThatIsLeft, true).await;
+        comes_back(codec, Return::AnotherAloneLeft, false).await;
+        comes_back(codec, Return::AnotherAloneLeft, true).await;
     }
 }
 

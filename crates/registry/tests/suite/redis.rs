@@ -429,6 +429,56 @@ async fn mistakes_in_the_configuration_show_at_the_start() {
     assert!(prefix.contains("prefix"), "{prefix}");
 }
 
+/// What nobody may do, what an edge, what control, and what an origin may not.
+fn denied<'a>(own: &'a str, epoch: &'a str, home: &'a str) -> [Vec<Vec<&'a str>>; 4] {
+    let nobody: Vec<Vec<&str>> = vec![
+        vec!["KEYS", "*"],
+        vec!["SCAN", "0"],
+        vec!["FLUSHALL"],
+        vec!["CONFIG", "GET", "*"],
+        vec!["ACL", "LIST"],
+        vec!["CLIENT", "LIST"],
+        vec!["MONITOR"],
+        vec!["EVAL", "return redis.call('GET', 'secret')", "0"],
+        vec!["PUBLISH", "channel", "x"],
+        vec!["GET", "secret"],
+        vec!["HMGET", "other:{s:0}:0:own", "sess"],
+        vec!["SET", "hw:{o}:all", "x"],
+        vec!["RENAME", own, epoch],
+    ];
+    let commands = "hw:{e:edge-of-a}:cmd";
+    let edge: Vec<Vec<&str>> = vec![
+        vec!["XADD", commands, "*", "kind", "undrain"],
+        vec!["DEL", commands],
+        vec!["HMGET", "hw:{e}:at:edge-of-b", "host"],
+        vec!["ZRANGE", "hw:{e}:all", "0", "-1"],
+        vec!["ZRANGE", "hw:{e:edge-of-a}:sess", "0", "-1"],
+        vec!["HSET", "hw:{o}:at:origin-0", "relay", "evil:1"],
+        vec!["ZADD", "hw:{o}:all", "9", "evil"],
+        vec!["DEL", "hw:{o}:all"],
+        vec!["DEL", "hw:{u:0}"],
+    ];
+    let control: Vec<Vec<&str>> = vec![
+        vec!["XREAD", "STREAMS", commands, "0"],
+        vec!["DEL", "hw:{e}:at:edge-of-a"],
+        vec!["HSET", own, "sess", "x"],
+        vec!["SET", home, "x"],
+        vec!["DEL", "hw:{o}:all"],
+        vec!["ZADD", "hw:{e}:all", "9", "evil"],
+    ];
+    let origin: Vec<Vec<&str>> = vec![
+        vec!["XADD", commands, "*", "kind", "undrain"],
+        vec!["XREAD", "STREAMS", commands, "0"],
+        vec!["DEL", "hw:{u:0}"],
+        vec!["HSET", own, "sess", "x"],
+        vec!["DEL", own],
+        vec!["DEL", epoch],
+        vec!["DEL", home],
+        vec!["ZRANGE", "hw:{e}:all", "0", "-1"],
+    ];
+    [nobody, edge, control, origin]
+}
+
 #[tokio::test]
 async fn users_may_do_what_their_role_needs_and_no_more() {
     let server = RedisServer::start().await;
@@ -436,56 +486,11 @@ async fn users_may_do_what_their_role_needs_and_no_more() {
     granted(&registry, "a", Policy::Reject).await;
     let home = format!("hw:{{s:{}}}:home", stream());
     let (own, epoch) = (own(stream()), epoch(stream()));
-    let nobody: [&[&str]; 13] = [
-        &["KEYS", "*"],
-        &["SCAN", "0"],
-        &["FLUSHALL"],
-        &["CONFIG", "GET", "*"],
-        &["ACL", "LIST"],
-        &["CLIENT", "LIST"],
-        &["MONITOR"],
-        &["EVAL", "return redis.call('GET', 'secret')", "0"],
-        &["PUBLISH", "channel", "x"],
-        &["GET", "secret"],
-        &["HMGET", "other:{s:0}:0:own", "sess"],
-        &["SET", "hw:{o}:all", "x"],
-        &["RENAME", &own, &epoch],
-    ];
-    let commands = "hw:{e:edge-of-a}:cmd";
-    let edge: [&[&str]; 9] = [
-        &["XADD", commands, "*", "kind", "undrain"],
-        &["DEL", commands],
-        &["HMGET", "hw:{e}:at:edge-of-b", "host"],
-        &["ZRANGE", "hw:{e}:all", "0", "-1"],
-        &["ZRANGE", "hw:{e:edge-of-a}:sess", "0", "-1"],
-        &["HSET", "hw:{o}:at:origin-0", "relay", "evil:1"],
-        &["ZADD", "hw:{o}:all", "9", "evil"],
-        &["DEL", "hw:{o}:all"],
-        &["DEL", "hw:{u:0}"],
-    ];
-    let control: [&[&str]; 6] = [
-        &["XREAD", "STREAMS", commands, "0"],
-        &["DEL", "hw:{e}:at:edge-of-a"],
-        &["HSET", &own, "sess", "x"],
-        &["SET", &home, "x"],
-        &["DEL", "hw:{o}:all"],
-        &["ZADD", "hw:{e}:all", "9", "evil"],
-    ];
-    let origin: [&[&str]; 8] = [
-        &["XADD", commands, "*", "kind", "undrain"],
-        &["XREAD", "STREAMS", commands, "0"],
-        &["DEL", "hw:{u:0}"],
-        &["HSET", &own, "sess", "x"],
-        &["DEL", &own],
-        &["DEL", &epoch],
-        &["DEL", &home],
-        &["ZRANGE", "hw:{e}:all", "0", "-1"],
-    ];
-    let denied = [&edge[..], &control, &origin];
-    for (user, denied) in ["edge", "control", "origin"].into_iter().zip(denied) {
+    let [nobody, edge, control, origin] = denied(&own, &epoch, &home);
+    for (user, denied) in [("edge", edge), ("control", control), ("origin", origin)] {
         let mut connection = server.connect(user).await.unwrap();
         run(&mut connection, &["PING"]).await.unwrap();
-        for command in nobody.iter().chain(denied) {
+        for command in nobody.iter().chain(&denied) {
             let outcome = run(&mut connection, command).await;
             let error = outcome.expect_err(&format!("{user}: {command:?}"));
             assert_eq!(error.code(), Some("NOPERM"), "{user}: {command:?}: {error}");

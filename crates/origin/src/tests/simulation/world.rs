@@ -120,7 +120,7 @@ enum Message {
     Closed(usize, bool),
     Fenced(usize, FencingToken),
     /// An origin hears who owns a stream of its.
-    Told(usize, usize, Arc<Stream>, Owner),
+    Told(usize, usize, Arc<Stream>, Box<Owner>),
 }
 
 const NONE: FencingToken = FencingToken {
@@ -778,7 +778,7 @@ impl World {
         for stream in ownership.streams.all_owned() {
             let owner = self.registries.owner().await;
             self.flying
-                .push(Message::Told(origin, *life, stream, owner));
+                .push(Message::Told(origin, *life, stream, Box::new(owner)));
         }
     }
 
