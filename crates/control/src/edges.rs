@@ -81,8 +81,10 @@ impl Edges {
             reconnect: !request.no_reconnect,
             reason: request.reason.clone(),
         };
-        self.tell(&edge, &Command::Drain(order)).await?;
+        let told = self.tell(&edge, &Command::Drain(order)).await;
+        // Also where it is not known whether the registry took it.
         self.audit("drain_edge", &edge, &caller, &request.reason, timeout);
+        told?;
         Ok(DrainEdgeResponse {})
     }
 
@@ -98,8 +100,9 @@ impl Edges {
             let reason = "EDGE_STOPPING";
             return Err(status(Code::FailedPrecondition, reason, description));
         }
-        self.tell(&edge.name, &Command::Undrain).await?;
+        let told = self.tell(&edge.name, &Command::Undrain).await;
         self.audit("undrain_edge", &edge.name, &caller, "", None);
+        told?;
         Ok(UndrainEdgeResponse {})
     }
 

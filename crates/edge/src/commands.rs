@@ -17,7 +17,7 @@ pub(crate) async fn follow(context: Arc<Context>) {
     let mut commands = context.registry.commands(&context.edge);
     loop {
         let (id, command) = commands.next().await;
-        obey(&context, id, command, "registry");
+        obey(&context, id, command, By::Registry);
     }
 }
 
@@ -37,13 +37,34 @@ pub(crate) fn pushed(context: &Context, message: EdgeCommand) {
         // Of a control of a later version.
         None => return,
     };
-    obey(context, id, command, "control");
+    obey(context, id, command, By::Control);
 }
 
-fn obey(context: &Context, id: CommandId, command: Command, by: &'static str) {
+/// By which way a command came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Each one once, and in the order in which they were given, whatever their numbers.
+    Registry,
+    /// Perhaps later than what was given after it.
+    Control,
+}
+
+impl By {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Registry => "registry",
+        }
+    }
+}
+
+fn obey(context: &Context, id: CommandId, command: Command, way: By) {
+    let by = way.word();
     let (kind, news) = match command {
         Command::Drain(order) => {
-            let news = context.drain.order(id, &order, context.config.drain_times);
+            let news = context
+                .drain
+                .order((id, way), &order, context.config.drain_times);
             if news {
                 let DrainOrder {
                     timeout,
@@ -59,7 +80,7 @@ fn obey(context: &Context, id: CommandId, command: Command, by: &'static str) {
             return count(context, "undrain", "refused");
         }
         Command::Undrain => {
-            let news = context.drain.take_back(id);
+            let news = context.drain.take_back((id, way));
             if news {
                 info!(%id, by, "ordered to serve");
             }

@@ -18,7 +18,8 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    Context, HOUSEKEEPING_PERIOD, end::End, leases, live::Farewell, revocations::jittered,
+    Context, HOUSEKEEPING_PERIOD, commands::By, end::End, leases, live::Farewell,
+    revocations::jittered,
 };
 
 /// Where the edge is on its way to be empty.
@@ -40,7 +41,7 @@ pub(crate) enum Phase {
 /// What was ordered last.
 #[derive(Clone, Debug, Default)]
 struct Ordered {
-    /// Of the order: an older one that comes late says nothing.
+    /// Of the order.
     by: CommandId,
     /// `None`: to serve.
     drain: Option<Order>,
@@ -96,7 +97,7 @@ impl Drain {
     }
 
     /// Whether the order is news.
-    pub(crate) fn order(&self, by: CommandId, order: &DrainOrder, times: DrainTimes) -> bool {
+    pub(crate) fn order(&self, by: (CommandId, By), order: &DrainOrder, times: DrainTimes) -> bool {
         let now = Instant::now();
         let whole = times.notice.saturating_add(times.timeout);
         let whole = order.timeout.unwrap_or(whole);
@@ -116,13 +117,18 @@ impl Drain {
     }
 
     /// Takes an order back; whether that is news.
-    pub(crate) fn take_back(&self, by: CommandId) -> bool {
+    pub(crate) fn take_back(&self, by: (CommandId, By)) -> bool {
         self.told(by, None)
     }
 
-    fn told(&self, by: CommandId, drain: Option<Order>) -> bool {
+    /// An older one that comes late by control says nothing. The registry's last word counts, also where its numbers begin
+    /// lower, behind a failover to a clock that is behind.
+    fn told(&self, (by, way): (CommandId, By), drain: Option<Order>) -> bool {
         self.ordered.send_if_modified(|ordered| {
-            let news = by > ordered.by;
+            let news = match way {
+                By::Control => by > ordered.by,
+                By::Registry => by != ordered.by,
+            };
             if news {
                 *ordered = Ordered { by, drain };
             }
@@ -238,7 +244,7 @@ async fn behind(shutdown: &Shutdown, state: DrainState) {
 async fn follow(context: &Arc<Context>, plan: Option<Plan>) {
     let Some(plan) = plan else {
         enter(context, Phase::Serving);
-        stay(context).await;
+        stay(context);
         return pending().await;
     };
     if plan.from.is_none_or(|from| from > Instant::now()) {
@@ -288,18 +294,22 @@ pub(crate) fn tell(context: &Context) {
 
 /// Nobody is asked or closed any more. Who was asked may be about to leave: what its lease says of that is taken back
 /// once it has had the time.
-async fn stay(context: &Arc<Context>) {
+fn stay(context: &Arc<Context>) {
     let sessions = context.live.all();
     for session in &sessions {
         session.bid(Farewell::Stay);
     }
-    sleep(context.config.drain.keyframe_wait).await;
-    for session in sessions {
-        if session.standing().leaving {
-            session.note_leaving(false);
-            leases::renew_now(context, &session).await.ok();
+    let context = context.clone();
+    // Goes on where another drain begins meanwhile: who is not asked by that one is still no successor's.
+    tokio::spawn(async move {
+        sleep(context.config.drain.keyframe_wait).await;
+        for session in sessions {
+            if session.standing().leaving && session.stays() {
+                session.note_leaving(false);
+                leases::renew_now(&context, &session).await.ok();
+            }
         }
-    }
+    });
 }
 
 /// Ends when there is no session any more, and none to come.
@@ -365,8 +375,12 @@ async fn close(context: &Context, over: Duration, until: Instant) {
         emptied(context).await;
     };
     if timeout_at(until, closing).await.is_err() {
-        for session in context.live.all() {
-            session.ending().end(End::Drain);
+        // Also those that were let in at the last moment.
+        while !context.publications.is_empty() {
+            for session in context.live.all() {
+                session.ending().end(End::Drain);
+            }
+            sleep(HOUSEKEEPING_PERIOD).await;
         }
     }
 }

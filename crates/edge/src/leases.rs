@@ -1,19 +1,14 @@
 //! Renews the leases of all live sessions, spread over the period.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream};
+use parking_lot::Mutex;
 use registry::{RegistryError, Renewal, RenewalOutcome};
 use runtime::error::chain;
 use tokio::{
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
 
@@ -28,7 +23,7 @@ const PIPELINES_MAX: usize = 4;
 
 /// Renews for as long as the edge runs.
 pub(crate) async fn renew(context: Arc<Context>) {
-    let down = AtomicBool::new(false);
+    let down = Mutex::new(None);
     join_all((0..SLICES).map(|slice| renew_slice(&context, slice, &down))).await;
 }
 
@@ -44,7 +39,7 @@ pub(crate) fn renew_now(context: &Arc<Context>, session: &Arc<LiveSession>) -> J
     })
 }
 
-async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
+async fn renew_slice(context: &Context, slice: u8, down: &Mutex<Option<Instant>>) {
     let period = context.config.relay.renew_period;
     sleep(offset(period, slice)).await;
     let mut tick = interval(period);
@@ -62,7 +57,7 @@ async fn renew_slice(context: &Context, slice: u8, down: &AtomicBool) {
         stream::iter(sessions.chunks(PIPELINE_MAX))
             .for_each_concurrent(PIPELINES_MAX, async |chunk| {
                 let renewed = renew_chunk(context, chunk).await;
-                say(&renewed, down);
+                say(&renewed, down, period);
             })
             .await;
     }
@@ -99,22 +94,28 @@ enum Renewed {
     InPart,
 }
 
-/// Warns when renewals begin to fail, and says when they work again.
-fn say(renewed: &Result<Renewed, RegistryError>, down: &AtomicBool) {
-    let is_down = !matches!(renewed, Ok(Renewed::All));
-    if down.swap(is_down, Ordering::Relaxed) == is_down {
-        return;
-    }
+/// Warns when renewals begin to fail, and says when all have worked again for a period. `down`: when one failed last.
+fn say(renewed: &Result<Renewed, RegistryError>, down: &Mutex<Option<Instant>>, period: Duration) {
+    let mut down = down.lock();
     match renewed {
-        Ok(Renewed::All) => info!("the registry renews leases again"),
+        Ok(Renewed::All) => {
+            if down.is_some_and(|last| last.elapsed() > period) {
+                *down = None;
+                info!("the registry renews leases again");
+            }
+        }
         Ok(Renewed::InPart) => {
-            warn!("a part of the registry does not renew leases; sessions go on");
+            if down.replace(Instant::now()).is_none() {
+                warn!("a part of the registry does not renew leases; sessions go on");
+            }
         }
         Err(error) => {
-            warn!(
-                error = chain(error),
-                "the registry does not renew leases; sessions go on"
-            );
+            if down.replace(Instant::now()).is_none() {
+                warn!(
+                    error = chain(error),
+                    "the registry does not renew leases; sessions go on"
+                );
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `headwater edges`, `drain` and `undrain`: which edges there are, and how one gets empty, over the gRPC API.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use proto::v1::{
@@ -128,14 +128,30 @@ async fn find(client: &mut Client, named: &str) -> anyhow::Result<Edge> {
 /// How the edge is then. What becomes of it is told as it goes.
 async fn until_empty(client: &mut Client, mut edge: Edge, json: bool) -> anyhow::Result<Edge> {
     let (mut begun, mut told) = (false, None);
+    let (ordered, mut seen) = (Instant::now(), Instant::now());
     loop {
         let edges = list(client).await?;
         let Some(now) = edges.into_iter().find(|now| now.name == edge.name) else {
-            // It ended: nobody is left behind.
-            edge.sessions = 0;
-            return Ok(edge);
+            // The registry may have lost the announcement, which comes again.
+            if seen.elapsed() > ABSENT_MAX {
+                bail!(
+                    "edge {} is not announced any more: its process has ended, or does not reach the registry; \
+                     it had {} sessions",
+                    edge.name,
+                    edge.sessions
+                );
+            }
+            sleep(LOOK_PERIOD).await;
+            continue;
         };
+        seen = Instant::now();
         edge = now;
+        if !begun && ordered.elapsed() > BEGIN_MAX {
+            bail!(
+                "edge {} has not begun to drain; the order stands",
+                edge.name
+            );
+        }
         match edge.phase() {
             EdgePhase::Empty => return Ok(edge),
             EdgePhase::Serving if begun => bail!("edge {} was told to serve again", edge.name),
@@ -201,6 +217,12 @@ fn to_json(edge: &Edge) -> Value {
 const HEADING: [&str; 8] = [
     "NAME", "HOST", "ZONE", "VERSION", "STATE", "SESSIONS", "DEADLINE", "REASON",
 ];
+
+/// How long an edge may be missing among those announced, each for 15 s.
+const ABSENT_MAX: Duration = Duration::from_secs(20);
+
+/// For an edge to hear of an order and to say so.
+const BEGIN_MAX: Duration = Duration::from_secs(30);
 
 /// How often an edge is looked at that is waited for.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);

@@ -119,8 +119,11 @@ impl RedisRegistry {
         let replies = self.run("edges", &commands).await?;
         let mut edges = Vec::with_capacity(names.len());
         for (name, reply) in names.into_iter().zip(replies) {
-            let edge = accepted(reply).and_then(|reply| value::edge(name, reply));
-            edges.extend(skip_malformed(edge, "edge").flatten());
+            match accepted(reply).and_then(|reply| value::edge(name, reply)) {
+                // What cannot be read now is not an edge that is not there.
+                Err(unavailable @ RegistryError::Unavailable(_)) => return Err(unavailable),
+                read => edges.extend(skip_malformed(read, "edge").flatten()),
+            }
         }
         Ok(edges)
     }

@@ -258,7 +258,7 @@ const LOOK_BACK_PERIOD: Duration = Duration::from_secs(10);
 
 /// After a failure: the first, doubled up to the last.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
-const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(2);
+const FAILURE_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Commands read at once: all that a stream of ours holds, which is trimmed by whole nodes of a hundred.
 const PAGE: usize = 1_200;
