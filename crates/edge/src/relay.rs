@@ -25,7 +25,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
 use crate::{
@@ -84,6 +84,8 @@ struct Opened {
 /// Pauses between rounds over all origins, doubling, half of each random.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// For a turn to ask the origins, before it is looked whether the session is still there.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(2);
 /// What each session of an edge adds to the time over which they look for another origin.
 const SPREAD_OF_ONE: Duration = Duration::from_micros(100);
 const SPREAD_MAX: Duration = Duration::from_millis(500);
@@ -104,16 +106,16 @@ impl Relay {
         }
     }
 
-    /// Opens a session's first RPC at this origin. Epoch 0 asks the origin for one.
+    /// Opens a session's first RPC at this origin, if its turn comes by then. Epoch 0 asks the origin for one.
     pub(crate) async fn open(
         &mut self,
         origin: &Origin,
         epoch: u64,
         broadcast_id: String,
+        turn_by: Instant,
     ) -> Result<Rpc, OpenError> {
         self.terms.epoch = epoch;
         self.terms.broadcast_id = broadcast_id;
-        let turn_by = Instant::now() + self.context.config.relay.start_timeout;
         let _turn = self.turn(turn_by).await.ok_or(OpenError::Busy)?;
         let open_timeout = self.context.config.relay.open_timeout;
         self.open_at(origin, Instant::now() + open_timeout).await
@@ -211,8 +213,8 @@ impl Relay {
                     if stall.tick(Instant::now()) {
                         return Outcome::Lost(Lost::Stalled);
                     }
-                    if rpc.goodbye.is_some() && !close_sent {
-                        self.look_for_another(rpc, &mut change);
+                    if !close_sent && let Some(to) = rpc.to_be_left_for() {
+                        self.look_for_another(&rpc.origin.name, to, &mut change);
                     }
                 }
             }
@@ -258,6 +260,10 @@ impl Relay {
             }
             Err(status) if rpc::fenced(&status).is_some() => return Some(Outcome::Fenced),
             Err(_) if close_sent && self.feed.delivered() => return Some(Outcome::Finished),
+            // An origin of a version that does not know this end: it reads in order.
+            Err(status) if close_sent && status.code() == Code::InvalidArgument => {
+                return Some(Outcome::Finished);
+            }
             Err(status) => return Some(Outcome::Lost(Lost::Broken(status))),
         };
         match response {
@@ -271,8 +277,7 @@ impl Relay {
                 None
             }
             Some(Response::Goodbye(goodbye)) => {
-                info!(origin = %rpc.origin.name, reason = goodbye.reason, to = goodbye.origin, "the origin says goodbye");
-                rpc.goodbye = Some(goodbye);
+                rpc.said_goodbye(goodbye);
                 None
             }
             Some(Response::Accepted(_)) | None => None,
@@ -317,7 +322,9 @@ impl Relay {
 
     /// Asks every known origin once, the one that was left last.
     async fn round(&mut self, left: &OriginName, deadline: Instant) -> Result<Option<Rpc>, End> {
-        let Some(_turn) = self.turn(deadline).await else {
+        // Not for long: the session may end meanwhile.
+        let turn_by = deadline.min(Instant::now() + TURN_WAIT_MAX);
+        let Some(_turn) = self.turn(turn_by).await else {
             return Ok(None);
         };
         // Ranked by then: what others have found out of reach comes last.

@@ -279,10 +279,11 @@ impl Log {
         ))
     }
 
-    /// Behind the last frame of a session, also of one that others came after.
+    /// Behind the last frame of a session, also of one that others came after. `None` as well where a gap without an end is
+    /// all that is known of it.
     pub fn next_sequence_of(&self, id: &str) -> Option<u64> {
         let session = self.sessions.iter().rev().find(|s| &*s.id == id)?;
-        Some(session.next_sequence)
+        (session.next_sequence < u64::MAX).then_some(session.next_sequence)
     }
 
     /// Tells what a decoder needs and the log has not seen: the current session's metadata and sequence headers from

@@ -133,7 +133,9 @@ impl Follower {
                     else => std::future::pending().await,
                 }
             };
-            timeout_at(deadline, news).await.ok()?;
+            if timeout_at(deadline, news).await.is_err() {
+                return streams.readable(stream_id).map(|stream| (stream, true));
+            }
         }
     }
 

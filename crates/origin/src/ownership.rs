@@ -114,21 +114,21 @@ impl Ownership {
 
     /// Does what the registry's word makes of one of the stream's publishers.
     pub(crate) fn judge(&self, stream: &Arc<Stream>, slot: Slot, owner: &Owner) {
-        let seen = *stream.tokens().of(slot);
-        match fencing::judge(owner, seen, &self.config.name) {
-            Verdict::Fenced(token) => stream.dismiss_publisher(slot, token),
-            Verdict::Moved(origin) => {
-                let origin = origin.to_string();
-                stream.depart(slot, End::Moved { origin });
+        if stream.slots().contains(&slot) {
+            let seen = *stream.tokens().of(slot);
+            match fencing::judge(owner, seen, &self.config.name) {
+                Verdict::Fenced(token) => stream.dismiss_publisher(slot, token),
+                Verdict::Moved(origin) => {
+                    let origin = origin.to_string();
+                    stream.depart(slot, End::Moved { origin });
+                }
+                Verdict::Stays => {}
             }
-            Verdict::Stays => {}
-        }
-        // Readers find the stream where its primary is.
-        if let Some(lease) = &owner.lease
+        } else if let Some(lease) = &owner.lease
             && lease.origin != self.config.name
             && slot == Slot::PRIMARY
-            && !stream.slots().contains(&slot)
         {
+            // Readers find the stream where its primary is.
             stream.ask_to_leave(slot.other(), lease.origin.clone());
         }
     }

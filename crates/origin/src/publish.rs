@@ -21,7 +21,7 @@ use proto::{
 };
 use registry::{FencingToken, OriginName, Registry};
 use runtime::{grpc::caller_role, identity::Role, reload::Reloading, shutdown::Shutdown};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument as _, info};
@@ -110,7 +110,7 @@ struct Session {
     answers: mpsc::Sender<Result<PublishResponse, Status>>,
     publication: Publication,
     dismissed: oneshot::Receiver<Dismissal>,
-    leave: oneshot::Receiver<OriginName>,
+    leave: watch::Receiver<Option<OriginName>>,
     assembler: Assembler,
     /// When the grant ends the session.
     until: Option<tokio::time::Instant>,
@@ -184,8 +184,10 @@ impl Session {
             Ended::Closed { reason } => {
                 info!(reason, "publish closed");
                 self.acknowledge();
-                self.publication.close(&reason);
-                return;
+                if self.publication.close(&reason) {
+                    return;
+                }
+                // Dismissed at the same moment: the slot is waited for.
             }
             Ended::Broken => info!("publisher lost"),
             Ended::PublisherLost => {
@@ -239,8 +241,11 @@ impl Session {
                     self.publication.stream().hold();
                     self.say_goodbye("draining", String::new()).await;
                 }
-                Ok(origin) = &mut self.leave, if !self.leave.is_terminated() => {
-                    self.say_goodbye("elsewhere", origin.to_string()).await;
+                Ok(()) = self.leave.changed() => {
+                    let to = self.leave.borrow_and_update().clone();
+                    if let Some(origin) = to {
+                        self.say_goodbye("elsewhere", origin.to_string()).await;
+                    }
                 }
                 _ = ack_tick.tick(), if self.acknowledged != self.progress => {
                     self.acknowledge();

@@ -72,7 +72,7 @@ struct State {
     selection: Selection,
     /// The log's current session has had no frame: its place in time is not known.
     unplaced: bool,
-    /// The input on air stays there, until the end.
+    /// The input on air stays there, until it is lost.
     held: bool,
     /// Counted as one with two publishers.
     backed_up: bool,
@@ -102,7 +102,7 @@ struct Publisher {
     token: FencingToken,
     dismiss: oneshot::Sender<Dismissal>,
     /// Asks it to go on at another origin.
-    leave: Option<oneshot::Sender<OriginName>>,
+    leave: watch::Sender<Option<OriginName>>,
 }
 
 /// Where the log of a followed stream comes from.
@@ -155,7 +155,7 @@ pub(crate) struct Attached {
     pub(crate) publication: Publication,
     pub(crate) dismissed: oneshot::Receiver<Dismissal>,
     /// Another origin, where it is to go on.
-    pub(crate) leave: oneshot::Receiver<OriginName>,
+    pub(crate) leave: watch::Receiver<Option<OriginName>>,
 }
 
 /// How long a stream waits for a publisher.
@@ -231,13 +231,13 @@ impl Stream {
         }
         let timeline_offset_ms = state.open_session(opening, now, &self.streams);
         let (dismiss, dismissed) = oneshot::channel();
-        let (ask_to_leave, leave) = oneshot::channel();
+        let (ask_to_leave, leave) = watch::channel(None);
         let input = state.inputs.of_mut(slot);
         input.token = token;
         let replaced = input.publisher.replace(Publisher {
             token,
             dismiss,
-            leave: Some(ask_to_leave),
+            leave: ask_to_leave,
         });
         if let Some(replaced) = replaced {
             replaced.dismiss(Dismissal::Fenced(token));
@@ -267,6 +267,10 @@ impl Stream {
         let seen = state.inputs.of(slot).token;
         if token <= seen {
             return Err(AttachError::Fenced(seen));
+        }
+        let owner = state.fed_by(self.streams.backup(), Instant::now());
+        if let Some(owner) = owner.filter(|_| slot != state.selection.on_air()) {
+            return Err(AttachError::Elsewhere(owner));
         }
         let reason = ANOTHER_BROADCAST.to_owned();
         self.close(&mut state, End::Ended { reason });
@@ -345,13 +349,11 @@ impl Stream {
         }
     }
 
-    /// Asks a slot's publisher to go on at another origin.
+    /// Asks a slot's publisher to go on at another origin. To be repeated for as long as that holds.
     pub(crate) fn ask_to_leave(&self, slot: Slot, origin: OriginName) {
-        let mut state = self.state.lock();
-        let publisher = state.inputs.of_mut(slot).publisher.as_mut();
-        if let Some(leave) = publisher.and_then(|publisher| publisher.leave.take()) {
-            // An error says that the RPC has ended by itself.
-            leave.send(origin).ok();
+        let state = self.state.lock();
+        if let Some(publisher) = &state.inputs.of(slot).publisher {
+            publisher.leave.send_replace(Some(origin));
         }
     }
 

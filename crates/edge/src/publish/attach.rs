@@ -67,7 +67,7 @@ impl Publication {
             *claimed = Some(place.epoch);
             // Not while a claim is under way: its answer says what to give back.
             let opened = tokio::select! {
-                opened = relay.open(&place.origin, place.epoch, place.broadcast_id) => opened,
+                opened = relay.open(&place.origin, place.epoch, place.broadcast_id, deadline) => opened,
                 refusal = self.over() => return Err(refusal),
             };
             let rejected = match opened {

@@ -6,7 +6,7 @@ use registry::OriginName;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{OpenError, Opened, Outcome, ROUND_PAUSE_MAX, Relay, Rpc};
+use super::{OpenError, Opened, Outcome, ROUND_PAUSE_MAX, Relay};
 use crate::revocations::jittered;
 
 /// The search for another origin beside the one that the session has.
@@ -35,16 +35,15 @@ impl Change {
 }
 
 impl Relay {
-    /// Asks the next origin, if it is time and there is one.
-    pub(super) fn look_for_another(&mut self, rpc: &Rpc, change: &mut Change) {
+    /// Asks the next origin, if it is time and there is one; `to`: this one alone, unless empty.
+    pub(super) fn look_for_another(&mut self, left: &OriginName, to: &str, change: &mut Change) {
         let now = Instant::now();
         let next = *change.next.get_or_insert_with(|| now + jittered(SPREAD));
         if change.opening.is_some() || now < next {
             return;
         }
-        let to = rpc.goodbye.as_ref().map_or("", |it| it.origin.as_str());
         let mut others = self.context.origins.ranked(self.live.stream, None);
-        others.retain(|other| other.name != rpc.origin.name);
+        others.retain(|other| other.name != *left);
         // It said which one, and another one would say the same.
         others.retain(|other| to.is_empty() || other.name.as_str() == to);
         let Some(other) = others

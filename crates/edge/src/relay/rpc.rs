@@ -1,6 +1,6 @@
 //! One Publish RPC at one origin.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use proto::{
@@ -14,9 +14,10 @@ use proto::{
 };
 use registry::{Origin, SessionId, Slot, StreamId};
 use runtime::telemetry;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+use tracing::info;
 
 use crate::{origins::Connection, replay_ring::Replay};
 
@@ -47,8 +48,19 @@ pub(crate) struct Rpc {
     /// The next frame to send.
     pub(super) next_sequence: u64,
     /// How the origin wants to be left, once it does.
-    pub(super) goodbye: Option<PublishGoodbye>,
+    goodbye: Option<Goodbye>,
 }
+
+/// The origin wants to be left.
+struct Goodbye {
+    /// For this one; empty: for any other, because it goes.
+    to: String,
+    /// Until then, unless it is said again.
+    until: Instant,
+}
+
+/// An origin that wants a session elsewhere says so again every few seconds, for as long as that holds.
+const ELSEWHERE_TTL: Duration = Duration::from_secs(15);
 
 /// An origin does not take the session.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +153,27 @@ impl Rpc {
             goodbye: None,
         };
         Ok((rpc, accepted))
+    }
+
+    /// That it goes is its last word.
+    pub(super) fn said_goodbye(&mut self, goodbye: PublishGoodbye) {
+        let PublishGoodbye { reason, origin: to } = goodbye;
+        let before = self.goodbye.as_ref().map(|before| &before.to);
+        if before.is_some_and(String::is_empty) {
+            return;
+        }
+        if before != Some(&to) {
+            info!(origin = %self.origin.name, reason, to, "the origin says goodbye");
+        }
+        let until = Instant::now() + ELSEWHERE_TTL;
+        self.goodbye = Some(Goodbye { to, until });
+    }
+
+    /// The origin that it is to be left for, empty for any other; `None`: it is not to be left.
+    pub(super) fn to_be_left_for(&self) -> Option<&str> {
+        let goodbye = self.goodbye.as_ref()?;
+        let holds = goodbye.to.is_empty() || Instant::now() < goodbye.until;
+        holds.then_some(&goodbye.to)
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     metrics::OutputLabels,
-    stream::{self, End, Next, Slots, Streams, Subscription, SubscriptionStart},
+    stream::{self, End, Next, Slots, Stream as Held, Streams, Subscription, SubscriptionStart},
 };
 
 /// What a follower reads.
@@ -88,7 +88,7 @@ fn owned(streams: &Streams, request: &FollowRequest) -> Result<Arc<stream::Strea
     }
     let held = streams.readable(stream_id);
     let owner = held.as_ref().and_then(|stream| stream.owner());
-    held.filter(|stream| owner.is_none() && may_follow(&stream.tokens(), &seen(request)))
+    held.filter(|stream| owner.is_none() && may_follow(stream, &seen(request)))
         .ok_or_else(|| {
             status_with(
                 Code::FailedPrecondition,
@@ -113,11 +113,11 @@ fn seen(request: &FollowRequest) -> Slots<FencingToken> {
     })
 }
 
-/// Whether no origin is known to have a better right to a slot that is here. One that has never been here, since the origin
-/// died that had both, says nothing.
-fn may_follow(here: &Slots<FencingToken>, seen: &Slots<FencingToken>) -> bool {
-    let mut slots = here.iter().filter(|(_, token)| token.epoch > 0).peekable();
-    slots.peek().is_some() && slots.all(|(slot, token)| token >= seen.of(slot))
+/// Whether no origin is known to have a better right to a slot whose publisher is here. One that is elsewhere, or gone, says
+/// nothing.
+fn may_follow(stream: &Held, seen: &Slots<FencingToken>) -> bool {
+    let (slots, here) = (stream.slots(), stream.tokens());
+    !slots.is_empty() && slots.iter().all(|slot| here.of(*slot) >= seen.of(*slot))
 }
 
 /// A subscription as messages.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     fencing::{self, Refused},
-    stream::{AttachError, Attached, Opening, Place},
+    stream::{AttachError, Attached, Opening, Place, Stream},
 };
 
 /// An open that was taken.
@@ -69,8 +69,9 @@ impl Relay {
         let presented = presented_token(&open)?;
         let (stream_id, slot) = place;
         let held = self.streams.owned(stream_id);
-        // Sessions that this origin holds go on, whatever its memory.
-        if held.is_none() && !self.streams.budget().admits() {
+        // Publishers that this origin has go on, whatever its memory.
+        let present = |stream: &std::sync::Arc<Stream>| stream.slots().contains(&slot);
+        if !held.as_ref().is_some_and(present) && !self.streams.budget().admits() {
             return Err(status(
                 Code::ResourceExhausted,
                 PROCESS_BUDGET,
@@ -78,7 +79,7 @@ impl Relay {
             ));
         }
         let seen = match &held {
-            Some(stream) if stream.slots().contains(&slot) => *stream.tokens().of(slot),
+            Some(stream) if present(stream) => *stream.tokens().of(slot),
             Some(_) | None => {
                 let known = self.streams.find(stream_id);
                 let known = known.map(|stream| *stream.tokens().of(slot));

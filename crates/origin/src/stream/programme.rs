@@ -36,7 +36,8 @@ impl Stream {
             return;
         };
         let keyframe = standby.keep_gop(&self.streams);
-        if state.held || state.end.is_some() {
+        let stays = state.held && !state.selection.is_lost();
+        if stays || state.end.is_some() {
             return;
         }
         let Some(reason) = state.selection.decide(keyframe, now) else {

@@ -107,14 +107,19 @@ impl Publication {
         Ok(progress)
     }
 
-    /// The publisher finished: the stream goes on with the other one, or ends.
-    pub(crate) fn close(self, reason: &str) {
+    /// The publisher finished: the stream goes on with the other one, or ends. Whether this was still the publisher.
+    pub(crate) fn close(&self, reason: &str) -> bool {
         let token = self.token;
         let end = End::Ended {
             reason: reason.to_owned(),
         };
-        let departs = |input: &super::Input| input.published_by(token);
+        let mut departed = false;
+        let departs = |input: &super::Input| {
+            departed = input.published_by(token);
+            departed
+        };
         self.stream.depart_if(self.slot, end, departs);
+        departed
     }
 
     /// What the stream holds, as long as this may write.

@@ -111,12 +111,17 @@ impl Streams {
         self.shared.count.load(Ordering::Relaxed)
     }
 
-    /// Streams whose logs are here, whoever owns them, and whether or not readers find them yet.
+    /// Logs that are here, whoever owns their streams, and whether or not readers find them yet: of a stream with two
+    /// publishers, two.
     pub(super) fn held(&self) -> usize {
         let shared = &self.shared;
         let room = shared.followed.available_permits();
         let followed = shared.followed_max.saturating_sub(room);
-        self.count().saturating_add(followed)
+        let standbys = self.metrics().backed_up_streams.get();
+        let standbys = usize::try_from(standbys).unwrap_or_default();
+        self.count()
+            .saturating_add(followed)
+            .saturating_add(standbys)
     }
 
     /// Room for one more subscriber, also for one that waits.
@@ -159,10 +164,15 @@ impl Streams {
         }
         let goes_on = |held: &Arc<Stream>| owned || held.broadcast_id == opening.broadcast_id;
         if let Some(held) = held.as_ref().filter(|held| goes_on(held)) {
+            let unread = !held.is_readable();
             let attached = held.attach(opening, now)?;
             if !owned {
                 self.metrics().followed_streams.dec();
                 self.counted(1);
+            }
+            drop(streams);
+            if unread {
+                self.announce_opened();
             }
             return Ok(attached);
         }
