@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::newcomer::UNREACHABLE;
+
 /// Which part is struck: of several the busiest, or the one that is in charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -64,6 +66,8 @@ pub struct Allowed {
     pub newcomer: Option<Duration>,
     /// Why edges may refuse somebody new.
     pub refused: &'static [&'static str],
+    /// What somebody new may be told, where edges that end take with them what they counted.
+    pub told: Option<&'static [&'static str]>,
     /// Somebody new must be refused while the fault lasts.
     pub closed: bool,
 }
@@ -179,6 +183,11 @@ impl Fault {
         })
     }
 
+    /// Whether it is done process by process, and somebody new comes meanwhile.
+    pub fn is_rollout(self) -> bool {
+        matches!(self, Self::EdgesReplaced | Self::OriginsReplaced)
+    }
+
     /// Whether it needs a proxy between the edges and the origins.
     pub fn is_proxied(self) -> bool {
         matches!(self, Self::Delayed | Self::StalledShortly | Self::Stalled)
@@ -209,6 +218,11 @@ impl Fault {
             Self::EdgesReplaced => Allowed {
                 disconnects: !capable,
                 refused: &["draining"],
+                told: Some(&[
+                    UNREACHABLE,
+                    "The service is not available right now, please try again",
+                    "The server is restarting, please reconnect",
+                ]),
                 ..within(if capable { 1_000 } else { 3_000 }, 2_000)
             },
             Self::OriginsReplaced => within(1_000, 2_000),

@@ -92,8 +92,14 @@ pub fn now() -> f64 {
 }
 
 impl Load {
-    /// Creates a key for each publisher; returns once all are live.
-    pub async fn start(field: &Field, prefix: &str, publishers: usize, encoders: Encoders) -> Self {
+    /// Creates a key for each publisher; returns once all are live and read, beside those that are there already.
+    pub async fn start(
+        field: &Field,
+        prefix: &str,
+        publishers: usize,
+        encoders: Encoders,
+        beside: &[Self],
+    ) -> Self {
         let (mut keys, mut streams) = (String::new(), String::new());
         for number in 0..publishers {
             let stream = format!("{prefix}-{number}");
@@ -127,10 +133,12 @@ impl Load {
             (mine.count() == publishers).then_some(())
         })
         .await;
+        // Origins count the readers of every load together.
+        let others: usize = beside.iter().map(|load| load.publishers).sum();
+        let wanted = f64::from(u32::try_from(others + publishers).unwrap());
         wait_for("all readers to read", LIVE, async || {
             const READERS: &str = "headwater_origin_subscribers_active";
             let readers = Field::sum(&field.origins, READERS, &["output=\"grpc\""]).await;
-            let wanted = f64::from(u32::try_from(publishers).unwrap());
             (readers >= wanted).then_some(())
         })
         .await;

@@ -1,15 +1,12 @@
 //! Somebody who wants to publish in the middle of a fault, as an encoder behind a load balancer does: again, at another
 //! edge, until it is let in.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use rustls::ClientConfig;
 use tokio::{
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::field::Field;
@@ -21,29 +18,42 @@ const CONNECT: Duration = Duration::from_secs(1);
 const DECIDE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(200);
 /// What is said where nothing was.
-const UNREACHABLE: &str = "unreachable";
+pub const UNREACHABLE: &str = "unreachable";
 
-/// Tries in the background.
+/// Where newcomers knock: known without the field, which a fault has for itself while it is done.
+pub struct Door {
+    edges: Vec<SocketAddr>,
+    config: Arc<ClientConfig>,
+}
+
+/// Tries in the background, until it is let in or dropped.
 pub struct Newcomer {
+    began: Instant,
     task: JoinHandle<Admission>,
 }
 
 /// How it went.
 #[derive(Clone, Debug, Default)]
 pub struct Admission {
-    /// Since the fault, until it was let in.
+    /// Since it came, until it was let in.
     pub took: Duration,
     /// What it was told before, and how often.
     pub refused: BTreeMap<String, usize>,
 }
 
-impl Newcomer {
-    /// Each begins at another edge.
-    pub fn start(field: &Field, key: IssuedKey, number: usize) -> Self {
-        let edges: Vec<SocketAddr> = field.edges.iter().map(|edge| edge.node.rtmps()).collect();
-        let config = tls::trusting(&field.deployment.ca_file, &[]);
+impl Door {
+    pub fn of(field: &Field) -> Self {
+        Self {
+            edges: field.edges.iter().map(|edge| edge.node.rtmps()).collect(),
+            config: tls::trusting(&field.deployment.ca_file, &[]),
+        }
+    }
+
+    /// Each number begins at another edge.
+    pub fn newcomer(&self, key: IssuedKey, number: usize) -> Newcomer {
+        let (edges, config) = (self.edges.clone(), self.config.clone());
+        let began = Instant::now();
         let task = tokio::spawn(async move {
-            let began = Instant::now();
             let mut refused = BTreeMap::new();
             for edge in edges.iter().cycle().skip(number % edges.len()) {
                 let connect = timeout(CONNECT, tls::connect(*edge, config.clone())).await;
@@ -62,23 +72,27 @@ impl Newcomer {
                 refused,
             }
         });
-        Self { task }
+        Newcomer { began, task }
     }
+}
 
+impl Newcomer {
     /// Whether it has been let in.
     pub fn is_in(&self) -> bool {
         self.task.is_finished()
     }
 
-    /// Waits until it is let in; `None` where that is not in time.
+    /// Waits until it is let in; `None` where it still is not, so long after it came.
     pub async fn admitted(mut self, within: Duration) -> Option<Admission> {
-        match timeout(within, &mut self.task).await {
-            Ok(admission) => Some(admission.unwrap()),
-            Err(_) => {
-                self.task.abort();
-                None
-            }
-        }
+        let admission = timeout_at(self.began + within, &mut self.task).await;
+        Some(admission.ok()?.unwrap())
+    }
+}
+
+impl Drop for Newcomer {
+    /// Nobody goes on trying into the next round, whatever became of this one.
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

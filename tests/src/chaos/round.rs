@@ -2,19 +2,27 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     time::{Duration, Instant},
 };
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     fault::{Allowed, Fault},
     field::{Field, WELL},
     load::{self, Encoders, Load, Outcome},
-    newcomer::{Admission, Newcomer},
+    newcomer::{Admission, Door, Newcomer},
     table::{Figures, Row},
 };
 use crate::{api::IssuedKey, deployment::APP};
+
+/// Who comes in the course of one rollout, at most: edges drain for twelve seconds each, and start.
+const NEWCOMERS: usize = 60;
+/// From the beginning of a rollout to the first of them: somebody is on the way out then.
+const FIRST: Duration = Duration::from_millis(100);
+/// From one of them to the next.
+const EACH: Duration = Duration::from_secs(1);
 
 /// How much of it.
 #[derive(Clone, Copy, Debug)]
@@ -50,21 +58,18 @@ pub async fn run(mut field: Field, fault: Fault, plan: Plan) -> (Field, Vec<Row>
             ("legacy", Encoders::Legacy, plan.publishers - half),
         ] {
             let prefix = format!("{name}-{kind}");
-            loads.push(Load::start(&field, &prefix, publishers, encoders).await);
+            let load = Load::start(&field, &prefix, publishers, encoders, &loads).await;
+            loads.push(load);
         }
     } else {
-        loads.push(Load::start(&field, &name, plan.publishers, Encoders::Legacy).await);
+        loads.push(Load::start(&field, &name, plan.publishers, Encoders::Legacy, &[]).await);
     }
-    let mut keys = Vec::new();
-    for round in 0..plan.rounds {
-        let stream = format!("new-{name}-{round}");
-        keys.push(field.api().create_key(APP, &stream).await);
-    }
+    let keys = keys(&field, fault, plan).await;
     let mut rounds = Rounds::default();
-    for (number, key) in keys.into_iter().enumerate() {
+    for (number, keys) in keys.into_iter().enumerate() {
         let before = refusals(&field).await;
         let from = load::now();
-        rounds.one(&mut field, fault, plan, key, number).await;
+        rounds.one(&mut field, fault, plan, keys, number).await;
         field.is_well(plan.publishers, &name).await;
         rounds.windows.push((from, load::now()));
         rounds.count_refusals(&before, &refusals(&field).await);
@@ -88,27 +93,62 @@ pub async fn run(mut field: Field, fault: Fault, plan: Plan) -> (Field, Vec<Row>
     (field, rows)
 }
 
+/// Those of each round's newcomers. Before anything is struck: who gives them out may be struck too, or busy.
+async fn keys(field: &Field, fault: Fault, plan: Plan) -> Vec<Vec<IssuedKey>> {
+    let newcomers = if fault.is_rollout() { NEWCOMERS } else { 1 };
+    let mut keys = Vec::new();
+    for round in 0..plan.rounds {
+        let mut of_round = Vec::new();
+        for number in 0..newcomers {
+            let stream = format!("new-{}-{round}-{number}", fault.name());
+            of_round.push(field.api().create_key(APP, &stream).await);
+        }
+        keys.push(of_round);
+    }
+    keys
+}
+
+/// Who came while the rollout went on. They do not wait for each other: one that is not let in keeps nobody from trying.
+async fn during(
+    rollout: impl Future<Output = ()>,
+    mut newcomers: impl Iterator<Item = Newcomer>,
+) -> Vec<Newcomer> {
+    let mut rollout = pin!(rollout);
+    let mut came = Vec::new();
+    let mut pause = FIRST;
+    while timeout(pause, &mut rollout).await.is_err() {
+        came.extend(newcomers.next());
+        pause = EACH;
+    }
+    came
+}
+
 impl Rounds {
     async fn one(
         &mut self,
         field: &mut Field,
         fault: Fault,
         plan: Plan,
-        key: IssuedKey,
+        keys: Vec<IssuedKey>,
         number: usize,
     ) {
         let allowed = fault.allowed(false);
         let victim = field.victim(fault).await;
+        let door = Door::of(field);
+        // Each comes when it is asked for.
+        let turns = keys.into_iter().zip(number..);
+        let mut newcomers = turns.map(|(key, turn)| door.newcomer(key, turn));
+        let within = allowed.newcomer.map(|goal| goal * plan.patience);
+        if fault.is_rollout() {
+            let came = during(field.strike(fault, victim), newcomers).await;
+            self.let_in(came, within.expect("a goal"), number).await;
+            return;
+        }
         field.strike(fault, victim).await;
         let struck = Instant::now();
-        let newcomer = Newcomer::start(field, key, number);
-        if let Some(goal) = allowed.newcomer {
-            match newcomer.admitted(goal * plan.patience).await {
-                Some(admission) => self.admit(admission, Duration::ZERO),
-                None => self
-                    .wrong
-                    .push(format!("round {number}: nobody new is let in")),
-            }
+        let newcomer = newcomers.next().expect("a key for each round");
+        if let Some(within) = within {
+            self.let_in(vec![newcomer], within, number).await;
             sleep(fault.lasts().saturating_sub(struck.elapsed())).await;
             field.heal(fault, victim).await;
             return;
@@ -120,11 +160,34 @@ impl Rounds {
         }
         field.heal(fault, victim).await;
         let healed = struck.elapsed();
-        match newcomer.admitted(WELL).await {
+        match newcomer.admitted(healed + WELL).await {
             Some(admission) => self.admit(admission, healed),
             None => self
                 .wrong
                 .push(format!("round {number}: nobody is let in again")),
+        }
+    }
+
+    /// At least one must have come, and each must be let in soon after it came.
+    async fn let_in(&mut self, came: Vec<Newcomer>, within: Duration, number: usize) {
+        if came.is_empty() {
+            self.wrong
+                .push(format!("round {number}: nobody new has come"));
+        }
+        for newcomer in came {
+            let Some(admission) = newcomer.admitted(within).await else {
+                self.wrong
+                    .push(format!("round {number}: nobody new is let in"));
+                continue;
+            };
+            // Nobody asks before the end of a rollout: it may have taken longer, and be in by then.
+            if admission.took > within {
+                let late = admission.took;
+                self.wrong.push(format!(
+                    "round {number}: somebody new is let in after {late:?}"
+                ));
+            }
+            self.admit(admission, Duration::ZERO);
         }
     }
 
@@ -159,6 +222,11 @@ impl Rounds {
         for reason in self.refused.keys() {
             if !allowed.refused.contains(&&**reason) {
                 wrong.push(format!("refused for {reason}"));
+            }
+        }
+        for told in self.told.keys() {
+            if allowed.told.is_some_and(|may| !may.contains(&&**told)) {
+                wrong.push(format!("somebody new was told: {told}"));
             }
         }
         if allowed.closed && self.refused.is_empty() {
@@ -260,6 +328,7 @@ mod tests {
     use crate::chaos::{
         fault::Part,
         load::{Disconnect, Pause},
+        newcomer::UNREACHABLE,
     };
 
     fn plan() -> Plan {
@@ -276,6 +345,16 @@ mod tests {
             ..Rounds::default()
         };
         rounds.row(outcome, &fault.allowed(false), plan()).wrong
+    }
+
+    /// What is wrong where newcomers were told that nobody was there, and no.
+    fn told(fault: Fault) -> Vec<String> {
+        let rounds = Rounds {
+            told: [UNREACHABLE, "no"].map(|told| (told.to_owned(), 1)).into(),
+            ..Rounds::default()
+        };
+        let row = rounds.row(&Outcome::default(), &fault.allowed(false), plan());
+        row.wrong
     }
 
     #[test]
@@ -340,6 +419,8 @@ mod tests {
         assert_eq!(rounds.refused["no_origin"], 3);
         let row = rounds.row(&Outcome::default(), &killed.allowed(false), plan());
         assert_eq!(row.wrong, ["refused for no_origin"]);
+        assert_eq!(told(killed), Vec::<String>::new());
+        assert_eq!(told(Fault::EdgesReplaced), ["somebody new was told: no"]);
         let closed = Fault::ControlsDown.allowed(false);
         let row = Rounds::default().row(&Outcome::default(), &closed, plan());
         assert_eq!(row.wrong, ["nobody was refused"]);
