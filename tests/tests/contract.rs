@@ -58,6 +58,10 @@ fn a_change_that_breaks_an_older_peer_is_found() {
         message("string b = 1; int32 c = 2; repeated int32 d = 3; bool e = 4;"),
         0
     );
+    assert_eq!(
+        message("string b = 1; optional int32 c = 2; repeated int32 d = 3;"),
+        0
+    );
     // Removed, renumbered, of another type, of another name, no longer repeated, moved into a choice.
     assert_eq!(message("string b = 1; int32 c = 2;"), 1);
     assert_eq!(
@@ -94,6 +98,8 @@ fn a_change_that_breaks_an_older_peer_is_found() {
 fn broken(older: &Contract, newer: &Contract) -> Vec<String> {
     let differs = |(place, meaning): (&String, &String)| match newer.get(place) {
         Some(now) if now == meaning => None,
+        // Whether a value was given at all is more than an older peer asks: what it reads is the same.
+        Some(now) if now.strip_prefix("optional ") == Some(meaning) => None,
         Some(now) => Some(format!("{place} = {meaning}, now {now}")),
         None => Some(format!("{place} = {meaning}, now gone")),
     };
