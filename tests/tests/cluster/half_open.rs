@@ -6,6 +6,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
+use proto::v1::TakeoverPolicy;
 use tests::{
     cluster::{Cluster, Layout},
     deployment::{APP, Deployment},
@@ -23,6 +24,8 @@ const FAR: &str = "192.0.2.2";
 const FRAMES: usize = 60;
 /// For a step that no deadline of the product is about.
 const STEP: Duration = Duration::from_secs(30);
+/// For a publisher to take the place of one that is half open, where its policy allows that.
+const REPLACED: Duration = Duration::from_millis(500);
 /// For all the cases together.
 const ALL: Duration = Duration::from_secs(300);
 
@@ -90,6 +93,39 @@ async fn inside() {
     for case in &CASES {
         is_found(&network, case).await;
     }
+    is_replaced(&network).await;
+}
+
+/// The encoder is back by another way (Wi-Fi to mobile) while its old connection is silent: its key's policy lets it in
+/// at once.
+async fn is_replaced(network: &Network) {
+    let cluster = Cluster::start(Layout {
+        origins: 1,
+        edge: vec![("EDGE__LISTEN", format!("{NEAR}:0"))],
+        ..Layout::default()
+    })
+    .await;
+    let deployment = &cluster.deployment;
+    let policy = TakeoverPolicy::Takeover;
+    let key = deployment.api.create_key_with(APP, "roams", policy).await;
+    let subscriber = deployment.subscribe(&key);
+    let url = format!("{}/{}", deployment.rtmps_url(APP), key.secret);
+    let mut publisher = network.publisher(deployment, &url);
+    subscriber.frames(FRAMES, STEP).await;
+    let before = deployment.api.session_of("roams").await.unwrap();
+
+    network.cut();
+    let since = Instant::now();
+    let again = deployment.publish(&key).await;
+    let replaced = since.elapsed();
+    println!("a half-open publisher was replaced after {replaced:.1?} (goal {REPLACED:.1?})");
+    assert!(replaced < 5 * REPLACED, "{replaced:?}");
+    let after = deployment.api.session_of("roams").await.unwrap();
+    assert_ne!(before.id, after.id);
+    assert!(publisher.ended().is_none(), "it knows of nothing");
+    again.finish(&key.secret).await.unwrap();
+    publisher.kill();
+    network.mend();
 }
 
 async fn is_found(network: &Network, case: &Case) {
