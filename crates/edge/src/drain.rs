@@ -358,6 +358,11 @@ async fn ask(context: &Arc<Context>, over: Duration) {
             session.note_leaving(true);
             // Without the registry its key's policy decides about its successor.
             leases::renew_now(context, &session).await.ok();
+            // An order that was taken back before may have had its lease say otherwise meanwhile.
+            if !session.standing().leaving {
+                session.note_leaving(true);
+                leases::renew_now(context, &session).await.ok();
+            }
             session.bid(Farewell::Ask);
         }
     }

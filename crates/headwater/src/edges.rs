@@ -9,6 +9,7 @@ use proto::v1::{
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
+use tonic::Code;
 
 use crate::{
     api::{self, ApiChannel, Server, explain},
@@ -130,8 +131,17 @@ async fn until_empty(client: &mut Client, mut edge: Edge, json: bool) -> anyhow:
     let (mut begun, mut told) = (false, None);
     let (ordered, mut seen) = (Instant::now(), Instant::now());
     loop {
-        let edges = list(client).await?;
+        let looked = client.list_edges(ListEdgesRequest {}).await;
+        let edges = match looked {
+            Ok(listed) => listed.into_inner().edges,
+            // As an edge that is missing: the registry, or control, may be back in a moment.
+            Err(status) if status.code() == Code::Unavailable => Vec::new(),
+            Err(status) => return Err(explain(&status)),
+        };
         let Some(now) = edges.into_iter().find(|now| now.name == edge.name) else {
+            if edge.stopping && edge.sessions == 0 {
+                return Ok(edge);
+            }
             // The registry may have lost the announcement, which comes again.
             if seen.elapsed() > ABSENT_MAX {
                 bail!(

@@ -72,7 +72,7 @@ struct State {
     selection: Selection,
     /// The log's current session has had no frame: its place in time is not known.
     unplaced: bool,
-    /// The input on air stays there, until it is lost.
+    /// The input on air stays there, until it has been lost for a while: this origin is being left by both.
     held: bool,
     /// Counted as one with two publishers.
     backed_up: bool,

@@ -107,11 +107,6 @@ impl Selection {
         };
     }
 
-    /// Whether whoever is on air is gone.
-    pub(super) fn is_lost(&self) -> bool {
-        self.conditions.of(self.on_air).presence == Presence::Lost
-    }
-
     pub(super) fn lost(&mut self, slot: Slot) {
         self.conditions.of_mut(slot).presence = Presence::Lost;
     }
