@@ -285,11 +285,19 @@ async fn whom_readers_had_is_waited_for_at_the_next_origin() {
     backup.publish(&recording(1)).await;
     let refusal = origin.try_subscribe("main", |_| {}).await.err().unwrap();
     assert_refused(&refusal, Code::NotFound, "STREAM_NOT_FOUND");
-    let mut open = origin.slot_request(P, "p1", 1, 2);
-    (open.timeline_offset_ms, open.first_sequence) = (Some(0), 2);
-    let mut primary = origin.open(open).await.unwrap();
-    assert!(!primary.accepted.standby);
-    primary.publish(&frames[2..]).await;
+    let waits = origin.subscribe("main", |request| request.wait_for_stream = true);
+    let opens = async {
+        metric_is(&origin, "headwater_origin_subscribers_waiting", 1.0).await;
+        let mut open = origin.slot_request(P, "p1", 1, 2);
+        (open.timeline_offset_ms, open.first_sequence) = (Some(0), 2);
+        let mut primary = origin.open(open).await.unwrap();
+        assert!(!primary.accepted.standby);
+        primary.publish(&frames[2..]).await;
+        primary
+    };
+    // Who waits is told as soon as there is something to read.
+    let (mut waited, _primary) = tokio::join!(waits, opens);
+    assert_eq!(waited.header().await.0, "p1");
     let mut player = origin.subscribe("main", lossless).await;
     assert_eq!(player.header().await.0, "p1");
     assert_eq!(player.sequences(10).await[0], 22);
