@@ -58,7 +58,7 @@ async fn publishes_without_tls(client: Client) {
     let recorder = Recorder::start(deployment).await;
     let address = Address {
         server: recorder.server(APP),
-        ..Address::secure(deployment, &format!("{}?token=a&backup=1", key.secret))
+        ..Address::secure(deployment, &format!("{}?token=a&trial=1", key.secret))
     };
     let received = publishes(deployment, client, &key, &address).await;
     let recordings = recorder.recordings();
