@@ -1,6 +1,6 @@
 //! `headwater bench`: many publishers, many readers, and the frame ledger that says whether all arrived as it was sent.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -40,6 +40,71 @@ pub struct Reports {
     pub subscribe: Value,
 }
 
+/// What a run reads and writes.
+pub struct Files {
+    directory: PathBuf,
+    prefix: String,
+}
+
+impl Files {
+    /// Creates a key for each publisher. Streams are called `<prefix>-<number>`.
+    pub async fn prepare(deployment: &Deployment, prefix: &str, publishers: usize) -> Self {
+        let (mut stream_keys, mut streams) = (String::new(), String::new());
+        for number in 0..publishers {
+            let stream = format!("{prefix}-{number}");
+            let key = deployment.api.create_key(APP, &stream).await;
+            stream_keys += &format!("{}\n", key.secret);
+            streams += &format!("{stream}\n");
+        }
+        let this = Self {
+            directory: deployment.logs.clone(),
+            prefix: prefix.to_owned(),
+        };
+        fs::write(this.path("keys"), stream_keys).unwrap();
+        fs::write(this.path("streams"), streams).unwrap();
+        fs::write(this.path("token"), &deployment.playback.token).unwrap();
+        this
+    }
+
+    pub fn path(&self, suffix: &str) -> PathBuf {
+        self.directory.join(format!("{}-{suffix}", self.prefix))
+    }
+
+    /// Reads every stream at the first origin, and goes on at the others.
+    pub fn subscribe(&self, deployment: &Deployment) -> Command {
+        let (first, others) = deployment.playback.origins.split_first().unwrap();
+        let mut subscribe = process::command(binary::headwater());
+        subscribe.args(["bench", "subscribe", first, "--app", APP]);
+        for other in others {
+            subscribe.args(["--follow-endpoints", other]);
+        }
+        subscribe
+            .arg("--streams-file")
+            .arg(self.path("streams"))
+            .arg("--token-file")
+            .arg(self.path("token"))
+            .arg("--ca-file")
+            .arg(&deployment.ca_file)
+            .arg("--report-file")
+            .arg(self.path("subscribe.json"));
+        subscribe
+    }
+
+    /// Publishes with every key, at edges that are still to be named.
+    pub fn publish(&self, deployment: &Deployment) -> Command {
+        let mut publish = process::command(binary::headwater());
+        publish
+            .args(["bench", "publish"])
+            .arg("--keys-file")
+            .arg(self.path("keys"))
+            .arg("--ca-file")
+            .arg(&deployment.ca_file)
+            .arg("--report-file")
+            .arg(self.path("publish.json"));
+        publish
+    }
+}
+
 impl Bench {
     /// Creates a key for each publisher, starts the readers, then the publishers. Streams are called
     /// `<prefix>-<number>`.
@@ -54,59 +119,27 @@ impl Bench {
 
     async fn start_at(edges: &[&Deployment], follow: bool, prefix: &str, load: &Load) -> Self {
         let deployment = edges[0];
-        let (mut stream_keys, mut streams) = (String::new(), String::new());
-        for number in 0..load.publishers {
-            let stream = format!("{prefix}-{number}");
-            let key = deployment.api.create_key(APP, &stream).await;
-            stream_keys += &format!("{}\n", key.secret);
-            streams += &format!("{stream}\n");
-        }
-        let file = |suffix: &str| deployment.logs.join(format!("{prefix}-{suffix}"));
-        fs::write(file("keys"), stream_keys).unwrap();
-        fs::write(file("streams"), streams).unwrap();
-        fs::write(file("token"), &deployment.playback.token).unwrap();
-
-        let origins = &deployment.playback.origins;
-        let mut subscribe = process::command(binary::headwater());
-        subscribe
-            .args(["bench", "subscribe", &origins[0], "--app", APP])
-            .arg("--streams-file")
-            .arg(file("streams"))
-            .arg("--token-file")
-            .arg(file("token"))
-            .arg("--ca-file")
-            .arg(&deployment.ca_file)
-            .arg("--report-file")
-            .arg(file("subscribe.json"));
-        for origin in &origins[1..] {
-            subscribe.args(["--follow-endpoints", origin]);
-        }
+        let files = Files::prepare(deployment, prefix, load.publishers).await;
+        let mut subscribe = files.subscribe(deployment);
         let name = format!("bench-{prefix}-subscribe");
         let subscribe = Process::spawn(&name, &mut subscribe, &deployment.logs);
 
         let urls = edges.iter().map(|edge| edge.rtmps_url(APP));
-        let mut publish = process::command(binary::headwater());
+        let mut publish = files.publish(deployment);
         publish
-            .args(["bench", "publish"])
             .args(urls.map(|url| url.replace("127.0.0.1", "localhost")))
             .args(follow.then_some("--follow-requests"))
-            .arg("--keys-file")
-            .arg(file("keys"))
             .args(["--duration", &load.seconds.to_string()])
             .args(["--ramp", &load.ramp_seconds.to_string()])
             .args(["--bitrate", &format!("{}k", load.kilobits_per_second)])
-            .args(["--fps", "15"])
-            .arg("--ca-file")
-            .arg(&deployment.ca_file)
-            .arg("--report-file")
-            .arg(file("publish.json"));
+            .args(["--fps", "15"]);
         let name = format!("bench-{prefix}-publish");
         let publish = Process::spawn(&name, &mut publish, &deployment.logs);
         Self {
             publish,
-            publish_report: file("publish.json"),
+            publish_report: files.path("publish.json"),
             subscribe,
-            subscribe_report: file("subscribe.json"),
+            subscribe_report: files.path("subscribe.json"),
             load: *load,
             deployment: deployment.clone(),
             prefix: prefix.to_owned(),

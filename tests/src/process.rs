@@ -33,6 +33,24 @@ pub fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
+/// A program of the system's, which Debian keeps out of a user's path.
+pub fn tool(name: &str) -> Command {
+    with_system_path(command(name))
+}
+
+/// Debian keeps the system's programs out of a user's path.
+pub fn with_system_path(mut command: Command) -> Command {
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}
+
+/// Runs one that must succeed.
+pub fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
 /// As [`command`], behind what it is to go through, where that is anything.
 pub fn within(enter: &[String], program: impl AsRef<Path>) -> Command {
     let Some((first, arguments)) = enter.split_first() else {

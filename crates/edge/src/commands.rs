@@ -88,18 +88,18 @@ fn obey(context: &Context, id: CommandId, command: Command, way: By) {
         }
         Command::Kick { session, .. } => {
             let target = Target::Session(session.as_str().to_owned());
-            ("kick", end(context, id, &target))
+            ("kick", end(context, id, target))
         }
         Command::Revoke { stream_key_id } => {
             let target = Target::StreamKey(stream_key_id);
-            ("revoke", end(context, id, &target))
+            ("revoke", end(context, id, target))
         }
     };
     count(context, kind, if news { "done" } else { "known" });
 }
 
 /// Whether there was a session to end.
-fn end(context: &Context, id: CommandId, target: &Target) -> bool {
+fn end(context: &Context, id: CommandId, target: Target) -> bool {
     let sessions = context.live.end_revoked(target);
     if sessions > 0 {
         info!(%id, sessions, "ended by a command");

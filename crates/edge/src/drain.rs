@@ -355,13 +355,14 @@ async fn ask(context: &Arc<Context>, over: Duration) {
         over = Duration::ZERO;
         for session in sessions {
             sleep(jittered(pause)).await;
-            session.note_leaving(true);
-            // Without the registry its key's policy decides about its successor.
-            leases::renew_now(context, &session).await.ok();
-            // An order that was taken back before may have had its lease say otherwise meanwhile.
-            if !session.standing().leaving {
+            loop {
                 session.note_leaving(true);
+                // Without the registry its key's policy decides about its successor.
                 leases::renew_now(context, &session).await.ok();
+                // An order that was taken back before may take back this as well.
+                if session.standing().leaving {
+                    break;
+                }
             }
             session.bid(Farewell::Ask);
         }

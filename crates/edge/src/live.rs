@@ -175,12 +175,10 @@ impl LiveSessions {
     }
 
     /// Ends what control ended, beside its log: nothing is remembered here. How many sessions that hit.
-    pub(crate) fn end_revoked(&self, target: &Target) -> usize {
+    pub(crate) fn end_revoked(&self, target: Target) -> usize {
+        let order = Order::Revoke(target);
         let mut sessions = self.all();
-        sessions.retain(|session| session.is(target));
-        for session in &sessions {
-            session.ending.end(End::Revoked);
-        }
+        sessions.retain(|session| session.obey(&order));
         sessions.len()
     }
 

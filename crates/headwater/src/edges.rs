@@ -9,7 +9,7 @@ use proto::v1::{
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::{
     api::{self, ApiChannel, Server, explain},
@@ -24,7 +24,8 @@ pub(crate) async fn run(arguments: &ServerArguments, command: EdgesCommand) -> a
     let mut client = connect(arguments).await?;
     match command {
         EdgesCommand::List => {
-            let edges = list(&mut client).await?;
+            let edges = list(&mut client).await;
+            let edges = edges.map_err(|status| explain(&status))?;
             if arguments.format.json() {
                 output::json(&edges.iter().map(to_json).collect());
             } else {
@@ -104,14 +105,15 @@ async fn connect(arguments: &ServerArguments) -> anyhow::Result<Client> {
     Ok(Client::new(server.connect().await?))
 }
 
-async fn list(client: &mut Client) -> anyhow::Result<Vec<Edge>> {
+async fn list(client: &mut Client) -> Result<Vec<Edge>, Status> {
     let edges = client.list_edges(ListEdgesRequest {}).await;
-    Ok(edges.map_err(|status| explain(&status))?.into_inner().edges)
+    Ok(edges?.into_inner().edges)
 }
 
 /// By its name, or by its host where that has one edge alone.
 async fn find(client: &mut Client, named: &str) -> anyhow::Result<Edge> {
-    let mut found = list(client).await?;
+    let found = list(client).await;
+    let mut found = found.map_err(|status| explain(&status))?;
     found.retain(|edge| edge.name == named || edge.host == named);
     if let Some(at) = found.iter().position(|edge| edge.name == named) {
         return Ok(found.swap_remove(at));
@@ -131,9 +133,8 @@ async fn until_empty(client: &mut Client, mut edge: Edge, json: bool) -> anyhow:
     let (mut begun, mut told) = (false, None);
     let (ordered, mut seen) = (Instant::now(), Instant::now());
     loop {
-        let looked = client.list_edges(ListEdgesRequest {}).await;
-        let edges = match looked {
-            Ok(listed) => listed.into_inner().edges,
+        let edges = match list(client).await {
+            Ok(edges) => edges,
             // As an edge that is missing: the registry, or control, may be back in a moment.
             Err(status) if status.code() == Code::Unavailable => Vec::new(),
             Err(status) => return Err(explain(&status)),

@@ -28,7 +28,8 @@ pub(crate) enum Verdict {
     Stays,
 }
 
-const NONE: FencingToken = FencingToken {
+/// Below every other one.
+pub(crate) const NONE: FencingToken = FencingToken {
     epoch: 0,
     attempt: 0,
 };

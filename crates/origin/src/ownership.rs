@@ -114,7 +114,7 @@ impl Ownership {
 
     /// Does what the registry's word makes of one of the stream's publishers.
     pub(crate) fn judge(&self, stream: &Arc<Stream>, slot: Slot, owner: &Owner) {
-        if stream.slots().contains(&slot) {
+        if stream.is_present(slot) {
             let seen = *stream.tokens().of(slot);
             match fencing::judge(owner, seen, &self.config.name) {
                 Verdict::Fenced(token) => stream.dismiss_publisher(slot, token),

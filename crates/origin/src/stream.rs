@@ -42,6 +42,7 @@ pub(crate) use self::{
     table::Streams,
 };
 use self::{programme::Standby, selection::Selection};
+use crate::fencing;
 use runtime::budget::Share;
 
 /// A stream's publisher's place: fencing is per (stream, slot).
@@ -306,11 +307,20 @@ impl Stream {
         }
     }
 
-    /// Whom readers have, and the reconnect window of its latest session's grant, where that has one.
-    pub(crate) fn window(&self) -> (Slot, Option<Duration>) {
+    /// Whose frames readers get.
+    pub(crate) fn on_air(&self) -> Slot {
+        self.state.lock().selection.on_air()
+    }
+
+    /// The reconnect window of that publisher's latest grant, where it has one.
+    pub(crate) fn window(&self) -> Option<Duration> {
         let state = self.state.lock();
-        let on_air = state.selection.on_air();
-        (on_air, state.inputs.of(on_air).window)
+        state.inputs.of(state.selection.on_air()).window
+    }
+
+    /// Whether a slot has a publisher, or waits for one.
+    pub(crate) fn is_present(&self, slot: Slot) -> bool {
+        self.state.lock().inputs.of(slot).is_present()
     }
 
     /// The slots that have a publisher, or wait for one.
@@ -457,10 +467,7 @@ impl Publisher {
 impl Input {
     fn absent() -> Self {
         Self {
-            token: FencingToken {
-                epoch: 0,
-                attempt: 0,
-            },
+            token: fencing::NONE,
             window: None,
             publisher: None,
             lost: None,

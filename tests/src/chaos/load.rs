@@ -12,12 +12,7 @@ use std::{
 use serde_json::Value;
 
 use super::field::Field;
-use crate::{
-    binary,
-    deployment::{APP, Deployment},
-    process::{self, Process},
-    wait::wait_for,
-};
+use crate::{bench::Files, deployment::APP, process::Process, wait::wait_for};
 
 const LIVE: Duration = Duration::from_secs(60);
 /// Their last words, and the ends of their streams.
@@ -100,21 +95,11 @@ impl Load {
         encoders: Encoders,
         beside: &[Self],
     ) -> Self {
-        let (mut keys, mut streams) = (String::new(), String::new());
-        for number in 0..publishers {
-            let stream = format!("{prefix}-{number}");
-            let key = field.api().create_key(APP, &stream).await;
-            keys += &format!("{}\n", key.secret);
-            streams += &format!("{stream}\n");
-        }
         let deployment = &field.deployment;
-        let file = |suffix: &str| deployment.logs.join(format!("{prefix}-{suffix}"));
-        fs::write(file("keys"), keys).unwrap();
-        fs::write(file("streams"), streams).unwrap();
-        fs::write(file("token"), &deployment.playback.token).unwrap();
-
-        let mut subscribe = readers(deployment, &file);
-        let mut publish = publishers_of(field, encoders, &file);
+        let files = Files::prepare(deployment, prefix, publishers).await;
+        let mut subscribe = files.subscribe(deployment);
+        subscribe.args(["--silence", SILENCE, "--give-up", "60"]);
+        let mut publish = publishers_of(field, encoders, &files);
         let logs = &deployment.logs;
         let this = Self {
             encoders,
@@ -122,8 +107,8 @@ impl Load {
             prefix: prefix.to_owned(),
             subscribe: Process::spawn(&format!("{prefix}-subscribe"), &mut subscribe, logs),
             publish: Process::spawn(&format!("{prefix}-publish"), &mut publish, logs),
-            publish_report: file("publish.json"),
-            subscribe_report: file("subscribe.json"),
+            publish_report: files.path("publish.json"),
+            subscribe_report: files.path("subscribe.json"),
         };
         wait_for("all publishers to be live", LIVE, async || {
             let sessions = field.sessions().await?;
@@ -165,51 +150,14 @@ impl Load {
     }
 }
 
-/// The readers' command; its files are called by these endings.
-fn readers(deployment: &Deployment, file: &impl Fn(&str) -> PathBuf) -> Command {
-    let (first, others) = deployment.playback.origins.split_first().unwrap();
-    let mut subscribe = process::command(binary::headwater());
-    subscribe
-        .args(["bench", "subscribe", first, "--app", APP])
-        .args(["--silence", SILENCE, "--give-up", "60"])
-        .args(["--follow-endpoints", &others.join(",")])
-        .arg("--streams-file")
-        .arg(file("streams"))
-        .arg("--token-file")
-        .arg(file("token"))
-        .arg("--ca-file")
-        .arg(&deployment.ca_file)
-        .arg("--report-file")
-        .arg(file("subscribe.json"));
-    subscribe
-}
-
 /// The publishers' command.
-fn publishers_of(field: &Field, encoders: Encoders, file: &impl Fn(&str) -> PathBuf) -> Command {
-    let deployment = &field.deployment;
-    let mut publish = process::command(binary::headwater());
-    publish.args(["bench", "publish"]);
+fn publishers_of(field: &Field, encoders: Encoders, files: &Files) -> Command {
+    let mut publish = files.publish(&field.deployment);
     for edge in &field.edges {
         publish.arg(format!("rtmps://{}/{APP}", edge.node.rtmps()));
     }
-    publish
-        .args([
-            "--ramp",
-            "2",
-            "--bitrate",
-            "200k",
-            "--fps",
-            "15",
-            "--gop",
-            "1",
-        ])
-        .arg("--reconnect")
-        .arg("--keys-file")
-        .arg(file("keys"))
-        .arg("--ca-file")
-        .arg(&deployment.ca_file)
-        .arg("--report-file")
-        .arg(file("publish.json"));
+    publish.args(["--ramp", "2", "--bitrate", "200k", "--fps", "15"]);
+    publish.args(["--gop", "1", "--reconnect"]);
     if encoders == Encoders::Capable {
         publish.arg("--follow-requests");
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    process::{self, Process},
+    process::{self, Process, run, tool, with_system_path},
     wait::wait_until,
 };
 
@@ -141,7 +141,7 @@ impl Place {
     }
 
     fn at(&self, program: &str) -> Command {
-        with_path(process::within(&self.enter(), program))
+        with_system_path(process::within(&self.enter(), program))
     }
 }
 
@@ -158,20 +158,4 @@ impl Drop for Place {
 pub fn cut(one: &Place, other: &Place) {
     one.is_deaf_to(other.address);
     other.is_deaf_to(one.address);
-}
-
-fn tool(name: &str) -> Command {
-    with_path(process::command(name))
-}
-
-/// Debian keeps these out of a user's.
-fn with_path(mut command: Command) -> Command {
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    command
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
 }

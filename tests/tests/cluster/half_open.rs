@@ -11,7 +11,7 @@ use tests::{
     cluster::{Cluster, Layout},
     deployment::{APP, Deployment},
     fixture,
-    process::{self, Process},
+    process::{self, Process, run, tool, with_system_path},
     wait::wait_until,
     witness::Witness,
 };
@@ -232,7 +232,7 @@ impl Network {
         if end == "near" {
             return tool(program);
         }
-        let mut command = with_path(self.enter());
+        let mut command = with_system_path(self.enter());
         command.arg(program);
         command
     }
@@ -242,19 +242,4 @@ impl Network {
         command.args(["--target", &self.far.id().to_string(), "--net", "--"]);
         command
     }
-}
-
-fn tool(name: &str) -> Command {
-    with_path(process::command(name))
-}
-
-/// Debian keeps these out of a user's.
-fn with_path(mut command: Command) -> Command {
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    command
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().unwrap();
-    assert!(status.success(), "{command:?}: {status}");
 }

@@ -1,6 +1,10 @@
 //! An encoder: [`rtmp::ClientSession`] over TLS, and the media that it sends.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use rtmp::{
@@ -167,6 +171,24 @@ impl Encoder {
             }
         }
         self.socket.flush().await.ok();
+    }
+}
+
+/// Media until something is true, one frame at a time, as an encoder in real time.
+pub(crate) async fn send_until(
+    encoder: &mut Encoder,
+    sent: &mut Vec<MediaMessage>,
+    what: &str,
+    mut condition: impl FnMut() -> bool,
+) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        let number = u32::try_from(sent.len().saturating_sub(3) / 2).unwrap();
+        let more = media(number..number + 1, 1000);
+        encoder.send_all(&more).await;
+        sent.extend(more);
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -5,28 +5,10 @@ use std::time::{Duration, Instant};
 use rtmp::MediaMessage;
 
 use crate::{
-    encoder::{Encoder, Said, media},
+    encoder::{Encoder, Said, media, send_until},
     fake_origin::{FakeOrigin, Mode, SessionLog},
     harness::{Harness, assert_same, in_time, until},
 };
-
-/// Media until something is true, one frame at a time, as an encoder in real time.
-async fn send_until(
-    encoder: &mut Encoder,
-    sent: &mut Vec<MediaMessage>,
-    what: &str,
-    mut condition: impl FnMut() -> bool,
-) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        let number = u32::try_from(sent.len().saturating_sub(3) / 2).unwrap();
-        let more = media(number..number + 1, 1000);
-        encoder.send_all(&more).await;
-        sent.extend(more);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 /// What the second origin got begins where a decoder can, with everything that it needs.
 fn assert_resumed(log: &SessionLog, sent: &[MediaMessage]) {

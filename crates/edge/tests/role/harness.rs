@@ -256,6 +256,19 @@ pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T
     }
 }
 
+/// Asks again and again, until there is an answer.
+pub(crate) async fn found<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(what, asking).await
+}
+
 /// What came is what was sent, from `first` on.
 pub(crate) fn assert_same(frames: &[media::Frame], first: u64, sent: &[MediaMessage]) {
     let sent = &sent[usize::try_from(first).unwrap()..];

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    encoder::{Encoder, media},
+    encoder::{Encoder, media, send_until},
     fake_origin::{FakeOrigin, Mode},
     harness::{Harness, assert_same, in_time, until},
 };
@@ -80,24 +80,6 @@ async fn carry(
         if to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
-    }
-}
-
-/// Media until something is true, one frame at a time.
-async fn send_until(
-    encoder: &mut Encoder,
-    sent: &mut Vec<MediaMessage>,
-    what: &str,
-    mut condition: impl FnMut() -> bool,
-) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        let number = u32::try_from(sent.len().saturating_sub(3) / 2).unwrap();
-        let more = media(number..number + 1, 1000);
-        encoder.send_all(&more).await;
-        sent.extend(more);
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -11,7 +11,7 @@ use runtime::shutdown::DrainTimes;
 
 use crate::{
     encoder::{Encoder, Said, media},
-    harness::{Harness, in_time, until},
+    harness::{Harness, found, in_time, until},
 };
 
 const REFUSED: &str = "The service is not available right now, please try again";
@@ -35,27 +35,18 @@ fn drain(timeout: Option<Duration>) -> Command {
 }
 
 async fn announced(harness: &Harness) -> Edge {
-    let mut edges = vec![];
-    in_time("the announcement", async {
-        while edges.is_empty() {
-            edges = harness.registry.edges().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    found("the announcement", async || {
+        let mut edges = harness.registry.edges().await.unwrap();
+        assert!(edges.len() <= 1, "{edges:?}");
+        edges.pop()
     })
-    .await;
-    assert_eq!(edges.len(), 1);
-    edges.remove(0)
+    .await
 }
 
 async fn announced_as(harness: &Harness, phase: EdgePhase) -> Edge {
-    in_time("the phase", async {
-        loop {
-            let edge = announced(harness).await;
-            if edge.phase == phase {
-                return edge;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    found("the phase", async || {
+        let edge = announced(harness).await;
+        (edge.phase == phase).then_some(edge)
     })
     .await
 }
@@ -126,13 +117,9 @@ async fn an_ordered_drain_refuses_publishers_and_is_taken_back() {
     let back = Encoder::publish(harness.address, "live", "good-back").await;
     // It stays, and its key's policy decides again who may take its place.
     capable.send_all(&media(0..4, 100)).await;
-    in_time("the lease", async {
-        let mut refused = false;
-        while !refused {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let outcome = harness.registry.claim(&claim).await.unwrap();
-            refused = matches!(outcome, ClaimOutcome::Refused { .. });
-        }
+    found("the lease", async || {
+        let outcome = harness.registry.claim(&claim).await.unwrap();
+        matches!(outcome, ClaimOutcome::Refused { .. }).then_some(())
     })
     .await;
     let edge = announced_as(&harness, EdgePhase::Serving).await;
@@ -155,12 +142,14 @@ async fn nobody_more_leaves_once_a_drain_is_taken_back() {
     // It is to be closed at its next keyframe, which does not come.
     tell(&harness, drain(Some(Duration::from_secs(2)))).await;
     until("the drain", || phase(&harness) == 2).await;
+    // From a second before its end it is told to close; nothing shows that until it does.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     tell(&harness, Command::Undrain).await;
     until("the edge is ready", || phase(&harness) == 0).await;
     // Through the end that was, and with keyframes.
     for frames in media(2..80, 100).chunks(2) {
         encoder.send_all(frames).await;
+        // As an encoder in real time.
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     assert_eq!(harness.lease().await.stats.name, "stays");
@@ -261,10 +250,8 @@ async fn a_command_ends_the_sessions_of_a_key() {
     let said = in_time("the end", encoder_said(&mut revoked)).await;
     assert_eq!(said, "This stream was ended by its owner");
     drop(revoked);
-    in_time("the lease", async {
-        while harness.leases().await.len() > 1 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    found("the lease", async || {
+        (harness.leases().await.len() == 1).then_some(())
     })
     .await;
     assert_eq!(harness.lease().await.stats.name, "other");

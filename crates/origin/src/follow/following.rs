@@ -19,7 +19,10 @@ use super::{
     Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX, directory::Whereabouts,
     upstream::Upstream,
 };
-use crate::stream::{ANOTHER_BROADCAST, End, Feed, FeedError, SessionHeader, Slots, Superseded};
+use crate::{
+    fencing,
+    stream::{ANOTHER_BROADCAST, End, Feed, FeedError, SessionHeader, Slots, Superseded},
+};
 
 /// A stream that another origin owns.
 pub(super) struct Following {
@@ -94,10 +97,7 @@ impl Following {
     ) -> Option<Self> {
         let elsewhere = follower.shared.elsewhere.as_ref()?;
         let streams = &follower.shared.streams;
-        let lowest = Slots::from_fn(|_slot| FencingToken {
-            epoch: 0,
-            attempt: 0,
-        });
+        let lowest = Slots::new(fencing::NONE, fencing::NONE);
         let upstream = elsewhere.upstreams.open(candidates, id, None, &lowest);
         let upstream = upstream.await?;
         let owner = upstream.origin.clone();
@@ -291,8 +291,8 @@ impl Following {
             return Err(Over::Released);
         };
         // It is not the publisher's fault.
-        let (on_air, _window) = self.feed.stream().window();
-        let grace = self.feed.stream().patience(on_air).broken;
+        let stream = self.feed.stream();
+        let grace = stream.patience(stream.on_air()).broken;
         let mut again = self.loss.is_some();
         let now = Instant::now();
         let mut loss = self.loss.unwrap_or(Loss {

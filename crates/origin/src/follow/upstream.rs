@@ -172,14 +172,13 @@ impl Upstream {
         Ok(Self {
             origin: origin.name.clone(),
             broadcast_id,
-            tokens: Slots::from_fn(|slot| {
-                let (epoch, attempt) = if slot == Slot::PRIMARY {
-                    (epoch, attempt)
-                } else {
-                    (backup_epoch, backup_attempt)
-                };
-                FencingToken { epoch, attempt }
-            }),
+            tokens: Slots::new(
+                FencingToken { epoch, attempt },
+                FencingToken {
+                    epoch: backup_epoch,
+                    attempt: backup_attempt,
+                },
+            ),
             responses,
             assembler: Assembler::new(Parts::Omitted),
             _connection: connection,

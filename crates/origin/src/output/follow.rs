@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     metrics::OutputLabels,
-    stream::{self, End, Next, Slots, Stream as Held, Streams, Subscription, SubscriptionStart},
+    stream::{self, End, Next, Slots, Streams, Subscription, SubscriptionStart},
 };
 
 /// What a follower reads.
@@ -103,19 +103,20 @@ fn owned(streams: &Streams, request: &FollowRequest) -> Result<Arc<stream::Strea
 }
 
 fn seen(request: &FollowRequest) -> Slots<FencingToken> {
-    Slots::from_fn(|slot| {
-        let (epoch, attempt) = if slot == Slot::PRIMARY {
-            (request.epoch, request.attempt)
-        } else {
-            (request.backup_epoch, request.backup_attempt)
-        };
-        FencingToken { epoch, attempt }
-    })
+    let FollowRequest {
+        epoch,
+        attempt,
+        backup_epoch,
+        backup_attempt,
+        ..
+    } = *request;
+    let token = |epoch, attempt| FencingToken { epoch, attempt };
+    Slots::new(token(epoch, attempt), token(backup_epoch, backup_attempt))
 }
 
 /// Whether no origin is known to have a better right to a slot whose publisher is here. One that is elsewhere, or gone, says
 /// nothing.
-fn may_follow(stream: &Held, seen: &Slots<FencingToken>) -> bool {
+fn may_follow(stream: &stream::Stream, seen: &Slots<FencingToken>) -> bool {
     let (slots, here) = (stream.slots(), stream.tokens());
     !slots.is_empty() && slots.iter().all(|slot| here.of(*slot) >= seen.of(*slot))
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     fencing::{self, Refused},
-    stream::{AttachError, Attached, Opening, Place, Stream},
+    stream::{AttachError, Attached, Opening, Place},
 };
 
 /// An open that was taken.
@@ -70,17 +70,17 @@ impl Relay {
         let (stream_id, slot) = place;
         let held = self.streams.owned(stream_id);
         // Publishers that this origin has go on, whatever its memory.
-        let present = |stream: &std::sync::Arc<Stream>| stream.slots().contains(&slot);
-        if !held.as_ref().is_some_and(present) && !self.streams.budget().admits() {
+        let present = held.filter(|stream| stream.is_present(slot));
+        if present.is_none() && !self.streams.budget().admits() {
             return Err(status(
                 Code::ResourceExhausted,
                 PROCESS_BUDGET,
                 "the origin's memory for media is in use",
             ));
         }
-        let seen = match &held {
-            Some(stream) if present(stream) => *stream.tokens().of(slot),
-            Some(_) | None => {
+        let seen = match present {
+            Some(stream) => *stream.tokens().of(slot),
+            None => {
                 let known = self.streams.find(stream_id);
                 let known = known.map(|stream| *stream.tokens().of(slot));
                 let registered = self.registered_token(place).await;

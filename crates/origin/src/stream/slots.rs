@@ -9,6 +9,10 @@ pub(crate) struct Slots<T> {
 }
 
 impl<T> Slots<T> {
+    pub(crate) fn new(primary: T, backup: T) -> Self {
+        Self { primary, backup }
+    }
+
     pub(crate) fn from_fn(mut make: impl FnMut(Slot) -> T) -> Self {
         Self {
             primary: make(Slot::PRIMARY),

@@ -61,8 +61,7 @@ impl Subscription {
 
     /// The reconnect window of the stream's latest session, where its grant has one.
     pub(crate) fn window(&self) -> Option<std::time::Duration> {
-        let (_on_air, window) = self.stream.window();
-        window
+        self.stream.window()
     }
 
     /// What comes next, as soon as it is there: frames of up to `bytes_max`, or one frame.

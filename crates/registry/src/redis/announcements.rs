@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use redis::{Pipeline, cmd};
+use redis::{Pipeline, Value, cmd};
 
 use super::{
     EDGES_MAX, ORIGINS_MAX, RedisRegistry, accepted, connection::Repeat, enter, range, script,
     script::call, skip_malformed, ttl, value,
 };
-use crate::{Edge, EdgeName, LEASE_TTL, Origin, OriginName, RegistryError};
+use crate::{Edge, EdgeName, InvalidId, LEASE_TTL, Origin, OriginName, RegistryError};
 
 impl RedisRegistry {
     pub(crate) async fn announce(&self, origin: &Origin) -> Result<(), RegistryError> {
@@ -40,33 +40,16 @@ impl RedisRegistry {
     }
 
     pub(crate) async fn origins(&self) -> Result<Vec<Origin>, RegistryError> {
-        let names = self.run_one(
-            "origins",
-            range(&self.keys.origins(), ORIGINS_MAX),
-            Repeat::Always,
-        );
-        let names: BTreeSet<_> = value::texts(names.await?)?
-            .iter()
-            .map(|name| value::name(name.as_deref(), OriginName::new, "origin"))
-            .filter_map(|name| skip_malformed(name, "origin index"))
-            .collect();
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut commands = Pipeline::with_capacity(names.len());
-        for name in &names {
-            commands
-                .cmd("HMGET")
-                .arg(self.keys.origin(name))
-                .arg(&value::ORIGIN_FIELDS);
-        }
-        let replies = self.run("origins", &commands).await?;
-        let mut origins = Vec::with_capacity(names.len());
-        for (name, reply) in names.into_iter().zip(replies) {
-            let origin = accepted(reply).and_then(|reply| value::origin(name, reply));
-            origins.extend(skip_malformed(origin, "origin").flatten());
-        }
-        Ok(origins)
+        let list = List {
+            command: "origins",
+            index: self.keys.origins(),
+            members_max: ORIGINS_MAX,
+            what: "origin",
+            fields: &value::ORIGIN_FIELDS,
+        };
+        let key = |name: &OriginName| self.keys.origin(name);
+        self.announced(list, OriginName::new, key, value::origin)
+            .await
     }
 
     pub(crate) async fn announce_edge(&self, edge: &Edge) -> Result<(), RegistryError> {
@@ -96,35 +79,58 @@ impl RedisRegistry {
     }
 
     pub(crate) async fn edges(&self) -> Result<Vec<Edge>, RegistryError> {
-        let names = self.run_one(
-            "edges",
-            range(&self.keys.edges(), EDGES_MAX),
-            Repeat::Always,
-        );
-        let names: BTreeSet<_> = value::texts(names.await?)?
+        let list = List {
+            command: "edges",
+            index: self.keys.edges(),
+            members_max: EDGES_MAX,
+            what: "edge",
+            fields: &value::EDGE_FIELDS,
+        };
+        let key = |name: &EdgeName| self.keys.edge(name);
+        self.announced(list, EdgeName::new, key, value::edge).await
+    }
+
+    /// Whom an index names and whose announcement is there, by name.
+    async fn announced<N: Ord, T>(
+        &self,
+        list: List,
+        name: impl Fn(&str) -> Result<N, InvalidId>,
+        key: impl Fn(&N) -> String,
+        read: impl Fn(N, Value) -> Result<Option<T>, RegistryError>,
+    ) -> Result<Vec<T>, RegistryError> {
+        let index = range(&list.index, list.members_max);
+        let names = self.run_one(list.command, index, Repeat::Always).await?;
+        let names: BTreeSet<_> = value::texts(names)?
             .iter()
-            .map(|name| value::name(name.as_deref(), EdgeName::new, "edge"))
-            .filter_map(|name| skip_malformed(name, "edge index"))
+            .map(|text| value::name(text.as_deref(), &name, list.what))
+            .filter_map(|name| skip_malformed(name, list.what))
             .collect();
         if names.is_empty() {
             return Ok(Vec::new());
         }
         let mut commands = Pipeline::with_capacity(names.len());
         for name in &names {
-            commands
-                .cmd("HMGET")
-                .arg(self.keys.edge(name))
-                .arg(&value::EDGE_FIELDS);
+            commands.cmd("HMGET").arg(key(name)).arg(list.fields);
         }
-        let replies = self.run("edges", &commands).await?;
-        let mut edges = Vec::with_capacity(names.len());
+        let replies = self.run(list.command, &commands).await?;
+        let mut announced = Vec::with_capacity(names.len());
         for (name, reply) in names.into_iter().zip(replies) {
-            match accepted(reply).and_then(|reply| value::edge(name, reply)) {
-                // What cannot be read now is not an edge that is not there.
+            match accepted(reply).and_then(|reply| read(name, reply)) {
+                // What cannot be read now is not somebody who is not there.
                 Err(unavailable @ RegistryError::Unavailable(_)) => return Err(unavailable),
-                read => edges.extend(skip_malformed(read, "edge").flatten()),
+                read => announced.extend(skip_malformed(read, list.what).flatten()),
             }
         }
-        Ok(edges)
+        Ok(announced)
     }
+}
+
+/// Where announcements of one kind are.
+struct List {
+    /// For metrics.
+    command: &'static str,
+    index: String,
+    members_max: usize,
+    what: &'static str,
+    fields: &'static [&'static str],
 }

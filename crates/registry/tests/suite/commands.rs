@@ -65,6 +65,7 @@ pub(crate) async fn a_command_reaches_whoever_waits_for_it(place: Place) {
         let (_, command) = next(&mut heard).await;
         (command, Instant::now())
     });
+    // For it to wait: one that is there before is not what this measures.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let sent = Instant::now();
     place.control.command(&to, &Command::Undrain).await.unwrap();
