@@ -7,6 +7,7 @@
 
 mod backup;
 mod following;
+mod lost_owners;
 mod outputs;
 mod ownership;
 mod players;
