@@ -164,6 +164,10 @@ struct Session {
     first_sequence: u64,
     /// Behind the last frame.
     next_sequence: u64,
+    /// How many more frames it had is not known.
+    broken_off: bool,
+    /// Begins behind what readers had of an earlier stretch of it: a decoder may not be able to start there.
+    resumed: bool,
     random_access: RandomAccess,
 }
 
@@ -190,8 +194,8 @@ impl Log {
         }
     }
 
-    /// A new session writes from now on; its frames start at `first_sequence`, its timestamps get
-    /// `timeline_offset_ms` added.
+    /// A new session writes from now on; its frames start at `first_sequence`, or behind an earlier stretch of it that others
+    /// came after. Its timestamps get `timeline_offset_ms` added.
     pub fn begin_session(
         &mut self,
         id: &str,
@@ -199,6 +203,8 @@ impl Log {
         timeline_offset_ms: i64,
         first_sequence: u64,
     ) {
+        let had = self.next_sequence_of(id).unwrap_or_default();
+        let begins_at = first_sequence.max(had);
         if self.sessions.len() == SESSIONS_REMEMBERED {
             self.sessions.pop_front();
         }
@@ -207,8 +213,10 @@ impl Log {
             id: id.into(),
             token,
             timeline_offset_ms,
-            first_sequence,
-            next_sequence: first_sequence,
+            first_sequence: begins_at,
+            next_sequence: begins_at,
+            broken_off: false,
+            resumed: first_sequence < had,
             random_access: RandomAccess::new(self.limits.age_max),
         });
         self.sessions_begun = self.sessions_begun.saturating_add(1);
@@ -222,6 +230,7 @@ impl Log {
                 session.token = token;
             }
             session.next_sequence = session.next_sequence.max(first_sequence);
+            session.broken_off = false;
         }
     }
 
@@ -265,7 +274,11 @@ impl Log {
         let token = self.sessions.back().map(|session| session.token);
         let token = token.unwrap_or_default();
         let new = self.follow_session(id, token, from_sequence);
-        self.continue_session(token, to_sequence);
+        if to_sequence < u64::MAX {
+            self.continue_session(token, to_sequence);
+        } else if let Some(session) = self.sessions.back_mut() {
+            session.broken_off = true;
+        }
         new
     }
 
@@ -279,11 +292,10 @@ impl Log {
         ))
     }
 
-    /// Behind the last frame of a session, also of one that others came after. `None` as well where a gap without an end is
-    /// all that is known of it.
+    /// Behind the last frame of a session, also of one that others came after.
     pub fn next_sequence_of(&self, id: &str) -> Option<u64> {
         let session = self.sessions.iter().rev().find(|s| &*s.id == id)?;
-        (session.next_sequence < u64::MAX).then_some(session.next_sequence)
+        Some(session.next_sequence)
     }
 
     /// Tells what a decoder needs and the log has not seen: the current session's metadata and sequence headers from
@@ -313,6 +325,10 @@ impl Log {
         };
         let expected = session.next_sequence;
         if sequence < expected {
+            if sequence < session.first_sequence {
+                // A decoder needs it all the same.
+                self.seed_header(sequence, &frame);
+            }
             return Ok(Appended::Duplicate);
         }
         if sequence > expected {
@@ -451,6 +467,17 @@ impl Log {
         self.sessions
             .iter()
             .find(|session| session.ordinal == ordinal)
+    }
+}
+
+impl Session {
+    /// Behind the last frame that it had, as far as that is known.
+    fn end(&self) -> u64 {
+        if self.broken_off {
+            u64::MAX
+        } else {
+            self.next_sequence
+        }
     }
 }
 

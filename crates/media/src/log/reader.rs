@@ -191,11 +191,13 @@ impl Log {
                 reader.next = reader.next.saturating_add(1);
                 continue;
             }
-            if let Some((gap, behind)) = self.gap_before(reader, entry) {
-                if reader.class == Class::Live && !entry.random_access {
-                    reader.seeking = true;
-                    continue;
-                }
+            let gap = self.gap_before(reader, entry);
+            let broken = gap.is_some() || self.resumes_at(reader, entry);
+            if reader.class == Class::Live && broken && !entry.random_access {
+                reader.seeking = true;
+                continue;
+            }
+            if let Some((gap, behind)) = gap {
                 reader.header_of = None;
                 reader.expected = Some(behind);
                 return Ok(Some(Event::Gap(gap)));
@@ -239,9 +241,7 @@ impl Log {
             return expected.gap_to(entry.sequence);
         }
         let rest = match expected.ordinal {
-            Some(ordinal) => self
-                .remembered(ordinal)
-                .map_or(u64::MAX, |session| session.next_sequence),
+            Some(ordinal) => self.remembered(ordinal).map_or(u64::MAX, Session::end),
             None => u64::MAX,
         };
         // Sessions that came and went in between, then the beginning of the entry's own. Which ones came behind an
@@ -254,9 +254,16 @@ impl Log {
             let mut between = self.sessions.iter().filter(missed);
             let own = || Expected::first(self.remembered(entry.ordinal)?).gap_to(entry.sequence);
             between
-                .find_map(|session| Expected::first(session).gap_to(session.next_sequence))
+                .find_map(|session| Expected::first(session).gap_to(session.end()))
                 .or_else(own)
         })
+    }
+
+    /// Whether the entry goes on inside of a session that the reader had left for another one.
+    fn resumes_at(&self, reader: &Reader, entry: &Entry) -> bool {
+        let left = |expected: &Expected| expected.ordinal != Some(entry.ordinal);
+        reader.expected.as_ref().is_some_and(left)
+            && self.remembered(entry.ordinal).is_some_and(|it| it.resumed)
     }
 
     fn header(&self, entry: &Entry) -> Header {

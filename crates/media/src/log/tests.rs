@@ -1,3 +1,5 @@
+mod stretches;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -764,72 +766,6 @@ fn hostile_47_output_never_goes_back_whatever_the_wire_says() {
         }
     }
     assert_eq!(last.len(), 2);
-}
-
-const BACKUP: Token = Token {
-    slot: 1,
-    epoch: 9,
-    attempt: 1,
-};
-
-/// Session s1 with two frames, then b1 with two, then s1 again from its sixth frame on.
-fn switched() -> Log {
-    let mut log = log(usize::MAX);
-    append(&mut log, keyframe(0));
-    append(&mut log, inter(40));
-    log.begin_session("b1", BACKUP, 80, 10);
-    append(&mut log, keyframe(0));
-    append(&mut log, inter(40));
-    log.begin_session("s1", TOKEN, 0, 5);
-    append(&mut log, keyframe(200));
-    log
-}
-
-#[test]
-fn a_cursor_is_a_place_in_the_stretch_of_its_session_that_it_was_given_in() {
-    let log = switched();
-    for (next_sequence, expected) in [
-        (
-            1,
-            &[
-                "header s1 []",
-                "s1:1",
-                "header b1 []",
-                "b1:10 b1:11",
-                "header s1 []",
-                "s1:5",
-            ][..],
-        ),
-        (2, &["header b1 []", "b1:10 b1:11", "header s1 []", "s1:5"]),
-        (5, &["header s1 []", "s1:5"]),
-        (6, &[]),
-    ] {
-        let start = Start::Resume {
-            session_id: "s1",
-            next_sequence,
-        };
-        let mut reader = log.reader(Class::Lossless, start);
-        assert_eq!(read_all(&log, &mut reader), expected, "{next_sequence}");
-    }
-    assert_eq!(log.next_sequence_of("s1"), Some(6));
-}
-
-#[test]
-fn the_tokens_of_two_slots_say_nothing_of_each_other() {
-    let log = switched();
-    let follow = |seen: &[Token]| {
-        let start = Start::Follow {
-            position: None,
-            seen,
-        };
-        read_all(&log, &mut log.reader(Class::Lossless, start)).join(" ")
-    };
-    assert!(follow(&[TOKEN, BACKUP]).starts_with("header s1 [] s1:0"));
-    let higher = Token {
-        attempt: 2,
-        ..BACKUP
-    };
-    assert_eq!(follow(&[TOKEN, higher]), "header s1 [] s1:5");
 }
 
 #[test]

@@ -155,7 +155,9 @@ impl Feed {
         let now = Instant::now();
         let appended = self.write(|state, followed| {
             let offset_ms = followed.timeline_offset_ms;
-            if let Some((_, first)) = frames.first()
+            // Those that readers have had are in another time.
+            let next = state.log.session().map_or(0, |(_, next, _)| next);
+            if let Some((_, first)) = frames.iter().find(|(sequence, _)| *sequence >= next)
                 && std::mem::take(&mut state.unplaced)
             {
                 state.log.place_session(offset_ms, first.timestamp_ms);

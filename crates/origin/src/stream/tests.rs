@@ -184,25 +184,79 @@ async fn frames_before_a_refused_one_are_paid_for_and_wake_readers() {
     assert!(streams.budget().used() >= 100_000);
 }
 
+fn told<'a>(session_id: &'a str, slot: Slot, sequence: u64) -> SessionHeader<'a> {
+    SessionHeader {
+        session_id,
+        slot,
+        token: opening(1).token,
+        timeline_offset_ms: 0,
+        sequence,
+        headers: &[],
+        window: None,
+    }
+}
+
+fn keyframe_at(timestamp_ms: i64) -> Frame {
+    Frame {
+        timestamp_ms,
+        ..keyframe(100)
+    }
+}
+
+#[tokio::test]
+async fn what_readers_had_of_a_session_does_not_say_where_its_rest_is() {
+    let streams = streams(|_| {});
+    let mut feed = followed(&streams, opening(1).token);
+    feed.header(&told("s1", Slot::PRIMARY, 0)).unwrap();
+    feed.append(vec![(0, keyframe_at(0)), (1, keyframe_at(2000))], 0)
+        .unwrap();
+    feed.header(&told("b1", Slot::BACKUP, 0)).unwrap();
+    feed.append(vec![(0, keyframe_at(9000))], 0).unwrap();
+    // The next owner has s1 from its first frame on, in a time of its own.
+    let next = OriginName::new("origin-2").unwrap();
+    feed.owned_by(&next, &primary(opening(1).token)).unwrap();
+    feed.header(&told("s1", Slot::PRIMARY, 0)).unwrap();
+    let replayed = [(0, 0), (1, 2000), (2, 4000)].map(|(at, time)| (at, keyframe_at(time)));
+    feed.append(replayed[..1].to_vec(), 0).unwrap();
+    feed.append(replayed[1..].to_vec(), 0).unwrap();
+    let state = feed.stream().state.lock();
+    assert_eq!(state.log.latest_output_ms(), Some(9001));
+}
+
+#[tokio::test]
+async fn an_owner_of_before_there_were_two_slots_says_nothing_of_the_backup() {
+    let streams = streams(|_| {});
+    let mut feed = followed(&streams, opening(1).token);
+    let backup = FencingToken {
+        epoch: 9,
+        attempt: 1,
+    };
+    let header = SessionHeader {
+        token: backup,
+        ..told("b1", Slot::BACKUP, 0)
+    };
+    feed.header(&header).unwrap();
+    // It has the primary alone, and no fields for more.
+    let next = OriginName::new("origin-2").unwrap();
+    feed.owned_by(&next, &primary(opening(2).token)).unwrap();
+    let header = SessionHeader {
+        token: opening(2).token,
+        ..told("s2", Slot::default(), 0)
+    };
+    feed.header(&header).unwrap();
+    let seen = Slots::new(opening(2).token, backup);
+    assert_eq!(feed.stream().tokens(), seen);
+    assert_eq!(feed.stream().on_air(), Slot::PRIMARY);
+}
+
 #[tokio::test]
 async fn a_followed_session_without_a_frame_begins_here_where_its_publisher_says() {
     for (presented_ms, offset_ms) in [(Some(60_000), 60_000), (None, 5001)] {
         let streams = streams(|_| {});
         let mut feed = followed(&streams, opening(1).token);
-        let header = |session_id, sequence| SessionHeader {
-            session_id,
-            slot: Slot::PRIMARY,
-            token: opening(1).token,
-            timeline_offset_ms: 0,
-            sequence,
-            headers: &[],
-            window: None,
-        };
-        let mut first = keyframe(100);
-        first.timestamp_ms = 5000;
-        feed.header(&header("s1", 0)).unwrap();
-        feed.append(vec![(0, first)], 0).unwrap();
-        feed.header(&header("s2", 0)).unwrap();
+        feed.header(&told("s1", Slot::PRIMARY, 0)).unwrap();
+        feed.append(vec![(0, keyframe_at(5000))], 0).unwrap();
+        feed.header(&told("s2", Slot::PRIMARY, 0)).unwrap();
         let opening = Opening {
             timeline_offset_ms: presented_ms,
             ..opening(2)
@@ -302,13 +356,8 @@ async fn a_backup_does_not_take_a_stream_from_an_origin_that_gives_it() {
     let streams = streams(|_| {});
     let mut feed = followed(&streams, opening(5).token);
     let header = SessionHeader {
-        session_id: "s5",
-        slot: Slot::PRIMARY,
         token: opening(5).token,
-        timeline_offset_ms: 0,
-        sequence: 0,
-        headers: &[],
-        window: None,
+        ..told("s5", Slot::PRIMARY, 0)
     };
     feed.header(&header).unwrap();
     feed.append(vec![(0, keyframe(100))], 0).unwrap();
