@@ -1,12 +1,15 @@
 //! Who owns a stream, as the registry has it.
+//!
+//! All who ask at a time are asked for in one question, one question after the other: a dead or frozen owner of thousands of
+//! streams costs the registry no more than one that owns a few.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use registry::{Origin, OriginName, Registry, RegistryError, Slot, StreamId};
+use registry::{Origin, OriginName, Owner, Registry, RegistryError, Slot, StreamId};
 use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
 };
 use tracing::debug;
 
@@ -18,10 +21,9 @@ use crate::{
 /// Asks the registry.
 pub(super) struct Directory {
     config: Arc<Config>,
-    registry: Registry,
     metrics: OriginMetrics,
-    asking: Semaphore,
-    announced: Mutex<Announced>,
+    questions: mpsc::Sender<Question>,
+    announced: Arc<Mutex<Announced>>,
 }
 
 /// Who may have a stream's log.
@@ -33,24 +35,30 @@ pub(super) struct Whereabouts {
     pub(super) live: bool,
 }
 
-/// What became of a question.
-enum Answer<T> {
-    Told(T),
-    /// It was not asked: too many others wait for an answer.
-    Busy,
-    Unavailable,
+/// Who owns a stream?
+struct Question {
+    id: StreamId,
+    /// The primary's origin, then the backup's; `None`: the registry does not answer.
+    answer: oneshot::Sender<Option<Vec<OriginName>>>,
 }
 
 /// The origins that were announced last.
-#[derive(Default)]
-struct Announced {
-    origins: BTreeMap<OriginName, Origin>,
-    asked: Option<Instant>,
+type Announced = BTreeMap<OriginName, Origin>;
+
+/// Asks for all who wait.
+struct Asker {
+    registry: Registry,
+    wait: Duration,
+    questions: mpsc::Receiver<Question>,
+    announced: Arc<Mutex<Announced>>,
+    announced_asked: Option<Instant>,
 }
 
-/// Questions to the registry that are under way at a time.
-const ASKING_MAX: usize = 32;
-/// How long a question waits for its turn.
+/// Streams that are asked about in one go, and how many more wait for the next one.
+const ASKED_MAX: usize = 256;
+/// Between two questions, for each stream of the first: the registry is asked about 10 000 streams a second at most.
+const PAUSE_PER_STREAM: Duration = Duration::from_micros(100);
+/// How long one more waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(1);
 /// How long the list of origins stands.
 const ANNOUNCED_PERIOD: Duration = Duration::from_secs(1);
@@ -58,93 +66,74 @@ const ANNOUNCED_PERIOD: Duration = Duration::from_secs(1);
 const CANDIDATES_MAX: usize = 8;
 
 impl Directory {
+    /// Needs a tokio runtime.
     pub(super) fn new(config: &Arc<Config>, registry: &Registry, metrics: &OriginMetrics) -> Self {
-        Self {
+        let (directory, asker) = Self::parts(config, registry, metrics);
+        tokio::spawn(asker.run());
+        directory
+    }
+
+    fn parts(config: &Arc<Config>, registry: &Registry, metrics: &OriginMetrics) -> (Self, Asker) {
+        let (sender, questions) = mpsc::channel(ASKED_MAX);
+        let announced = Arc::<Mutex<Announced>>::default();
+        let directory = Self {
             config: Arc::clone(config),
-            registry: registry.clone(),
             metrics: metrics.clone(),
-            asking: Semaphore::new(ASKING_MAX),
-            announced: Mutex::default(),
-        }
+            questions: sender,
+            announced: Arc::clone(&announced),
+        };
+        let asker = Asker {
+            registry: registry.clone(),
+            wait: config.timing.registry_wait,
+            questions,
+            announced,
+            announced_asked: None,
+        };
+        (directory, asker)
     }
 
     /// Where the stream may be: with its primary, else with its backup. While the registry does not answer, that is any
     /// origin that it told last.
     pub(super) async fn whereabouts(&self, id: StreamId) -> Whereabouts {
-        let places = Slot::ALL.map(|slot| (id, slot));
-        let owners = match self.answer(self.registry.owners(&places)).await {
-            Answer::Told(owners) => owners,
-            Answer::Busy => {
-                self.count("busy");
-                return Whereabouts::not_there();
-            }
-            Answer::Unavailable => {
-                self.count("unavailable");
-                return self.anywhere().await;
-            }
+        let (answer, told) = oneshot::channel();
+        let asked = self.questions.send(Question { id, answer });
+        if timeout(TURN_WAIT, asked).await.is_err() {
+            // A registry that is asked much is not one that does not answer.
+            self.count("busy");
+            return Whereabouts::not_there();
+        }
+        let Ok(Some(mut owners)) = told.await else {
+            self.count("unavailable");
+            return self.anywhere();
         };
-        let mut leases = owners.into_iter().filter_map(|owner| owner.lease);
-        let Some(lease) = leases.next() else {
+        if owners.is_empty() {
             self.count("nobody");
             return Whereabouts::default();
-        };
+        }
         // Both are at one origin, save for a moment after it has died.
-        let both = [Some(lease), leases.next()].into_iter().flatten();
-        let mut elsewhere: Vec<_> = both.map(|lease| lease.origin).collect();
-        elsewhere.dedup();
-        elsewhere.retain(|origin| *origin != self.config.name);
-        if elsewhere.is_empty() {
+        owners.dedup();
+        owners.retain(|origin| *origin != self.config.name);
+        if owners.is_empty() {
             self.count("here");
             return Whereabouts::not_there();
         }
         self.count("elsewhere");
-        let announced = self.announced().await;
-        let known = |origin| announced.get(&origin).cloned();
+        let announced = self.announced.lock();
+        let known = |origin| announced.get(origin).cloned();
         Whereabouts {
-            candidates: elsewhere.into_iter().filter_map(known).collect(),
+            candidates: owners.iter().filter_map(known).collect(),
             live: true,
         }
     }
 
-    async fn anywhere(&self) -> Whereabouts {
-        let mut origins = self.announced().await;
-        origins.remove(&self.config.name);
+    fn anywhere(&self) -> Whereabouts {
+        let announced = self.announced.lock();
+        let others = announced
+            .values()
+            .filter(|origin| origin.name != self.config.name);
         Whereabouts {
-            candidates: origins.into_values().take(CANDIDATES_MAX).collect(),
+            candidates: others.take(CANDIDATES_MAX).cloned().collect(),
             live: false,
-        }
-    }
-
-    /// The announced origins, at most a moment old where the registry answers. While one asks, the others make do with what
-    /// was told last.
-    async fn announced(&self) -> BTreeMap<OriginName, Origin> {
-        if self.announced.lock().is_due(Instant::now())
-            && let Answer::Told(origins) = self.answer(self.registry.origins()).await
-        {
-            let named = origins
-                .into_iter()
-                .map(|origin| (origin.name.clone(), origin));
-            self.announced.lock().origins = named.collect();
-        }
-        self.announced.lock().origins.clone()
-    }
-
-    /// A registry that is asked much is not one that does not answer: its time begins with the question's turn.
-    async fn answer<T>(
-        &self,
-        question: impl Future<Output = Result<T, RegistryError>>,
-    ) -> Answer<T> {
-        // The semaphore is never closed.
-        let Ok(Ok(_turn)) = timeout(TURN_WAIT, self.asking.acquire()).await else {
-            return Answer::Busy;
-        };
-        match timeout(self.config.timing.registry_wait, question).await {
-            Ok(Ok(told)) => Answer::Told(told),
-            Ok(Err(error)) => {
-                debug!(%error, "the registry does not tell who owns a stream");
-                Answer::Unavailable
-            }
-            Err(_elapsed) => Answer::Unavailable,
         }
     }
 
@@ -152,6 +141,65 @@ impl Directory {
         let lookups = &self.metrics.owner_lookups;
         lookups.get_or_create(&OpenLabels { outcome }).inc();
     }
+}
+
+impl Asker {
+    /// For as long as there is a directory.
+    async fn run(mut self) {
+        let mut asked = Vec::new();
+        while self.questions.recv_many(&mut asked, ASKED_MAX).await > 0 {
+            let streams = u32::try_from(asked.len()).unwrap_or(u32::MAX);
+            let places: Vec<_> = asked
+                .iter()
+                .flat_map(|question| Slot::ALL.map(|slot| (question.id, slot)))
+                .collect();
+            let registry = self.registry.clone();
+            // At once: whoever asks waits for one answer alone.
+            let (owners, ()) = tokio::join!(
+                told(self.wait, registry.owners(&places)),
+                self.learn_announced(),
+            );
+            let owners = owners.unwrap_or_default();
+            let mut each = owners.chunks(Slot::ALL.len());
+            for question in asked.drain(..) {
+                // Who does not wait any more does not mind.
+                question.answer.send(each.next().map(origins)).ok();
+            }
+            sleep(PAUSE_PER_STREAM.saturating_mul(streams)).await;
+        }
+    }
+
+    /// The list of origins is at most a moment old where the registry answers.
+    async fn learn_announced(&mut self) {
+        let now = Instant::now();
+        let stands = |asked| now.duration_since(asked) < ANNOUNCED_PERIOD;
+        if self.announced_asked.is_some_and(stands) {
+            return;
+        }
+        self.announced_asked = Some(now);
+        if let Some(origins) = told(self.wait, self.registry.origins()).await {
+            let named = origins
+                .into_iter()
+                .map(|origin| (origin.name.clone(), origin));
+            *self.announced.lock() = named.collect();
+        }
+    }
+}
+
+/// The registry's answer, where it comes in time.
+async fn told<T>(
+    wait: Duration,
+    question: impl Future<Output = Result<T, RegistryError>>,
+) -> Option<T> {
+    let told = timeout(wait, question).await.ok()?;
+    told.inspect_err(|error| debug!(%error, "the registry does not tell who owns a stream"))
+        .ok()
+}
+
+/// Of the leases that are live.
+fn origins(owners: &[Owner]) -> Vec<OriginName> {
+    let leases = owners.iter().filter_map(|owner| owner.lease.as_ref());
+    leases.map(|lease| lease.origin.clone()).collect()
 }
 
 impl Whereabouts {
@@ -164,45 +212,57 @@ impl Whereabouts {
     }
 }
 
-impl Announced {
-    /// Whether it is time to ask; who is told so asks.
-    fn is_due(&mut self, now: Instant) -> bool {
-        let due = self
-            .asked
-            .is_none_or(|asked| now.duration_since(asked) >= ANNOUNCED_PERIOD);
-        if due {
-            self.asked = Some(now);
-        }
-        due
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
     use registry::MemoryRegistry;
     use runtime::{budget::Budget, metrics::Metrics};
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_question_that_gets_no_turn_does_not_say_that_the_registry_is_gone() {
+    fn directory() -> (Directory, Asker) {
         let registry = Registry::Memory(MemoryRegistry::new());
         let metrics = OriginMetrics::register(&Metrics::default(), &Budget::new(1));
         let config = Arc::new(Config::new(OriginName::new("origin-0").unwrap()));
-        let directory = Directory::new(&config, &registry, &metrics);
-        let id = StreamId::derive("default", "live", "main");
-        let turns = u32::try_from(ASKING_MAX).unwrap();
-        let all = directory.asking.acquire_many(turns).await.unwrap();
-        let whereabouts = directory.whereabouts(id).await;
+        Directory::parts(&config, &registry, &metrics)
+    }
+
+    fn stream_id(stream: &str) -> StreamId {
+        StreamId::derive("default", "live", stream)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_gets_no_turn_does_not_say_that_the_registry_is_gone() {
+        let (directory, asker) = directory();
+        let turns = directory.questions.reserve_many(ASKED_MAX).await.unwrap();
+        let whereabouts = directory.whereabouts(stream_id("main")).await;
         assert!(whereabouts.live && whereabouts.candidates.is_empty());
-        let asking = directory.whereabouts(id);
-        let later = async {
-            tokio::time::sleep(config.timing.registry_wait + TURN_WAIT / 4).await;
-            drop(all);
-        };
-        let (whereabouts, ()) = tokio::join!(asking, later);
+        drop(turns);
+        tokio::spawn(asker.run());
+        let whereabouts = directory.whereabouts(stream_id("main")).await;
         assert!(!whereabouts.live, "it was asked, and nobody publishes it");
         let asked = OpenLabels { outcome: "nobody" };
-        assert_eq!(metrics.owner_lookups.get_or_create(&asked).get(), 1);
+        assert_eq!(
+            directory.metrics.owner_lookups.get_or_create(&asked).get(),
+            1
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_thousands_of_streams_gets_all_answers_and_is_paced() {
+        const STREAMS: u32 = 4000;
+        let (directory, asker) = directory();
+        tokio::spawn(asker.run());
+        let began = Instant::now();
+        let ids = (0..STREAMS).map(|number| stream_id(&number.to_string()));
+        let asks = ids.map(|id| directory.whereabouts(id));
+        let told = join_all(asks).await;
+        assert!(told.iter().all(|told| !told.live), "nobody publishes them");
+        let took = began.elapsed();
+        println!("{STREAMS} streams: {took:?}");
+        // Behind the last question nobody waits.
+        let last = u32::try_from(ASKED_MAX).unwrap();
+        assert!(took >= PAUSE_PER_STREAM * (STREAMS - last), "{took:?}");
+        assert!(took < TURN_WAIT, "{took:?}");
     }
 }
