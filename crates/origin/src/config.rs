@@ -86,7 +86,8 @@ pub struct Timing {
     pub recheck_period: Duration,
     /// How often the origin announces itself.
     pub announce_period: Duration,
-    /// How long a reader waits for a stream that another origin has to come here.
+    /// How long a reader waits for a stream that another origin has to come here: longer than an edge takes to leave an
+    /// origin that is frozen.
     pub find_wait: Duration,
     /// How long a followed stream stays without a reader.
     pub follow_linger: Duration,
@@ -158,7 +159,7 @@ impl Default for Timing {
             ack_period: Duration::from_millis(50),
             recheck_period: registry::RENEW_PERIOD,
             announce_period: registry::ANNOUNCE_PERIOD,
-            find_wait: Duration::from_secs(2),
+            find_wait: Duration::from_secs(4),
             follow_linger: Duration::from_secs(10),
             follow_silence: Duration::from_secs(1),
             resume_wait: Duration::from_secs(10),

@@ -22,7 +22,7 @@ use registry::{Origin, Registry, StreamId};
 use runtime::{grpc::Target, shutdown::Shutdown};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use self::{directory::Directory, following::Following, upstream::Upstreams};
@@ -161,6 +161,7 @@ impl Follower {
     async fn look(self, id: StreamId) {
         let mut pause = NOT_THERE_PAUSE;
         while self.shared.streams.find(id).is_none() {
+            let asked = Instant::now();
             let Some(progress) = self.ask(id).await else {
                 break;
             };
@@ -170,7 +171,8 @@ impl Follower {
             if progress == Progress::NotLive {
                 sleep(NOT_LIVE_PERIOD).await;
             } else {
-                sleep(pause).await;
+                // An owner that said nothing took long enough.
+                sleep_until(asked + pause).await;
                 pause = (pause * 2).min(NOT_THERE_PAUSE_MAX);
             }
             let mut searches = self.shared.searches.lock();

@@ -1,6 +1,6 @@
 //! One followed stream, from owner to owner, for as long as somebody here reads it.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use proto::{
     frames::{Assembler, FrameError, Parts},
@@ -10,7 +10,7 @@ use proto::{
 use registry::{FencingToken, Origin, Slot, StreamId};
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tonic::Status;
 use tracing::info;
@@ -84,8 +84,10 @@ enum Tried {
 
 /// To take in what an owner's log holds before readers find it.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked whether anybody reads, and whether the owner is silent.
-const TICK: Duration = Duration::from_millis(250);
+/// How often it is looked whether anybody reads.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
+/// How soon it is asked again who owns a stream whose owner is silent.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
 
 impl Following {
     /// Takes in what one of these origins has of a stream, and lets readers find it. `None`: there is nothing.
@@ -121,14 +123,16 @@ impl Following {
     }
 
     async fn catch_up(&mut self) -> bool {
-        loop {
-            let response = self.upstream.next().await;
+        // One that freezes now has accepted, and says nothing: who waits is better off with the next one.
+        let silence = self.follower.shared.config.timing.follow_silence;
+        while let Ok(response) = timeout(silence, self.upstream.next()).await {
             match self.take(response) {
                 Step::On => {}
                 Step::CaughtUp => return true,
                 Step::Ended(_) | Step::Lost(_) | Step::Over(_) => return false,
             }
         }
+        false
     }
 
     /// Follows it to its end.
@@ -150,10 +154,8 @@ impl Following {
 
     /// The time with one owner.
     async fn follow(&mut self) -> Result<Over, Lost> {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
-        let mut asked = heard;
+        let mut look = pin!(sleep(LOOK_PERIOD));
         let shutdown = self.follower.shared.shutdown.clone();
         let silence = self.follower.shared.config.timing.follow_silence;
         loop {
@@ -164,12 +166,12 @@ impl Following {
                 }
                 () = self.feed.superseded() => Step::Over(Over::Released),
                 () = shutdown.draining() => Step::Over(self.moved()),
-                _ = tick.tick() => {
-                    let now = Instant::now();
-                    if self.is_unread() {
+                () = &mut look => {
+                    let step = if self.is_unread() {
                         Step::Over(Over::Released)
-                    } else if now - heard >= silence && now - asked >= silence / 2 {
-                        asked = now;
+                    } else if heard.elapsed() < silence {
+                        Step::On
+                    } else {
                         // A frozen owner says nothing, least of all that another one has the stream.
                         match self.moves_on().await {
                             Tried::Follows => {
@@ -180,9 +182,10 @@ impl Following {
                             Tried::Nothing => Step::On,
                             Tried::Over(over) => Step::Over(over),
                         }
-                    } else {
-                        Step::On
-                    }
+                    };
+                    let pause = look_pause(heard.elapsed(), silence);
+                    look.as_mut().reset(Instant::now() + pause);
+                    step
                 }
             };
             match step {
@@ -383,7 +386,38 @@ impl Following {
     }
 }
 
+/// Until the next look at an owner that has been silent for so long. Soon, where its publisher is on the way to another
+/// one; not as soon, where it has been away for long.
+fn look_pause(silent: Duration, silence: Duration) -> Duration {
+    match silence.checked_sub(silent) {
+        Some(rest) if !rest.is_zero() => rest.min(LOOK_PERIOD),
+        Some(_) | None => (silent / 20).min(silence / 2).max(ASK_PAUSE),
+    }
+}
+
 fn ended(reason: &str) -> Over {
     let reason = reason.to_owned();
     Over::Ended(End::Ended { reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_owner_is_looked_at_as_soon_as_it_is_one_and_rarely_for_long() {
+        let silence = Duration::from_secs(1);
+        let pause = |silent_ms| look_pause(Duration::from_millis(silent_ms), silence);
+        assert_eq!(pause(0), LOOK_PERIOD);
+        assert_eq!(pause(900), Duration::from_millis(100));
+        // An edge leaves a frozen origin after two seconds.
+        let looks = std::iter::successors(Some(1000), |silent_ms| {
+            Some(silent_ms + u64::try_from(pause(*silent_ms).as_millis()).unwrap())
+        });
+        let looks: Vec<_> = looks.take_while(|silent_ms| *silent_ms < 3000).collect();
+        println!("after {looks:?} ms");
+        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] <= 150));
+        assert_eq!(pause(60_000), silence / 2);
+        assert_eq!(look_pause(silence, Duration::ZERO), ASK_PAUSE);
+    }
 }

@@ -5,7 +5,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use futures_util::stream::BoxStream;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use proto::internal::v1::{
     FollowAccepted, FollowRequest, FollowResponse, follow_response,
     relay_service_server::{RelayService, RelayServiceServer},
@@ -286,15 +289,16 @@ async fn a_stream_whose_owner_does_not_come_back_ends() {
     }
 }
 
-/// An owner that breaks off as soon as it has accepted.
+/// An owner that accepts and tells nothing: it breaks off, or it is frozen.
 #[derive(Clone, Default)]
-struct BreaksOff {
+struct TellsNothing {
     asked: Arc<AtomicU64>,
     epoch: u64,
+    frozen: bool,
 }
 
 #[tonic::async_trait]
-impl RelayService for BreaksOff {
+impl RelayService for TellsNothing {
     type FollowStream = BoxStream<'static, Result<FollowResponse, Status>>;
     type PublishStream = BoxStream<'static, Result<PublishResponse, Status>>;
 
@@ -311,8 +315,13 @@ impl RelayService for BreaksOff {
                 ..FollowAccepted::default()
             })),
         };
-        let answers = futures_util::stream::iter([Ok(accepted)]);
-        Ok(tonic::Response::new(Box::pin(answers)))
+        let accepted = stream::iter([Ok(accepted)]);
+        let answers: Self::FollowStream = if self.frozen {
+            Box::pin(accepted.chain(stream::pending()))
+        } else {
+            Box::pin(accepted)
+        };
+        Ok(tonic::Response::new(answers))
     }
 
     async fn publish(
@@ -346,9 +355,9 @@ async fn an_owner_that_breaks_off_is_asked_again_with_pauses_and_not_for_ever() 
     let mut player = cluster.origins[1].subscribe("main", lossless).await;
     player.header().await;
     player.frames(10).await;
-    let broken = BreaksOff {
+    let broken = TellsNothing {
         epoch,
-        ..BreaksOff::default()
+        ..TellsNothing::default()
     };
     cluster.replace(0, broken.clone());
     cluster.origins[0].shutdown.stop();
@@ -394,4 +403,30 @@ async fn a_session_that_began_in_another_time_goes_on_behind_what_was_put_out() 
     assert!(after.first() > before.last());
     // Behind metadata and header.
     assert!(after[2..].windows(2).all(|pair| pair[1] - pair[0] == 40));
+}
+
+#[tokio::test]
+async fn a_reader_that_asks_while_the_owner_is_frozen_gets_the_stream_from_the_next() {
+    let cluster = cluster(|_| {}).await;
+    let epoch = claim(&cluster.registry, "main", "s1", NAMES[0]).await;
+    let frozen = TellsNothing {
+        epoch,
+        frozen: true,
+        ..TellsNothing::default()
+    };
+    cluster.replace(0, frozen.clone());
+    let moves = async {
+        let asked = async || frozen.asked.load(Ordering::Relaxed) > 0;
+        eventually("the frozen owner has accepted", asked).await;
+        let mut publisher = cluster.reopened(2, epoch, 2, 0).await;
+        publisher.publish(&recording(1)).await;
+        (publisher, tokio::time::Instant::now())
+    };
+    let reads = cluster.origins[1].try_subscribe("main", |_| {});
+    let (player, (_publisher, moved)) = tokio::join!(reads, moves);
+    let took = moved.elapsed();
+    println!("a reader of a frozen owner is served {took:?} after the stream has moved");
+    assert_eq!(player.unwrap().header().await.0, "s1");
+    // The goal is a second.
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
