@@ -184,7 +184,7 @@ async fn frames_before_a_refused_one_are_paid_for_and_wake_readers() {
     assert!(streams.budget().used() >= 100_000);
 }
 
-fn told<'a>(session_id: &'a str, slot: Slot, sequence: u64) -> SessionHeader<'a> {
+fn told(session_id: &str, slot: Slot, sequence: u64) -> SessionHeader<'_> {
     SessionHeader {
         session_id,
         slot,
