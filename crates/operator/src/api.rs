@@ -59,7 +59,7 @@ pub const VERSION: &str = "v1alpha1";
 /// On each CRD: the operator refuses to start on a lower one than [`CRD_REVISION`].
 pub const CRD_REVISION_ANNOTATION: &str = "headwater.dev/crd-revision";
 /// Raised with each change of the schema.
-pub const CRD_REVISION: u32 = 6;
+pub const CRD_REVISION: u32 = 7;
 /// On every object of a cluster: the cluster's name.
 pub const CLUSTER_LABEL: &str = "headwater.dev/cluster";
 /// On the edge's Deployments and pods: which pod template they run.

@@ -22,8 +22,8 @@ pub use lease::{
 };
 pub use memory::MemoryRegistry;
 pub use redis::{
-    RedisAccess, RedisConfig, RedisEvent, RedisPasswords, RedisRegistry, RedisSentinels,
-    RedisServers, redis_users,
+    RedisAccess, RedisCertificate, RedisConfig, RedisEvent, RedisPasswords, RedisRegistry,
+    RedisSentinels, RedisServers, redis_users,
 };
 
 /// Where the leases live. A cheap handle.

@@ -56,7 +56,7 @@ mod value;
 mod watcher;
 
 pub(crate) use commands::Commands;
-pub use config::{RedisAccess, RedisConfig, RedisSentinels, RedisServers};
+pub use config::{RedisAccess, RedisCertificate, RedisConfig, RedisSentinels, RedisServers};
 pub use users::{RedisPasswords, redis_users};
 
 use connection::{Connection, Repeat};

@@ -2,19 +2,21 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use registry::{RedisAccess, RedisConfig, RedisSentinels, RedisServers};
+use registry::{RedisAccess, RedisCertificate, RedisConfig, RedisSentinels, RedisServers};
 use serde::Deserialize;
 
-use super::{check::Check, scalar::Time};
+use super::{check::Check, scalar::Time, shared};
 
 /// One of `url`, `sentinel` and `cluster`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RedisSection {
     ca_file: Option<PathBuf>,
+    certificate: Option<PathBuf>,
     cluster: Option<ClusterSection>,
     password_file: Option<PathBuf>,
     prefix: Option<String>,
+    private_key: Option<PathBuf>,
     sentinel: Option<SentinelSection>,
     timeout: Option<Time>,
     /// Of what sentinels and nodes name; a URL says it by itself.
@@ -29,14 +31,16 @@ struct ClusterSection {
     addresses: Option<Vec<String>>,
 }
 
-/// Credentials are the sentinels' own. TLS and authorities are by default those of the servers.
+/// User and password are the sentinels' own. TLS, authorities and the certificate are by default those of the servers.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct SentinelSection {
     addresses: Option<Vec<String>>,
     ca_file: Option<PathBuf>,
+    certificate: Option<PathBuf>,
     master_name: Option<String>,
     password_file: Option<PathBuf>,
+    private_key: Option<PathBuf>,
     tls: Option<bool>,
     username: Option<String>,
 }
@@ -45,11 +49,13 @@ impl RedisSection {
     pub(super) fn finish(self, check: &mut Check) -> Option<RedisConfig> {
         let password_file = check.optional_file("registry.redis.password_file", self.password_file);
         let ca_file = check.optional_file("registry.redis.ca_file", self.ca_file);
+        let certificate = certificate("registry.redis", self.certificate, self.private_key, check);
         let access = RedisAccess {
             tls: self.tls.unwrap_or(false),
             username: self.username,
             password_file,
             ca_file,
+            certificate,
         };
         let mut config = match (self.url, self.sentinel, self.cluster) {
             (Some(url), None, None) => {
@@ -93,6 +99,8 @@ impl SentinelSection {
         let path = "registry.redis.sentinel.password_file";
         let password_file = check.optional_file(path, self.password_file);
         let ca_file = check.optional_file("registry.redis.sentinel.ca_file", self.ca_file);
+        let section = "registry.redis.sentinel";
+        let certificate = certificate(section, self.certificate, self.private_key, check);
         Some(RedisSentinels {
             master_name: master_name?,
             addresses: addresses?,
@@ -101,9 +109,27 @@ impl SentinelSection {
                 username: self.username,
                 password_file,
                 ca_file: ca_file.or_else(|| servers.ca_file.clone()),
+                certificate: certificate.or_else(|| servers.certificate.clone()),
             },
         })
     }
+}
+
+/// Both of its files, or none.
+fn certificate(
+    section: &str,
+    certificate: Option<PathBuf>,
+    private_key: Option<PathBuf>,
+    check: &mut Check,
+) -> Option<RedisCertificate> {
+    if certificate.is_none() && private_key.is_none() {
+        return None;
+    }
+    let files = shared::certificate(section, certificate, private_key, check)?;
+    Some(RedisCertificate {
+        certificate: files.certificate,
+        private_key: files.private_key,
+    })
 }
 
 fn with_access(servers: RedisServers, access: RedisAccess) -> RedisConfig {

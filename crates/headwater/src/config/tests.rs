@@ -374,7 +374,8 @@ fn redis_is_in_one_of_its_forms() {
 
     let sentinel = "sentinel: { master_name: main, addresses: ['s:26379'], username: watcher }";
     let found = registry(&format!(
-        "{{ {sentinel}, tls: true, ca_file: internal/ca.pem, username: edge }}"
+        "{{ {sentinel}, tls: true, ca_file: internal/ca.pem, username: edge, \
+         certificate: public.pem, private_key: public.key }}"
     ));
     let RedisServers::Sentinel(sentinels) = &found.servers else {
         panic!("{found:?}");
@@ -384,6 +385,11 @@ fn redis_is_in_one_of_its_forms() {
     assert_eq!(sentinels.access.username.as_deref(), Some("watcher"));
     assert!(sentinels.access.tls, "as the servers");
     assert_eq!(sentinels.access.ca_file, found.access.ca_file);
+    for access in [&sentinels.access, &found.access] {
+        let certificate = access.certificate.as_ref().unwrap();
+        assert!(certificate.certificate.ends_with("public.pem"));
+        assert!(certificate.private_key.ends_with("public.key"));
+    }
 
     for (redis, expected) in [
         (
@@ -394,6 +400,10 @@ fn redis_is_in_one_of_its_forms() {
         (
             "{ url: 'redis://a', tls: true }",
             "registry.redis.tls: a URL says it",
+        ),
+        (
+            "{ url: 'rediss://a', certificate: internal/ca.pem }",
+            "registry.redis.private_key: is required",
         ),
         (
             "{ cluster: { addresses: [] } }",

@@ -19,7 +19,7 @@ use super::{Condition, KeyReference};
     status = "ApplicationStatus",
     derive = "PartialEq",
     selectable = ".spec.clusterRef.name",
-    annotation("headwater.dev/crd-revision", "6"),
+    annotation("headwater.dev/crd-revision", "7"),
     printcolumn(
         name = "Cluster",
         type_ = "string",

@@ -25,7 +25,7 @@ use super::{
     status = "ClusterStatus",
     derive = "PartialEq",
     selectable = ".spec.version",
-    annotation("headwater.dev/crd-revision", "6"),
+    annotation("headwater.dev/crd-revision", "7"),
     scale(
         spec_replicas_path = ".spec.edge.replicas",
         status_replicas_path = ".status.edge.replicas",

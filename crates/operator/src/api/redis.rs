@@ -175,6 +175,10 @@ pub struct RedisTls {
     /// Certificates (PEM) that the server's is checked against; by default the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<KeyReference>,
+    /// A Secret with `tls.crt` and `tls.key`: shown to servers and sentinels that ask for a client's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub certificate_secret_name: Option<String>,
 }
 
 /// What new publishes get while Redis is down. Live sessions go on either way.

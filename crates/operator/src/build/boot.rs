@@ -107,6 +107,10 @@ fn redis(cluster: &ValidatedCluster, component: Component) -> Value {
         .tls
         .as_ref()
         .and_then(|tls| tls.ca_secret_ref.as_ref());
+    let shown = redis
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.certificate_secret_name.as_ref());
     let tls = redis.tls.is_some();
     let scheme = if tls { "rediss" } else { "redis" };
     let one = redis.standalone.is_some();
@@ -118,11 +122,13 @@ fn redis(cluster: &ValidatedCluster, component: Component) -> Value {
         "username": username,
         "password_file": redis.auth.as_ref().map(|_| secret_file("redis/password")),
         "ca_file": ca.map(|_| secret_file("redis/ca.crt")),
+        "certificate": shown.map(|_| secret_file("redis/tls.crt")),
+        "private_key": shown.map(|_| secret_file("redis/tls.key")),
         "prefix": cluster.redis_key_prefix,
     })
 }
 
-/// Sentinels have a user of their own, or none; authorities are those of the servers.
+/// Sentinels have a user of their own, or none; authorities and the certificate are those of the servers.
 fn sentinel(sentinels: &RedisSentinels, addresses: &[String]) -> Value {
     let auth = sentinels.auth.as_ref();
     json!({

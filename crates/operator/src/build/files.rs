@@ -331,6 +331,14 @@ fn redis(cluster: &ValidatedCluster, component: Component) -> Vec<VolumeProjecti
     {
         sources.push(projection(&ca.name, &[(&ca.key, "redis/ca.crt")]));
     }
+    if let Some(secret) = redis
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.certificate_secret_name.as_ref())
+    {
+        let files = [("tls.crt", "redis/tls.crt"), ("tls.key", "redis/tls.key")];
+        sources.push(projection(secret, &files));
+    }
     sources
 }
 

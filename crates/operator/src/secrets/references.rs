@@ -108,6 +108,10 @@ fn redis(redis: &Redis, all: &mut Vec<Reference>) {
     if let Some(ca) = tls.and_then(|tls| tls.ca_secret_ref.as_ref()) {
         all.push(key(ca, "redis.tls.caSecretRef"));
     }
+    if let Some(secret) = tls.and_then(|tls| tls.certificate_secret_name.as_ref()) {
+        let path = "redis.tls.certificateSecretName";
+        all.push(certificate(secret.clone(), path, false));
+    }
 }
 
 /// Tells of what is missing, and of certificates that are about to end.

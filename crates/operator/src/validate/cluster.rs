@@ -226,6 +226,13 @@ fn check_redis(redis: &Redis, problems: &mut Problems) {
     if let Some(ca) = ca {
         check_key("spec.redis.tls.caSecretRef", ca, problems);
     }
+    let shown = redis
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.certificate_secret_name.as_ref());
+    if let Some(secret) = shown {
+        problems.object_name("spec.redis.tls.certificateSecretName", secret);
+    }
     if let Some(prefix) = &redis.key_prefix {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if prefix.is_empty()

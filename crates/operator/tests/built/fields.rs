@@ -351,6 +351,7 @@ fn redis_and_internal_tls_fields() -> Vec<Field> {
         ),
         ("redis.tls.caSecretRef.name", json!("a"), json!("b")),
         ("redis.tls.caSecretRef.key", json!("a"), json!("b")),
+        ("redis.tls.certificateSecretName", json!("a"), json!("b")),
         ("redis.keyPrefix", json!("a"), json!("b")),
         (
             "redis.outagePolicy",

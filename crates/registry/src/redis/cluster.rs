@@ -77,13 +77,13 @@ impl Cluster {
         }
     }
 
-    /// The same map, and connections of its own: to whoever has the slot that was asked for last.
-    pub(super) fn apart(&self) -> Self {
+    /// The same map, and connections of its own: to those nodes alone that are asked for something.
+    pub(super) fn apart(&self, watcher: &Arc<Watcher>) -> Self {
         Self {
             members: Arc::new(Members {
                 config: self.members.config.clone(),
                 known: Mutex::default(),
-                watcher: Arc::clone(&self.members.watcher),
+                watcher: Arc::clone(watcher),
             }),
             apart: true,
             ..self.clone()
@@ -111,7 +111,8 @@ impl Cluster {
         let owned = owners.get(at).filter(|owned| owned.first <= slot);
         let owned = owned.ok_or(CommandError::Uncovered(slot))?;
         let node = if self.apart {
-            self.members.only(&owned.address)
+            self.members.drop_unwanted();
+            self.members.get(&owned.address)
         } else {
             owned.node.clone()
         };
@@ -148,15 +149,16 @@ struct Members {
 
 struct Member {
     node: Node,
-    /// Since the map was last made. A node that is about to get its first slots is in no map.
-    wanted: bool,
+    /// When it was asked for last. A node that is about to get its first slots is in no map.
+    wanted: Instant,
 }
 
 impl Members {
     fn get(&self, address: &Address) -> Node {
+        let wanted = Instant::now();
         let mut known = self.known.lock();
         if let Some(member) = known.get_mut(address) {
-            member.wanted = true;
+            member.wanted = wanted;
             return member.node.clone();
         }
         let target = Target {
@@ -168,26 +170,23 @@ impl Members {
         };
         let node = Node::at(target, address.clone());
         if known.len() >= MEMBERS_MAX {
-            known.retain(|_, member| member.wanted);
+            known.retain(|_, member| member.is_wanted());
         }
         if known.len() < MEMBERS_MAX {
             let node = node.clone();
-            known.insert(address.clone(), Member { node, wanted: true });
+            known.insert(address.clone(), Member { node, wanted });
         }
         node
     }
 
-    /// This one, and no connection to another.
-    fn only(&self, address: &Address) -> Node {
-        self.known.lock().retain(|known, _| known == address);
-        self.get(address)
-    }
-
-    /// Drops the connections that nobody asked for since the last time.
     fn drop_unwanted(&self) {
-        self.known
-            .lock()
-            .retain(|_, member| std::mem::take(&mut member.wanted));
+        self.known.lock().retain(|_, member| member.is_wanted());
+    }
+}
+
+impl Member {
+    fn is_wanted(&self) -> bool {
+        self.wanted.elapsed() < UNWANTED_AFTER
     }
 }
 
@@ -331,6 +330,10 @@ const ASK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Nodes that are asked at once.
 const ASKED_MAX: usize = 5;
+
+/// A connection that nobody asked for is kept for longer than between two renewals, or two times of asking: while a slot
+/// is on its way, each of its commands goes to two nodes.
+const UNWANTED_AFTER: Duration = Duration::from_secs(20);
 
 /// Connections to nodes of one cluster.
 const MEMBERS_MAX: usize = 1000;

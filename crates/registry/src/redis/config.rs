@@ -8,8 +8,8 @@ use std::{
 };
 
 use redis::{
-    Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    TlsCertificates,
+    Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo, TlsCertificates,
 };
 
 use super::error::ConnectError;
@@ -52,18 +52,28 @@ pub struct RedisSentinels {
     pub access: RedisAccess,
 }
 
-/// How servers let in, and how they prove themselves.
+/// How servers let in, and how they prove themselves. Files are read again at each reconnect.
 #[derive(Clone, Debug, Default)]
 pub struct RedisAccess {
     /// Whether the connection is encrypted.
     pub tls: bool,
     /// ACL user; `None`: the default user.
     pub username: Option<String>,
-    /// File that holds the password. Read again at each reconnect.
+    /// File that holds the password.
     pub password_file: Option<PathBuf>,
-    /// PEM file of the authorities that may sign the server's certificate; `None`: the system's. Read again at each
-    /// reconnect.
+    /// PEM file of the authorities that may sign the server's certificate; `None`: the system's.
     pub ca_file: Option<PathBuf>,
+    /// Shown to a server that asks for it.
+    pub certificate: Option<RedisCertificate>,
+}
+
+/// A client's certificate, as PEM files.
+#[derive(Clone, Debug)]
+pub struct RedisCertificate {
+    /// Leaf first, then intermediates.
+    pub certificate: PathBuf,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub private_key: PathBuf,
 }
 
 /// `host:port`.
@@ -178,23 +188,33 @@ impl RedisAccess {
         };
         let info = address.into_connection_info().map_err(ConnectError::Url)?;
         let certificates = TlsCertificates {
-            client_tls: None,
-            root_cert: self.authorities()?,
+            client_tls: self.certificate.as_ref().map(show).transpose()?,
+            root_cert: self.ca_file.as_deref().map(certificates).transpose()?,
         };
         Client::build_with_tls(info.set_redis_settings(settings), certificates)
             .map_err(ConnectError::Url)
     }
+}
 
-    fn authorities(&self) -> Result<Option<Vec<u8>>, ConnectError> {
-        let Some(path) = &self.ca_file else {
-            return Ok(None);
-        };
-        let pem = read(path)?;
-        if !pem.contains("-----BEGIN CERTIFICATE-----") {
-            return Err(ConnectError::NoCertificate { path: path.clone() });
-        }
-        Ok(Some(pem.into_bytes()))
+fn show(certificate: &RedisCertificate) -> Result<ClientTlsConfig, ConnectError> {
+    Ok(ClientTlsConfig {
+        client_cert: certificates(&certificate.certificate)?,
+        client_key: pem(&certificate.private_key, "PRIVATE KEY-----", "private key")?,
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<u8>, ConnectError> {
+    pem(path, "-----BEGIN CERTIFICATE-----", "certificate")
+}
+
+/// The crate's own error would tell of no file.
+fn pem(path: &Path, label: &str, what: &'static str) -> Result<Vec<u8>, ConnectError> {
+    let pem = read(path)?;
+    if !pem.contains(label) {
+        let path = path.to_owned();
+        return Err(ConnectError::NoPem { what, path });
     }
+    Ok(pem.into_bytes())
 }
 
 fn read(path: &Path) -> Result<String, ConnectError> {

@@ -65,15 +65,18 @@ impl Connection {
         })
     }
 
-    /// The same servers over connections of their own: what waits for an answer holds up whatever is behind it.
+    /// The same servers over connections of their own: what waits for an answer holds up whatever is behind it. Nothing
+    /// is told of them: a server that is lost would count twice, and its clock would be read behind what waits.
     pub(super) fn apart(&self) -> Self {
+        let watcher = Arc::new(Watcher::new(Arc::new(|_event| {})));
         let servers = match &self.servers {
-            Servers::Cluster(cluster) => Servers::Cluster(cluster.apart()),
-            Servers::One(node) => Servers::One(node.apart()),
+            Servers::Cluster(cluster) => Servers::Cluster(cluster.apart(&watcher)),
+            Servers::One(node) => Servers::One(node.apart(&watcher)),
         };
         Self {
             servers,
-            ..self.clone()
+            timeout: self.timeout,
+            watcher,
         }
     }
 
@@ -279,6 +282,8 @@ struct Round {
     open: Batch,
     /// Not just sent elsewhere: a server failed.
     failed: bool,
+    /// The map is wrong. An ASK does not say so: it is for this once.
+    moved: bool,
     /// The slot is between two nodes.
     wait: bool,
     /// A connection, not an answer.
@@ -295,7 +300,8 @@ impl Round {
             }
             let value = values.next().unwrap_or(Value::Nil);
             match kind(&value) {
-                Some(ServerErrorKind::Ask | ServerErrorKind::Moved) => {
+                Some(kind @ (ServerErrorKind::Ask | ServerErrorKind::Moved)) => {
+                    self.moved |= kind == ServerErrorKind::Moved;
                     self.open.push((at, redirected(&value).unwrap_or(to)));
                 }
                 Some(ServerErrorKind::TryAgain) => {
@@ -404,11 +410,17 @@ impl Servers {
 
     /// Before what a round left open is sent again. False where that is of no use: the one server is known to be down.
     async fn recover(&self, round: &Round, spent: bool, deadline: Instant) -> bool {
-        match self {
-            Self::Cluster(cluster) if round.failed && !spent => cluster.asked_again(deadline).await,
-            Self::Cluster(cluster) if !round.wait => cluster.suspect(),
-            Self::Cluster(_) => sleep(ON_ITS_WAY_PAUSE).await,
+        let cluster = match self {
+            Self::Cluster(cluster) => cluster,
             Self::One(_) => return !matches!(round.error, Some(CommandError::Down(_))),
+        };
+        if round.failed && !spent {
+            cluster.asked_again(deadline).await;
+        } else if round.failed || round.moved {
+            cluster.suspect();
+        }
+        if round.wait {
+            sleep(ON_ITS_WAY_PAUSE).await;
         }
         true
     }

@@ -28,10 +28,10 @@ pub(super) enum ConnectError {
     KeyPrefix { prefix: String },
     #[error("the sentinels' name of the primary is empty")]
     MasterName,
-    #[error("no PEM certificate in {}", path.display())]
-    NoCertificate { path: PathBuf },
     #[error("no node of the cluster tells who has which slots")]
     NoNode,
+    #[error("no PEM {what} in {}", path.display())]
+    NoPem { what: &'static str, path: PathBuf },
     #[error("no sentinel answers")]
     NoSentinel,
     #[error("redis at {address} is no primary but a {role}")]

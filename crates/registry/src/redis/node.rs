@@ -44,6 +44,7 @@ pub(super) struct Node {
 }
 
 /// What is to be connected to, and how.
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) access: RedisAccess,
     pub(super) database: i64,
@@ -54,6 +55,7 @@ pub(super) struct Target {
 }
 
 /// What a server is asked for.
+#[derive(Clone)]
 pub(super) enum Duty {
     /// The one primary there is: nothing else will do.
     Primary,
@@ -103,15 +105,7 @@ enum LostCause {
 impl Node {
     /// Connects in the background.
     pub(super) fn open(target: Target, place: watch::Receiver<Place>) -> Self {
-        Self::supervised(Arc::new(target), place)
-    }
-
-    /// Another connection to the same server.
-    pub(super) fn apart(&self) -> Self {
-        Self::supervised(Arc::clone(&self.target), self.place.clone())
-    }
-
-    fn supervised(target: Arc<Target>, place: watch::Receiver<Place>) -> Self {
+        let target = Arc::new(target);
         let (sender, state) = watch::channel(State::Connecting);
         let supervisor = Supervisor {
             target: Arc::clone(&target),
@@ -124,6 +118,13 @@ impl Node {
             target,
             place,
         }
+    }
+
+    /// Another connection to the same server.
+    pub(super) fn apart(&self, watcher: &Arc<Watcher>) -> Self {
+        let mut target = Target::clone(&self.target);
+        target.watcher = Arc::clone(watcher);
+        Self::open(target, self.place.clone())
     }
 
     /// One that stays where it is.

@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use registry::{Command, CommandId, Commands, DrainOrder, Edge, EdgePhase, LEASE_TTL, Slot};
+use registry::{
+    Command, CommandId, Commands, DrainOrder, Edge, EdgePhase, LEASE_TTL, RedisEvent, Slot,
+};
 use tokio::time::timeout;
 
 use crate::{
     forms::Form,
     home::{Place, edge, session, stream},
-    redis::retried,
-    server::{PATIENCE, RedisServer},
+    program::Program,
+    redis::{observed, reconnects, retried},
+    server::{PATIENCE, RedisServer, figures},
 };
 
 pub(crate) async fn edges_come_and_go(place: Place) {
@@ -132,7 +135,7 @@ async fn a_malformed_edge_does_not_hide_the_others() {
 #[tokio::test]
 async fn what_is_no_command_is_passed_over() {
     let server = RedisServer::start().await;
-    let key = format!("hw:{{e:{}}}:cmd", edge("a"));
+    let key = stream_of_a();
     let stream_id = stream().to_string();
     let long = "x".repeat(10_000);
     let spoilt: [&[&str]; 10] = [
@@ -186,7 +189,7 @@ async fn what_is_no_command_is_passed_over() {
 async fn commands_go_on_behind_a_restart_whose_ids_begin_below() {
     let mut server = RedisServer::start().await;
     let mut heard = server.registry("edge").commands(&edge("a"));
-    let key = format!("hw:{{e:{}}}:cmd", edge("a"));
+    let key = stream_of_a();
     // An hour ahead: as of a primary whose clock was.
     let ahead = "99999999999999-0";
     server
@@ -203,7 +206,7 @@ async fn commands_go_on_behind_a_restart_whose_ids_begin_below() {
 
 #[tokio::test]
 async fn commands_go_on_behind_sentinels() {
-    let mut form = Form::sentinel().await;
+    let mut form = Form::sentinel(Program::Redis).await;
     let mut heard = listen(&form).await;
     form.servers[0].kill();
     go_on(&form, &mut heard, "sentinel, primary killed").await;
@@ -211,13 +214,88 @@ async fn commands_go_on_behind_sentinels() {
 
 #[tokio::test]
 async fn commands_go_on_in_a_cluster() {
-    let mut form = Form::cluster(3, true).await;
+    let mut form = Form::cluster(Program::Redis, 3, true).await;
     let mut heard = listen(&form).await;
-    let key = format!("hw:{{e:{}}}:cmd", edge("a"));
-    let slot = form.servers[0].admin(&["CLUSTER", "KEYSLOT", &key]).await;
-    let slot: usize = redis::from_redis_value(slot).unwrap();
-    form.servers[(slot / (16384 / 3)).min(2)].kill();
+    let at = form.owner(&stream_of_a()).await;
+    form.servers[at].kill();
     go_on(&form, &mut heard, "cluster, node killed").await;
+}
+
+with_redis_and_valkey! {
+    commands_go_on_while_their_slot_moves
+}
+
+async fn commands_go_on_while_their_slot_moves(program: Program) {
+    let form = Form::cluster(program, 3, false).await;
+    let mut heard = listen(&form).await;
+    let moving = form.begin_move(&stream_of_a()).await;
+    go_on(&form, &mut heard, "slot about to move").await;
+    assert_eq!(moving.move_keys().await, 1);
+    // Whoever reads is sent on each time: ASK.
+    go_on(&form, &mut heard, "slot moving").await;
+    let mut to = moving.to.connect("admin").await.unwrap();
+    let names = [
+        "cmdstat_asking",
+        "total_connections_received",
+        "cmdstat_cluster|slots",
+    ];
+    let before = figures(&mut to, names).await;
+    let waiting = tokio::spawn(async move {
+        let (_, command) = heard.next().await;
+        (command, heard)
+    });
+    let deadline = Instant::now() + PATIENCE;
+    let since = loop {
+        let now = figures(&mut to, names).await;
+        let since = std::array::from_fn(|at| now[at] - before[at]);
+        if since[0] >= READS {
+            break since;
+        }
+        assert!(Instant::now() < deadline, "read so far: {since:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let [reads, connections, asked] = since;
+    println!(
+        "slot moving: {reads} reads, {connections} connections, {asked} times asked for the map"
+    );
+    assert!(connections < READS / 2 && asked < READS / 2);
+    moving.end().await;
+    let control = form.observed("control", |_event| {});
+    retried(|| async { control.command(&edge("a"), &Command::Undrain).await }).await;
+    let heard = timeout(PATIENCE, waiting).await.expect("a command");
+    let (command, mut heard) = heard.unwrap();
+    assert_eq!(command, Command::Undrain);
+    go_on(&form, &mut heard, "slot moved").await;
+}
+
+#[tokio::test]
+async fn what_waits_for_commands_is_in_no_figure() {
+    let mut server = RedisServer::start().await;
+    let (registry, events) = observed(&server);
+    let mut heard = registry.commands(&edge("a"));
+    let waiting = tokio::spawn(async move { heard.next().await.1 });
+    let mut admin = server.connect("admin").await.unwrap();
+    let (mut told, mut skipped) = (0, 0);
+    let deadline = Instant::now() + PATIENCE;
+    // Each connection asks for the role once when it is made, and with every reading of the clock. Told of are the
+    // readings of the one that does not wait; the other's would be late by as long as it waited.
+    while skipped < 2 + UNTOLD {
+        assert!(Instant::now() < deadline, "{told} told, {skipped} not");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let [roles] = figures(&mut admin, ["cmdstat_role"]).await;
+        let clock = |event: &RedisEvent| matches!(event, RedisEvent::ClockSkew { .. });
+        told += u64::try_from(events.try_iter().filter(clock).count()).unwrap();
+        skipped = roles.saturating_sub(told);
+    }
+    // Both are lost, and one of them counts.
+    server.kill();
+    server.restart().await;
+    retried(|| async { registry.origins().await }).await;
+    let control = server.registry("control");
+    retried(|| async { control.command(&edge("a"), &Command::Undrain).await }).await;
+    let heard = timeout(PATIENCE, waiting).await.expect("a command");
+    assert_eq!(heard.unwrap(), Command::Undrain);
+    assert_eq!(reconnects(&events), ["closed"]);
 }
 
 /// Patient commands are sent to a server that is gone: as quick as in production.
@@ -243,6 +321,10 @@ async fn go_on(form: &Form, heard: &mut Commands, what: &str) {
         sent - failed,
         sent.elapsed()
     );
+}
+
+fn stream_of_a() -> String {
+    format!("hw:{{e:{}}}:cmd", edge("a"))
 }
 
 async fn next(heard: &mut Commands) -> (CommandId, Command) {
@@ -294,3 +376,9 @@ fn every_command() -> Vec<Command> {
 
 /// Of the way through Redis.
 const GOAL: Duration = Duration::from_secs(1);
+
+/// Redis is waited at for half a second each time.
+const READS: u64 = 6;
+
+/// More than can be on their way to whoever counts.
+const UNTOLD: u64 = 3;

@@ -17,15 +17,21 @@ use registry::{
 use tokio::task::JoinSet;
 
 use crate::{
-    forms::{Form, id},
+    forms::Form,
     home::{claim, renewal, stream},
+    program::Program,
     redis::{explain, granted, retried},
     server::{PATIENCE, RedisServer},
 };
 
-#[tokio::test]
-async fn sentinels_replace_a_killed_primary() {
-    let mut form = Form::sentinel().await;
+with_redis_and_valkey! {
+    sentinels_replace_a_killed_primary
+    a_cluster_replaces_a_killed_node
+    a_slot_moves_under_its_sessions
+}
+
+async fn sentinels_replace_a_killed_primary(program: Program) {
+    let mut form = Form::sentinel(program).await;
     let load = Load::start(&form).await;
     form.servers[0].kill();
     load.recovers("sentinel, primary killed").await;
@@ -34,7 +40,7 @@ async fn sentinels_replace_a_killed_primary() {
 
 #[tokio::test]
 async fn sentinels_replace_a_frozen_primary() {
-    let form = Form::sentinel().await;
+    let form = Form::sentinel(Program::Redis).await;
     let load = Load::start(&form).await;
     form.servers[0].signal("STOP");
     load.recovers("sentinel, primary frozen").await;
@@ -46,7 +52,7 @@ async fn sentinels_replace_a_frozen_primary() {
 
 #[tokio::test]
 async fn a_takeover_that_a_failover_lost_is_won_back() {
-    let mut form = Form::sentinel().await;
+    let mut form = Form::sentinel(Program::Redis).await;
     let unreplicated = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&unreplicated);
     let registry = form.observed("edge", move |event| {
@@ -79,10 +85,9 @@ async fn a_takeover_that_a_failover_lost_is_won_back() {
     assert!(granted(&registry, "third", Policy::Takeover).await > new);
 }
 
-#[tokio::test]
-async fn a_cluster_replaces_a_killed_node() {
-    let mut form = Form::cluster(3, true).await;
-    let at = owner(&form).await;
+async fn a_cluster_replaces_a_killed_node(program: Program) {
+    let mut form = Form::cluster(program, 3, true).await;
+    let at = form.owner(&own()).await;
     let load = Load::start(&form).await;
     form.servers[at].kill();
     load.recovers("cluster, node killed").await;
@@ -91,8 +96,8 @@ async fn a_cluster_replaces_a_killed_node() {
 
 #[tokio::test]
 async fn a_cluster_replaces_a_frozen_node() {
-    let form = Form::cluster(3, true).await;
-    let at = owner(&form).await;
+    let form = Form::cluster(Program::Redis, 3, true).await;
+    let at = form.owner(&own()).await;
     let load = Load::start(&form).await;
     form.servers[at].signal("STOP");
     load.recovers("cluster, node frozen").await;
@@ -103,7 +108,7 @@ async fn a_cluster_replaces_a_frozen_node() {
 
 #[tokio::test]
 async fn one_frozen_node_keeps_no_other_node_from_renewing() {
-    let form = Form::cluster(3, true).await;
+    let form = Form::cluster(Program::Redis, 3, true).await;
     let registry = form.observed("edge", |_event| {});
     let mut renewals = Vec::new();
     for number in 0..48 {
@@ -141,49 +146,16 @@ async fn one_frozen_node_keeps_no_other_node_from_renewing() {
     assert_eq!(leases.len(), 48);
 }
 
-#[tokio::test]
-async fn a_slot_moves_under_its_sessions() {
-    let form = Form::cluster(3, false).await;
-    let slot = slot(&form).await;
-    let at = owner(&form).await;
-    let (from, to) = (&form.servers[at], &form.servers[(at + 1) % 3]);
-    let (from_id, to_id) = (id(from).await, id(to).await);
+async fn a_slot_moves_under_its_sessions(program: Program) {
+    let form = Form::cluster(program, 3, false).await;
     let load = Load::start(&form).await;
-    to.admin(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])
-        .await;
-    from.admin(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])
-        .await;
+    let moving = form.begin_move(&own()).await;
     load.goes_on().await;
-    let keys = from
-        .admin(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"])
-        .await;
-    let keys: Vec<String> = redis::from_redis_value(keys).unwrap();
-    assert!(keys.len() >= 3, "{keys:?}");
-    let port = to.port().to_string();
-    for key in keys {
-        // Scripts about keys of which some are here and some are there have to wait.
-        let password = crate::server::password("admin");
-        let sent = [
-            "MIGRATE",
-            "127.0.0.1",
-            &port,
-            &key,
-            "0",
-            "5000",
-            "AUTH2",
-            "admin",
-            &password,
-        ];
-        from.admin(&sent).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    assert!(moving.move_keys().await >= 3, "lease, epoch and home");
     // All are there, and the slot is still on its way: ASK.
     load.goes_on().await;
-    for server in [to, from, &form.servers[(at + 2) % 3]] {
-        server
-            .admin(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])
-            .await;
-    }
+    let to = moving.to;
+    moving.end().await;
     load.goes_on().await;
     assert_eq!(load.failures(), Vec::<String>::new());
     to.says(&["EXISTS", &own()], "1").await;
@@ -224,7 +196,7 @@ async fn a_paused_redis_delays_and_then_refuses() {
 async fn a_redis_that_loads_is_unavailable_until_it_has() {
     let debug = ["--enable-debug-command", "local"];
     let certificates = crate::server::Certificates::new();
-    let mut server = RedisServer::start_with("redis-server", &certificates, &debug).await;
+    let mut server = RedisServer::start_with(Program::Redis, &certificates, &debug).await;
     let registry = server.registry("edge");
     let held = granted(&registry, "a", Policy::Reject).await;
     server.admin(&["DEBUG", "POPULATE", "10000"]).await;
@@ -253,7 +225,7 @@ async fn a_redis_that_loads_is_unavailable_until_it_has() {
 
 #[tokio::test]
 async fn a_flush_under_way_loses_nobody() {
-    let form = Form::one("redis-server").await;
+    let form = Form::one(Program::Redis).await;
     let load = Load::start(&form).await;
     for _flush in 0..5 {
         form.flush().await;
@@ -264,7 +236,7 @@ async fn a_flush_under_way_loses_nobody() {
 
 #[tokio::test]
 async fn the_clock_of_redis_is_compared_and_replicas_are_seen() {
-    let form = Form::sentinel().await;
+    let form = Form::sentinel(Program::Redis).await;
     let skew = Arc::new(Mutex::new(None));
     let unreplicated = Arc::new(AtomicU64::new(0));
     let (seen, counted) = (Arc::clone(&skew), Arc::clone(&unreplicated));
@@ -426,17 +398,6 @@ fn epoch(outcome: &ClaimOutcome) -> u64 {
 
 fn own() -> String {
     format!("hw:{{s:{}}}:{}:own", stream(), Slot::PRIMARY.number())
-}
-
-async fn slot(form: &Form) -> String {
-    let slot = form.servers[0].admin(&["CLUSTER", "KEYSLOT", &own()]).await;
-    redis::from_redis_value(slot).unwrap()
-}
-
-/// Of three, the one that has the stream.
-async fn owner(form: &Form) -> usize {
-    let slot: usize = slot(form).await.parse().unwrap();
-    (slot / (16384 / 3)).min(2)
 }
 
 async fn until(so: impl Fn() -> bool, what: impl Fn() -> String) {

@@ -13,7 +13,10 @@ use registry::{
 };
 use tempfile::TempDir;
 
-use crate::server::{Certificates, PATIENCE, RedisServer, free_port, password};
+use crate::{
+    program::Program,
+    server::{Certificates, PATIENCE, RedisServer, free_port, password},
+};
 
 pub(crate) struct Form {
     /// The primaries first.
@@ -31,25 +34,25 @@ impl Form {
         server.says(&["INFO", "replication"], "role:slave").await;
     }
 
-    pub(crate) async fn one(program: &str) -> Self {
+    pub(crate) async fn one(program: Program) -> Self {
         let server = RedisServer::start_with(program, &Certificates::new(), &[]).await;
         Self::of(RedisServers::One(server.address()), vec![server], 1, vec![])
     }
 
     /// A primary, a replica, three sentinels.
-    pub(crate) async fn sentinel() -> Self {
+    pub(crate) async fn sentinel(program: Program) -> Self {
         let certificates = Certificates::new();
         let replicated = replication();
         let options: Vec<_> = replicated.iter().map(String::as_str).collect();
-        let primary = RedisServer::start_with("redis-server", &certificates, &options).await;
-        let replica = RedisServer::start_with("redis-server", &certificates, &options).await;
+        let primary = RedisServer::start_with(program, &certificates, &options).await;
+        let replica = RedisServer::start_with(program, &certificates, &options).await;
         let port = primary.port().to_string();
         replica.admin(&["REPLICAOF", "127.0.0.1", &port]).await;
         replica
             .says(&["INFO", "replication"], "master_link_status:up")
             .await;
         let sentinels: Vec<_> = (0..3)
-            .map(|_| Sentinel::start(&certificates, &primary))
+            .map(|_| Sentinel::start(program, &certificates, &primary))
             .collect();
         let at = sentinels[0].directory.path();
         let servers = RedisServers::Sentinel(RedisSentinels {
@@ -63,6 +66,7 @@ impl Form {
                 username: Some("watcher".to_owned()),
                 password_file: Some(at.join("watcher")),
                 ca_file: Some(at.join("ca.crt")),
+                certificate: None,
             },
         });
         let form = Self::of(servers, vec![primary, replica], 1, sentinels);
@@ -71,7 +75,7 @@ impl Form {
     }
 
     /// Primaries that have the slots evenly, and as many replicas as are wanted of each.
-    pub(crate) async fn cluster(primaries: usize, replicated: bool) -> Self {
+    pub(crate) async fn cluster(program: Program, primaries: usize, replicated: bool) -> Self {
         let certificates = Certificates::new();
         let mut servers = Vec::new();
         let mut buses = Vec::new();
@@ -89,7 +93,7 @@ impl Form {
             options.extend(cluster.map(str::to_owned));
             options.extend(["--cluster-port".to_owned(), bus.clone()]);
             let options: Vec<_> = options.iter().map(String::as_str).collect();
-            servers.push(RedisServer::start_with("redis-server", &certificates, &options).await);
+            servers.push(RedisServer::start_with(program, &certificates, &options).await);
             buses.push(bus);
         }
         for (server, bus) in servers.iter().zip(&buses).skip(1) {
@@ -184,8 +188,76 @@ impl Form {
     }
 }
 
+/// A slot on its way from its node to the next.
+pub(crate) struct SlotMove<'a> {
+    form: &'a Form,
+    slot: String,
+    from: &'a RedisServer,
+    pub(crate) to: &'a RedisServer,
+}
+
+impl Form {
+    /// Of a cluster of three, the node that has a key.
+    pub(crate) async fn owner(&self, key: &str) -> usize {
+        let slot: usize = self.slot(key).await.parse().unwrap();
+        (slot / (16384 / 3)).min(2)
+    }
+
+    /// From now on what is not at the node any more is at the next one.
+    pub(crate) async fn begin_move(&self, key: &str) -> SlotMove<'_> {
+        let (slot, at) = (self.slot(key).await, self.owner(key).await);
+        let (from, to) = (&self.servers[at], &self.servers[(at + 1) % 3]);
+        let (from_id, to_id) = (id(from).await, id(to).await);
+        to.admin(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])
+            .await;
+        from.admin(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])
+            .await;
+        SlotMove {
+            form: self,
+            slot,
+            from,
+            to,
+        }
+    }
+
+    async fn slot(&self, key: &str) -> String {
+        let slot = self.servers[0].admin(&["CLUSTER", "KEYSLOT", key]).await;
+        redis::from_redis_value(slot).unwrap()
+    }
+}
+
+impl SlotMove<'_> {
+    /// One after the other, with time between them: scripts about keys of which some are here and some are there have
+    /// to wait.
+    pub(crate) async fn move_keys(&self) -> usize {
+        let keys = ["CLUSTER", "GETKEYSINSLOT", &self.slot, "100"];
+        let keys = self.from.admin(&keys).await;
+        let keys: Vec<String> = redis::from_redis_value(keys).unwrap();
+        let (port, password) = (self.to.port().to_string(), password("admin"));
+        for key in &keys {
+            let to = ["MIGRATE", "127.0.0.1", &port, key, "0", "5000"];
+            let sent = [&to[..], &["AUTH2", "admin", &password]].concat();
+            self.from.admin(&sent).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        keys.len()
+    }
+
+    /// The next node has the slot, and everybody knows.
+    pub(crate) async fn end(self) {
+        let to_id = id(self.to).await;
+        let others = self.form.servers.iter();
+        let others = others.filter(|server| server.port() != self.to.port());
+        for server in std::iter::once(self.to).chain(others) {
+            server
+                .admin(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &to_id])
+                .await;
+        }
+    }
+}
+
 /// The name of a node in its cluster.
-pub(crate) async fn id(server: &RedisServer) -> String {
+async fn id(server: &RedisServer) -> String {
     redis::from_redis_value(server.admin(&["CLUSTER", "MYID"]).await).unwrap()
 }
 
@@ -202,7 +274,7 @@ fn replication() -> Vec<String> {
     options.concat().into_iter().map(str::to_owned).collect()
 }
 
-/// A redis-server that watches over the others, with a user of its own.
+/// A server program that watches over the others, with a user of its own.
 struct Sentinel {
     directory: TempDir,
     port: u16,
@@ -210,7 +282,7 @@ struct Sentinel {
 }
 
 impl Sentinel {
-    fn start(certificates: &Certificates, primary: &RedisServer) -> Self {
+    fn start(program: Program, certificates: &Certificates, primary: &RedisServer) -> Self {
         let directory = TempDir::new().unwrap();
         certificates.write(directory.path());
         fs::write(directory.path().join("watcher"), "password-of-watcher").unwrap();
@@ -230,7 +302,7 @@ impl Sentinel {
         let file = directory.path().join("sentinel.conf");
         fs::write(&file, configuration).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
-        let child = Command::new("redis-server")
+        let child = Command::new(program.path())
             .args([&file, &PathBuf::from("--sentinel")])
             .current_dir(directory.path())
             .stdin(Stdio::null())
@@ -282,11 +354,4 @@ impl Drop for Sentinel {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
-}
-
-/// Where tests/setup.sh has put Valkey: beside the programs that Cargo makes.
-pub(crate) fn valkey() -> String {
-    let test = std::env::current_exe().unwrap();
-    let target = test.ancestors().nth(3).unwrap();
-    target.join("valkey/valkey-server").display().to_string()
 }

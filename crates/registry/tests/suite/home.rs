@@ -13,7 +13,7 @@ use registry::{
     Owner, Policy, Registry, Renewal, RenewalOutcome, SessionId, Slot, Standing, StreamId,
 };
 
-use crate::forms::Form;
+use crate::{forms::Form, program::Program};
 
 /// The registry as each role reaches it.
 pub(crate) struct Place {
@@ -43,7 +43,7 @@ impl Place {
     }
 
     pub(crate) async fn redis() -> Self {
-        Self::of(&Arc::new(Form::one("redis-server").await))
+        Self::of(&Arc::new(Form::one(Program::Redis).await))
     }
 
     pub(crate) fn of(form: &Arc<Form>) -> Self {

@@ -11,8 +11,9 @@ use crate::commands::{
     a_command_reaches_whoever_waits_for_it, about_a_thousand_commands_are_kept,
     commands_are_forgotten_after_an_hour, commands_come_in_their_order_and_once, edges_come_and_go,
 };
-use crate::forms::{Form, valkey};
+use crate::forms::Form;
 use crate::home::{HOME_TTL, Place, claim, edge, origin, renewal, session, stats, stream};
+use crate::program::Program;
 
 macro_rules! in_both {
     ($($test:ident)*) => {
@@ -35,19 +36,27 @@ macro_rules! in_both {
 
 type Promise = fn(Place) -> Pin<Box<dyn Future<Output = ()>>>;
 
-#[tokio::test]
-async fn redis_behind_sentinels_keeps_every_promise() {
-    keeps_every_promise(Form::sentinel().await).await;
+with_redis_and_valkey! {
+    a_primary_behind_sentinels_keeps_every_promise
+    a_cluster_keeps_every_promise
 }
 
 #[tokio::test]
-async fn redis_cluster_keeps_every_promise() {
-    keeps_every_promise(Form::cluster(3, false).await).await;
+async fn the_oldest_redis_keeps_every_promise() {
+    keeps_every_promise(Form::one(Program::Redis62).await).await;
 }
 
 #[tokio::test]
 async fn valkey_keeps_every_promise() {
-    keeps_every_promise(Form::one(&valkey()).await).await;
+    keeps_every_promise(Form::one(Program::Valkey).await).await;
+}
+
+async fn a_primary_behind_sentinels_keeps_every_promise(program: Program) {
+    keeps_every_promise(Form::sentinel(program).await).await;
+}
+
+async fn a_cluster_keeps_every_promise(program: Program) {
+    keeps_every_promise(Form::cluster(program, 3, false).await).await;
 }
 
 /// One after the other, on what was started once.

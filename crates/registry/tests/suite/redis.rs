@@ -1,4 +1,4 @@
-//! What Redis alone can do: lose writes, be written to by others, refuse a user, and go away.
+//! What Redis alone can do: lose writes, be written to by others, and go away.
 
 use std::{
     fs,
@@ -8,8 +8,8 @@ use std::{
 };
 
 use registry::{
-    ClaimOutcome, Command, Policy, RedisConfig, RedisEvent, RedisRegistry, RedisServers, Registry,
-    RegistryError, RenewalOutcome, Slot, StreamId,
+    ClaimOutcome, Policy, RedisCertificate, RedisConfig, RedisEvent, RedisRegistry, RedisServers,
+    Registry, RegistryError, RenewalOutcome, Slot, StreamId,
 };
 
 use crate::{
@@ -351,34 +351,6 @@ async fn a_demoted_primary_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_said_and_read_again() {
-    let server = RedisServer::start().await;
-    let file = server.path("edge");
-    fs::write(&file, "wrong").unwrap();
-    let registry = server.registry("edge");
-    let message = explain(&registry.origins().await.unwrap_err());
-    assert!(
-        message.contains("refused the user or the password"),
-        "{message}"
-    );
-    assert!(!message.contains("wrong"), "{message}");
-    fs::write(&file, password("edge")).unwrap();
-    retried(|| async { registry.origins().await }).await;
-}
-
-#[tokio::test]
-async fn a_server_of_another_authority_is_not_trusted() {
-    let server = RedisServer::start().await;
-    let other = tempfile::tempdir().unwrap();
-    Certificates::new().write(other.path());
-    let mut config = server.config("edge");
-    config.access.ca_file = Some(other.path().join("ca.crt"));
-    let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
-    let message = explain(&registry.origins().await.unwrap_err());
-    assert!(message.contains("certificate"), "{message}");
-}
-
-#[tokio::test]
 async fn mistakes_in_the_configuration_show_at_the_start() {
     let server = RedisServer::start().await;
     let refusal = |change: fn(&mut RedisConfig, &Path)| {
@@ -402,6 +374,13 @@ async fn mistakes_in_the_configuration_show_at_the_start() {
         no_certificate.contains("no PEM certificate"),
         "{no_certificate}"
     );
+    let no_key = refusal(|config, at| {
+        config.access.certificate = Some(RedisCertificate {
+            certificate: at.join("tls.crt"),
+            private_key: at.join("edge"),
+        });
+    });
+    assert!(no_key.contains("no PEM private key"), "{no_key}");
     let nowhere = |at: &str| RedisServers::One(at.to_owned());
     for address in ["localhost", "edge:s3cr3t@localhost:6379"] {
         let message = explain(&open_error(&server, nowhere(address)));
@@ -429,135 +408,10 @@ async fn mistakes_in_the_configuration_show_at_the_start() {
     assert!(prefix.contains("prefix"), "{prefix}");
 }
 
-/// What nobody may do, what an edge, what control, and what an origin may not.
-fn denied<'a>(own: &'a str, epoch: &'a str, home: &'a str) -> [Vec<Vec<&'a str>>; 4] {
-    let nobody: Vec<Vec<&str>> = vec![
-        vec!["KEYS", "*"],
-        vec!["SCAN", "0"],
-        vec!["FLUSHALL"],
-        vec!["CONFIG", "GET", "*"],
-        vec!["ACL", "LIST"],
-        vec!["CLIENT", "LIST"],
-        vec!["MONITOR"],
-        vec!["EVAL", "return redis.call('GET', 'secret')", "0"],
-        vec!["PUBLISH", "channel", "x"],
-        vec!["GET", "secret"],
-        vec!["HMGET", "other:{s:0}:0:own", "sess"],
-        vec!["SET", "hw:{o}:all", "x"],
-        vec!["RENAME", own, epoch],
-    ];
-    let commands = "hw:{e:edge-of-a}:cmd";
-    let edge: Vec<Vec<&str>> = vec![
-        vec!["XADD", commands, "*", "kind", "undrain"],
-        vec!["DEL", commands],
-        vec!["HMGET", "hw:{e}:at:edge-of-b", "host"],
-        vec!["ZRANGE", "hw:{e}:all", "0", "-1"],
-        vec!["ZRANGE", "hw:{e:edge-of-a}:sess", "0", "-1"],
-        vec!["HSET", "hw:{o}:at:origin-0", "relay", "evil:1"],
-        vec!["ZADD", "hw:{o}:all", "9", "evil"],
-        vec!["DEL", "hw:{o}:all"],
-        vec!["DEL", "hw:{u:0}"],
-    ];
-    let control: Vec<Vec<&str>> = vec![
-        vec!["XREAD", "STREAMS", commands, "0"],
-        vec!["DEL", "hw:{e}:at:edge-of-a"],
-        vec!["HSET", own, "sess", "x"],
-        vec!["SET", home, "x"],
-        vec!["DEL", "hw:{o}:all"],
-        vec!["ZADD", "hw:{e}:all", "9", "evil"],
-    ];
-    let origin: Vec<Vec<&str>> = vec![
-        vec!["XADD", commands, "*", "kind", "undrain"],
-        vec!["XREAD", "STREAMS", commands, "0"],
-        vec!["DEL", "hw:{u:0}"],
-        vec!["HSET", own, "sess", "x"],
-        vec!["DEL", own],
-        vec!["DEL", epoch],
-        vec!["DEL", home],
-        vec!["ZRANGE", "hw:{e}:all", "0", "-1"],
-    ];
-    [nobody, edge, control, origin]
-}
-
-#[tokio::test]
-async fn users_may_do_what_their_role_needs_and_no_more() {
-    let server = RedisServer::start().await;
-    let registry = server.registry("edge");
-    granted(&registry, "a", Policy::Reject).await;
-    let home = format!("hw:{{s:{}}}:home", stream());
-    let (own, epoch) = (own(stream()), epoch(stream()));
-    let [nobody, edge, control, origin] = denied(&own, &epoch, &home);
-    for (user, denied) in [("edge", edge), ("control", control), ("origin", origin)] {
-        let mut connection = server.connect(user).await.unwrap();
-        run(&mut connection, &["PING"]).await.unwrap();
-        for command in nobody.iter().chain(&denied) {
-            let outcome = run(&mut connection, command).await;
-            let error = outcome.expect_err(&format!("{user}: {command:?}"));
-            assert_eq!(error.code(), Some("NOPERM"), "{user}: {command:?}: {error}");
-        }
-    }
-
-    // And through the scripts, which are the same for everybody.
-    let (control, origin) = (server.registry("control"), server.registry("origin"));
-    let edge_name = crate::home::edge("a");
-    for outcome in [
-        control.claim(&claim("b", Policy::Takeover)).await.map(drop),
-        origin.claim(&claim("b", Policy::Takeover)).await.map(drop),
-        origin.kick(stream(), Slot::PRIMARY, None).await.map(drop),
-        origin.leases().await.map(drop),
-        registry.leases().await.map(drop),
-        count_use(&registry).await,
-        count_use(&origin).await,
-        control.withdraw(&crate::home::origin("origin-0")).await,
-        control.withdraw_edge(&edge_name).await,
-        registry.edges().await.map(drop),
-        origin.edges().await.map(drop),
-        registry
-            .command(&edge_name, &Command::Undrain)
-            .await
-            .map(drop),
-        origin
-            .command(&edge_name, &Command::Undrain)
-            .await
-            .map(drop),
-    ] {
-        let message = explain(&outcome.unwrap_err());
-        assert!(message.contains("NoPerm"), "{message}");
-    }
-    let at = [(stream(), Slot::PRIMARY)];
-    let owner = origin.owners(&at).await.unwrap().remove(0);
-    assert_eq!(owner.lease.unwrap().session, session("a"), "untouched");
-}
-
-#[tokio::test]
-async fn nobody_comes_in_without_a_user_or_without_tls() {
-    let server = RedisServer::start().await;
-    let mut config = server.config("edge");
-    (config.access.username, config.access.password_file) = (None, None);
-    let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
-    let message = explain(&registry.origins().await.unwrap_err());
-    assert!(message.contains("NOAUTH"), "{message}");
-
-    let mut config = server.config("edge");
-    config.access.tls = false;
-    let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
-    let outcome = registry.origins().await;
-    assert!(
-        matches!(outcome, Err(RegistryError::Unavailable(_))),
-        "{outcome:?}"
-    );
-}
-
 fn open_error(server: &RedisServer, servers: RedisServers) -> RegistryError {
     let mut config = server.config("edge");
     config.servers = servers;
     RedisRegistry::open(&config).err().expect("refused")
-}
-
-async fn count_use(registry: &Registry) -> Result<(), RegistryError> {
-    let (session, time) = (session("a"), Duration::from_secs(1));
-    let counted = registry.count_use([0; 16], &session, 1, time);
-    counted.await.map(drop)
 }
 
 pub(crate) async fn granted(registry: &Registry, name: &str, policy: Policy) -> u64 {
@@ -585,7 +439,7 @@ pub(crate) async fn retried<T: std::fmt::Debug, F: Future<Output = Result<T, Reg
     }
 }
 
-fn observed(server: &RedisServer) -> (Registry, mpsc::Receiver<RedisEvent>) {
+pub(crate) fn observed(server: &RedisServer) -> (Registry, mpsc::Receiver<RedisEvent>) {
     let (sender, events) = mpsc::channel();
     let observe = move |event| {
         sender.send(event).ok();
@@ -596,7 +450,7 @@ fn observed(server: &RedisServer) -> (Registry, mpsc::Receiver<RedisEvent>) {
     (Registry::Redis(registry), events)
 }
 
-fn reconnects(events: &mpsc::Receiver<RedisEvent>) -> Vec<&'static str> {
+pub(crate) fn reconnects(events: &mpsc::Receiver<RedisEvent>) -> Vec<&'static str> {
     let causes = events.try_iter().filter_map(|event| match event {
         RedisEvent::ClockSkew { .. }
         | RedisEvent::Command { .. }
@@ -617,11 +471,11 @@ pub(crate) fn explain(error: &dyn std::error::Error) -> String {
     message
 }
 
-fn own(stream: StreamId) -> String {
+pub(crate) fn own(stream: StreamId) -> String {
     format!("hw:{{s:{stream}}}:0:own")
 }
 
-fn epoch(stream: StreamId) -> String {
+pub(crate) fn epoch(stream: StreamId) -> String {
     format!("hw:{{s:{stream}}}:0:epoch")
 }
 

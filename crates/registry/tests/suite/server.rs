@@ -1,4 +1,4 @@
-//! Processes of a test's own: redis-server or valkey-server, with TLS, the sample configuration and the users of
+//! Processes of a test's own: one of the server programs, with TLS, the sample configuration and the users of
 //! `deploy/redis`, and one more user for the test, who may do everything.
 
 use std::{
@@ -13,16 +13,19 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionInfo, TlsCertificates, Value,
     aio::MultiplexedConnection,
 };
 use registry::{
-    RedisAccess, RedisConfig, RedisPasswords, RedisRegistry, RedisServers, Registry, redis_users,
+    RedisAccess, RedisCertificate, RedisConfig, RedisPasswords, RedisRegistry, RedisServers,
+    Registry, redis_users,
 };
 use tempfile::TempDir;
 
+use crate::program::Program;
+
 pub(crate) struct RedisServer {
-    program: PathBuf,
+    program: Program,
     directory: TempDir,
     /// Beside those of `deploy/redis/redis.conf`.
     options: Vec<String>,
@@ -41,12 +44,12 @@ pub(crate) struct Certificates {
 
 impl RedisServer {
     pub(crate) async fn start() -> Self {
-        Self::start_with("redis-server", &Certificates::new(), &[]).await
+        Self::start_with(Program::Redis, &Certificates::new(), &[]).await
     }
 
     /// `options` are for redis.conf; `{port}` in one is the server's own.
     pub(crate) async fn start_with(
-        program: &str,
+        program: Program,
         certificates: &Certificates,
         options: &[&str],
     ) -> Self {
@@ -54,22 +57,29 @@ impl RedisServer {
         let directory = TempDir::new().unwrap();
         let at = |name: &str| directory.path().join(name);
         certificates.write(directory.path());
-        // A copy: sentinels have it written over.
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/redis/redis.conf");
-        fs::copy(sample, at("redis.conf")).unwrap();
+        let mut sample = fs::read_to_string(sample).unwrap();
         let passwords = RedisPasswords {
             edge: &password("edge"),
             control: &password("control"),
             origin: &password("origin"),
         };
-        let users = redis_users("hw", &passwords);
+        let mut users = redis_users("hw", &passwords);
+        if program == Program::Redis62 {
+            let known = |line: &&str| !line.starts_with("tls-") && !line.starts_with("port ");
+            sample = sample.lines().filter(known).collect::<Vec<_>>().join("\n");
+            // As the sample says.
+            users = users.replace("%R~", "~").replace("%W~", "~");
+        }
+        // A copy: sentinels have it written over.
+        fs::write(at("redis.conf"), sample).unwrap();
         let admin = format!("user admin on >{} ~* &* +@all\n", password("admin"));
         fs::write(at("users.acl"), users + &admin).unwrap();
         for user in ["edge", "control", "origin", "admin"] {
             fs::write(at(user), password(user) + "\n").unwrap();
         }
         let mut server = Self {
-            program: program.into(),
+            program,
             directory,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             port: 0,
@@ -83,7 +93,8 @@ impl RedisServer {
             }
             server.kill();
         }
-        panic!("{program} does not start:\n{}", server.log());
+        let program = program.path();
+        panic!("{} does not start:\n{}", program.display(), server.log());
     }
 
     /// Again on the same port, and empty unless something was saved.
@@ -91,7 +102,7 @@ impl RedisServer {
         self.spawn();
         assert!(
             self.answers().await,
-            "redis-server does not come back:\n{}",
+            "the server does not come back:\n{}",
             self.log()
         );
     }
@@ -127,10 +138,19 @@ impl RedisServer {
     /// As this user, who has a file with his password.
     pub(crate) fn access(&self, user: &str) -> RedisAccess {
         RedisAccess {
-            tls: true,
+            tls: self.has_tls(),
             username: Some(user.to_owned()),
             password_file: Some(self.path(user)),
             ca_file: Some(self.path("ca.crt")),
+            certificate: None,
+        }
+    }
+
+    /// Its own, which does for a client too.
+    pub(crate) fn certificate(&self) -> RedisCertificate {
+        RedisCertificate {
+            certificate: self.path("tls.crt"),
+            private_key: self.path("tls.key"),
         }
     }
 
@@ -151,18 +171,37 @@ impl RedisServer {
 
     /// A bare connection as one of the users.
     pub(crate) async fn connect(&self, user: &str) -> redis::RedisResult<MultiplexedConnection> {
-        let url = format!("rediss://{user}:{}@127.0.0.1:{}", password(user), self.port);
-        let certificates = TlsCertificates {
-            client_tls: None,
-            root_cert: Some(fs::read(self.path("ca.crt")).unwrap()),
-        };
+        let scheme = if self.has_tls() { "rediss" } else { "redis" };
+        let url = format!(
+            "{scheme}://{user}:{}@127.0.0.1:{}",
+            password(user),
+            self.port
+        );
         let info: ConnectionInfo = url.parse()?;
+        let client = if self.has_tls() {
+            let read = |name| fs::read(self.path(name)).unwrap();
+            let certificates = TlsCertificates {
+                // For a server that asks.
+                client_tls: Some(ClientTlsConfig {
+                    client_cert: read("tls.crt"),
+                    client_key: read("tls.key"),
+                }),
+                root_cert: Some(read("ca.crt")),
+            };
+            Client::build_with_tls(info, certificates)?
+        } else {
+            Client::open(info)?
+        };
         let patient = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE));
-        Client::build_with_tls(info, certificates)?
+        client
             .get_multiplexed_async_connection_with_config(&patient)
             .await
+    }
+
+    fn has_tls(&self) -> bool {
+        self.program != Program::Redis62
     }
 
     pub(crate) async fn admin(&self, command: &[&str]) -> Value {
@@ -215,9 +254,15 @@ impl RedisServer {
         let log = File::create(self.path("log")).unwrap();
         let options = self.options.iter();
         let options = options.map(|option| option.replace("{port}", &self.port.to_string()));
-        let child = Command::new(&self.program)
+        let program = self.program.path();
+        let port = if self.has_tls() {
+            "--tls-port"
+        } else {
+            "--port"
+        };
+        let child = Command::new(&program)
             .arg("redis.conf")
-            .args(["--tls-port", &self.port.to_string()])
+            .args([port, &self.port.to_string()])
             .args(options)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
@@ -229,10 +274,10 @@ impl RedisServer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 panic!(
                     "{} is not installed: bash tests/setup.sh TARGET_DIRECTORY",
-                    self.program.display()
+                    program.display()
                 )
             }
-            Err(error) => panic!("cannot run redis-server: {error}"),
+            Err(error) => panic!("cannot run {}: {error}", program.display()),
         }
     }
 
@@ -269,6 +314,23 @@ pub(crate) async fn run(
     let mut sent = redis::cmd(command[0]);
     sent.arg(&command[1..]);
     sent.query_async(connection).await
+}
+
+/// Figures of INFO; those of a command are how often it was called.
+pub(crate) async fn figures<const N: usize>(
+    connection: &mut MultiplexedConnection,
+    names: [&str; N],
+) -> [u64; N] {
+    let said = run(connection, &["INFO", "ALL"]).await.unwrap();
+    let said: String = redis::from_redis_value(said).unwrap();
+    names.map(|name| {
+        let figure = |line: &str| {
+            let figure = line.strip_prefix(name)?.strip_prefix(':')?;
+            let figure = figure.strip_prefix("calls=").unwrap_or(figure);
+            figure.split(',').next()?.parse().ok()
+        };
+        said.lines().find_map(figure).unwrap_or(0)
+    })
 }
 
 pub(crate) fn password(user: &str) -> String {
