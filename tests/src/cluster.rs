@@ -47,6 +47,8 @@ pub struct Layout {
     pub common: Vec<(&'static str, String)>,
     /// Fields of each control's configuration, as environment variables name them.
     pub control: Vec<(&'static str, String)>,
+    /// Fields of each origin's configuration, as environment variables name them.
+    pub origin: Vec<(&'static str, String)>,
     /// Fields of the edge's configuration, as environment variables name them.
     pub edge: Vec<(&'static str, String)>,
     /// Whether the edge knows every control, or the last one alone.
@@ -84,6 +86,7 @@ impl Default for Layout {
             log_filter: "info".to_owned(),
             common: Vec::new(),
             control: Vec::new(),
+            origin: Vec::new(),
             edge: Vec::new(),
             edge_knows_all_controls: false,
             more_edges: 0,
@@ -155,7 +158,7 @@ impl Cluster {
         }
         let mut origins = Vec::new();
         for index in 0..layout.origins {
-            origins.push(setup.origin(index).await);
+            origins.push(setup.origin(index, layout.origin.clone()).await);
         }
         let internal: Vec<String> = controls.iter().map(|node| node.text("internal")).collect();
         let mut edges = Vec::new();
@@ -211,6 +214,12 @@ impl Cluster {
             rtmps: edge.rtmps(),
             ..self.deployment.clone()
         }
+    }
+
+    /// The same for every edge, the first one first.
+    pub fn deployments(&self) -> Vec<Deployment> {
+        let edges = self.edges();
+        edges.map(|edge| self.deployment_at(edge)).collect()
     }
 
     /// The origin that holds a live stream.
@@ -297,7 +306,7 @@ impl Setup<'_> {
         node
     }
 
-    async fn origin(&self, index: usize) -> Node {
+    async fn origin(&self, index: usize, extra: Vec<(&'static str, String)>) -> Node {
         let name = format!("origin-{index}");
         let mut settings = self.common.clone();
         settings.push(("ORIGIN__NAME", name.clone()));
@@ -308,6 +317,7 @@ impl Setup<'_> {
         for (field, _) in &listeners {
             settings.push((field, "127.0.0.1:0".to_owned()));
         }
+        settings.extend(extra);
         let mut node = self.node("origin", name, settings).await;
         for (field, section) in listeners {
             node.keep(field, section);

@@ -88,6 +88,15 @@ impl Node {
         self.process = Some(process);
     }
 
+    /// As a rollout does: it drains and ends, and the next one serves at the same addresses.
+    pub async fn replace(&mut self, drains: Duration) {
+        self.process().signal("TERM");
+        let status = self.process_mut().exit(drains).await;
+        assert!(status.success(), "{}: {status}", self.name);
+        self.start().await;
+        self.serves(drains).await;
+    }
+
     /// Starts it where it cannot serve: how it ended, and what it said.
     pub async fn refuses_to_start(&mut self) -> (ExitStatus, String) {
         let mut process = self.spawn(&self.directory.join(format!("{}.json", self.name)));

@@ -64,6 +64,21 @@ impl Subscriber {
     }
 
     pub fn start_with(playback: &Playback, app: &str, stream: &str, class: DeliveryClass) -> Self {
+        Self::follow(playback, app, stream, class, true)
+    }
+
+    /// Begins at the first of the origins.
+    pub fn start_at_first(playback: &Playback, app: &str, stream: &str) -> Self {
+        Self::follow(playback, app, stream, DeliveryClass::Lossless, false)
+    }
+
+    fn follow(
+        playback: &Playback,
+        app: &str,
+        stream: &str,
+        class: DeliveryClass,
+        begins_anywhere: bool,
+    ) -> Self {
         let received = Arc::new(Mutex::new(Received::default()));
         let follower = Follower {
             playback: playback.clone(),
@@ -75,6 +90,7 @@ impl Subscriber {
                 wait_for_stream: true,
             },
             received: received.clone(),
+            begins_anywhere,
         };
         Self {
             received,
@@ -192,10 +208,12 @@ struct Follower {
     playback: Playback,
     request: SubscribeRequest,
     received: Arc<Mutex<Received>>,
+    /// Without a cursor nobody knows where the stream will be: waits at every origin.
+    begins_anywhere: bool,
 }
 
 impl Follower {
-    /// Without a cursor nobody knows where the stream will be: waits at every origin. With one, it asks each in turn.
+    /// With a cursor it asks each origin in turn.
     async fn run(mut self) {
         let Playback {
             origins,
@@ -203,7 +221,7 @@ impl Follower {
             token,
         } = self.playback.clone();
         let mut waiting = JoinSet::new();
-        for origin in &origins {
+        for origin in origins.iter().filter(|_| self.begins_anywhere) {
             let client = api::playback(origin, &ca_file, &token);
             waiting.spawn(attach(client, self.request.clone()));
         }

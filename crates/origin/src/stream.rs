@@ -73,7 +73,7 @@ struct State {
     selection: Selection,
     /// The log's current session has had no frame: its place in time is not known.
     unplaced: bool,
-    /// The input on air stays there, until it has been lost for a while: this origin is being left by both.
+    /// The input on air stays there, until it has been silent for a while: this origin is being left by both.
     held: bool,
     /// Counted as one with two publishers.
     backed_up: bool,
@@ -367,7 +367,7 @@ impl Stream {
         }
     }
 
-    /// Leaves the input on air where it is: this origin is being left by both.
+    /// Leaves the input on air where it is, as long as it is heard: this origin is being left by both.
     pub(crate) fn hold(&self) {
         self.state.lock().held = true;
     }

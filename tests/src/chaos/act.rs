@@ -217,12 +217,7 @@ impl Field {
             }
         };
         for part in parts {
-            let node = &mut part.node;
-            node.process().signal("TERM");
-            let status = node.process_mut().exit(DRAINS).await;
-            assert!(status.success(), "{}: {status}", node.name());
-            node.start().await;
-            node.serves(DRAINS).await;
+            part.node.replace(DRAINS).await;
         }
     }
 

@@ -165,6 +165,17 @@ impl Field {
         None
     }
 
+    /// What a user has in hand who connects to an edge, of every edge.
+    pub fn deployments(&self) -> Vec<Deployment> {
+        let edges = self.edges.iter().map(|edge| edge.node.rtmps());
+        edges
+            .map(|rtmps| Deployment {
+                rtmps,
+                ..self.deployment.clone()
+            })
+            .collect()
+    }
+
     /// What every process and the load said stays where it is.
     pub fn keep(&mut self) -> &Path {
         self.directory.disable_cleanup(true);
@@ -186,16 +197,6 @@ impl Field {
             }
         }
         most.0
-    }
-
-    /// A counter of every edge or origin together.
-    pub async fn sum(parts: &[Part], metric: &str, labels: &[&str]) -> f64 {
-        let mut sum = 0.0;
-        for part in parts {
-            let metrics = part.node.metrics().await.unwrap_or_default();
-            sum += http::metric(&metrics, metric, labels);
-        }
-        sum
     }
 
     /// Names lead to where nobody is, or to where they should.

@@ -11,8 +11,13 @@ use std::{
 
 use serde_json::Value;
 
-use super::field::Field;
-use crate::{bench::Files, deployment::APP, process::Process, wait::wait_for};
+use crate::{
+    bench::Files,
+    deployment::{APP, Deployment},
+    http,
+    process::Process,
+    wait::wait_for,
+};
 
 const LIVE: Duration = Duration::from_secs(60);
 /// Their last words, and the ends of their streams.
@@ -87,19 +92,20 @@ pub fn now() -> f64 {
 }
 
 impl Load {
-    /// Creates a key for each publisher; returns once all are live and read, beside those that are there already.
+    /// Creates a key for each publisher; returns once all are live at these edges and read, beside those that are there
+    /// already.
     pub async fn start(
-        field: &Field,
+        edges: &[Deployment],
         prefix: &str,
         publishers: usize,
         encoders: Encoders,
         beside: &[Self],
     ) -> Self {
-        let deployment = &field.deployment;
+        let deployment = &edges[0];
         let files = Files::prepare(deployment, prefix, publishers).await;
         let mut subscribe = files.subscribe(deployment);
         subscribe.args(["--silence", SILENCE, "--give-up", "60"]);
-        let mut publish = publishers_of(field, encoders, &files);
+        let mut publish = publishers_of(edges, encoders, &files);
         let logs = &deployment.logs;
         let this = Self {
             encoders,
@@ -111,7 +117,7 @@ impl Load {
             subscribe_report: files.path("subscribe.json"),
         };
         wait_for("all publishers to be live", LIVE, async || {
-            let sessions = field.sessions().await?;
+            let sessions = deployment.api.sessions().await.ok()?;
             let mine = sessions
                 .iter()
                 .filter(|session| session.stream.starts_with(prefix));
@@ -122,9 +128,7 @@ impl Load {
         let others: usize = beside.iter().map(|load| load.publishers).sum();
         let wanted = f64::from(u32::try_from(others + publishers).unwrap());
         wait_for("all readers to read", LIVE, async || {
-            const READERS: &str = "headwater_origin_subscribers_active";
-            let readers = Field::sum(&field.origins, READERS, &["output=\"grpc\""]).await;
-            (readers >= wanted).then_some(())
+            (readers(deployment).await >= wanted).then_some(())
         })
         .await;
         this
@@ -150,12 +154,22 @@ impl Load {
     }
 }
 
-/// The publishers' command.
-fn publishers_of(field: &Field, encoders: Encoders, files: &Files) -> Command {
-    let mut publish = files.publish(&field.deployment);
-    for edge in &field.edges {
-        publish.arg(format!("rtmps://{}/{APP}", edge.node.rtmps()));
+/// Of all origins together.
+async fn readers(deployment: &Deployment) -> f64 {
+    const READERS: &str = "headwater_origin_subscribers_active";
+    let mut readers = 0.0;
+    for admin in &deployment.admin {
+        if let Ok((_, metrics)) = http::get(&format!("{admin}/metrics")).await {
+            readers += http::metric(&metrics, READERS, &["output=\"grpc\""]);
+        }
     }
+    readers
+}
+
+/// The publishers' command.
+fn publishers_of(edges: &[Deployment], encoders: Encoders, files: &Files) -> Command {
+    let mut publish = files.publish(&edges[0]);
+    publish.args(edges.iter().map(|edge| edge.rtmps_url(APP)));
     publish.args(["--ramp", "2", "--bitrate", "200k", "--fps", "15"]);
     publish.args(["--gop", "1", "--reconnect"]);
     if encoders == Encoders::Capable {

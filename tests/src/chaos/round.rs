@@ -51,6 +51,7 @@ pub async fn run(mut field: Field, fault: Fault, plan: Plan) -> (Field, Vec<Row>
     let name = fault.name();
     let began = Instant::now();
     let mut loads = Vec::new();
+    let edges = field.deployments();
     if fault == Fault::EdgesReplaced {
         let half = plan.publishers / 2;
         for (kind, encoders, publishers) in [
@@ -58,11 +59,11 @@ pub async fn run(mut field: Field, fault: Fault, plan: Plan) -> (Field, Vec<Row>
             ("legacy", Encoders::Legacy, plan.publishers - half),
         ] {
             let prefix = format!("{name}-{kind}");
-            let load = Load::start(&field, &prefix, publishers, encoders, &loads).await;
+            let load = Load::start(&edges, &prefix, publishers, encoders, &loads).await;
             loads.push(load);
         }
     } else {
-        loads.push(Load::start(&field, &name, plan.publishers, Encoders::Legacy, &[]).await);
+        loads.push(Load::start(&edges, &name, plan.publishers, Encoders::Legacy, &[]).await);
     }
     let keys = keys(&field, fault, plan).await;
     let mut rounds = Rounds::default();
@@ -271,7 +272,7 @@ impl Rounds {
 }
 
 /// What must not be, however slow the machine is.
-fn faults_of(outcome: &Outcome, allowed: &Allowed) -> Vec<String> {
+pub fn faults_of(outcome: &Outcome, allowed: &Allowed) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut must_be_none = |what: &str, count: u64| {
         if count > 0 {

@@ -70,18 +70,7 @@ async fn readers_have_the_backup_when_the_primarys_edge_dies_or_its_encoder_free
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_keep_the_primary_and_miss_nothing_when_the_origin_of_both_dies() {
     let _turn = turn_alone().await;
-    let mut cluster = Cluster::start(Layout {
-        more_edges: 1,
-        ..Layout::default()
-    })
-    .await;
-    for origin in &mut cluster.origins {
-        origin.kill();
-        // On a busy machine the two edges may be seconds apart.
-        origin.set("ORIGIN__BACKUP__STARVE_AFTER", "10s".to_owned());
-        origin.start().await;
-        origin.serves(STEP).await;
-    }
+    let mut cluster = Cluster::start(patient(2)).await;
     let scene = Scene::start(&cluster, "moved").await;
     let before = scene.wanderer.received();
     let owner = cluster.owner(scene.stream).await;
@@ -98,19 +87,49 @@ async fn readers_keep_the_primary_and_miss_nothing_when_the_origin_of_both_dies(
     received.assert_monotonic();
     let attempts = |received: &Received| received.frames.last().unwrap().attempt;
     assert!(attempts(&received) > attempts(&before));
-    let sessions = wait_for("both to be listed at one origin", STEP, async || {
-        let mut sessions = scene.deployment.api.sessions().await.ok()?;
-        sessions.retain(|session| session.stream == scene.stream);
-        let other = cluster.origins[1 - owner].name();
-        let both = sessions.len() == 2 && sessions.iter().all(|it| it.origin == other);
-        both.then_some(sessions)
-    })
-    .await;
-    assert!(
-        sessions
-            .iter()
-            .any(|session| session.id == scene.backup_session)
-    );
+    scene
+        .both_are_elsewhere(cluster.origins[owner].name())
+        .await;
+}
+
+/// An origin leaves in good order, and with it both of the stream's publishers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_leave_an_origin_that_drains_and_readers_keep_the_primary() {
+    let _turn = turn_alone().await;
+    let mut cluster = Cluster::start(patient(3)).await;
+    let scene = Scene::start(&cluster, "drained").await;
+    let owner = cluster.owner(scene.stream).await;
+    let mut playback = scene.deployment.playback.clone();
+    playback.origins.rotate_left(owner);
+    let follows = Subscriber::start_at_first(&playback, APP, scene.stream);
+    follows.frames(200, STEP).await;
+    let since = Instant::now();
+    let left = &mut cluster.origins[owner];
+    left.process().signal("TERM");
+    let status = left.process_mut().exit(STEP).await;
+    assert!(status.success(), "{status}");
+    println!("the origin was empty after {:?}", since.elapsed());
+    scene
+        .both_are_elsewhere(cluster.origins[owner].name())
+        .await;
+    println!("both had another origin after {:?}", since.elapsed());
+
+    let stay = scene.subscribers.iter().enumerate();
+    let stay = stay.filter(|(origin, _)| *origin != owner);
+    let stay = stay.map(|(_, subscriber)| subscriber);
+    for reader in stay.chain([&scene.wanderer, &follows]) {
+        reader.frames(reader.frame_count() + 100, STEP).await;
+        let received = reader.received();
+        assert!(received.ended.is_none(), "{:?}", received.ended);
+        assert_eq!(received.sessions().len(), 1, "the primary's alone");
+        received.assert_contiguous();
+        received.assert_monotonic();
+    }
+    assert!(follows.received().moved > 0);
+    for origin in &cluster.origins {
+        let log = origin.process().log();
+        assert!(!log.contains("another publisher is on air"), "{log}");
+    }
 }
 
 /// The convention of YouTube's publishers: one key, and a query that says which of both this is.
@@ -137,6 +156,19 @@ async fn one_key_publishes_both_where_it_may() {
             .await;
             assert_eq!(slots, [0, 1]);
         }
+    }
+}
+
+/// Two edges, which may be seconds apart on a busy machine, and origins that wait for both.
+fn patient(origins: usize) -> Layout {
+    Layout {
+        origins,
+        more_edges: 1,
+        origin: vec![
+            ("ORIGIN__BACKUP__STARVE_AFTER", "10s".to_owned()),
+            ("DRAIN_TIMEOUT", "15s".to_owned()),
+        ],
+        ..Layout::default()
     }
 }
 
@@ -231,6 +263,21 @@ impl Scene {
             wanderer,
             players,
         }
+    }
+
+    /// Waits until both are listed at one origin, which is not the one that they left.
+    async fn both_are_elsewhere(&self, left: &str) {
+        wait_for("both to be listed at another origin", STEP, async || {
+            let mut sessions = self.deployment.api.sessions().await.ok()?;
+            sessions.retain(|session| session.stream == self.stream);
+            let [one, other] = &sessions[..] else {
+                return None;
+            };
+            assert!([one, other].iter().any(|it| it.id == self.backup_session));
+            let together = one.origin == other.origin && one.origin != left;
+            together.then_some(())
+        })
+        .await;
     }
 
     fn is_backup(&self, received: &Received) -> bool {

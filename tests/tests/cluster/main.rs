@@ -41,6 +41,7 @@ mod pull;
 mod reconnect;
 mod restore;
 mod revocation;
+mod rollout;
 mod secrecy;
 mod standalone;
 mod takeover;

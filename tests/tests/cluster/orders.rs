@@ -143,10 +143,7 @@ async fn an_edge_is_drained_without_a_loss_and_taken_back() {
     let cluster = Cluster::start(three_edges()).await;
     let operator = Operator::new(&cluster, 0);
     let edges: Vec<&Node> = cluster.edges().collect();
-    let places: Vec<Deployment> = edges
-        .iter()
-        .map(|edge| cluster.deployment_at(edge))
-        .collect();
+    let places = cluster.deployments();
     let places: Vec<&Deployment> = places.iter().collect();
     let load = Load {
         publishers: 6,

@@ -221,10 +221,10 @@ impl Publication {
             origins
         };
         let candidates = ranked();
-        if !candidates.is_empty() || !failed.is_empty() {
+        if !candidates.is_empty() {
             return Ok(candidates);
         }
-        // One may have announced itself since the last poll.
+        // One may have announced itself since the last poll: in a rollout as those leave that were asked.
         self.context
             .origins
             .refresh(&self.context.registry)

@@ -209,6 +209,70 @@ async fn without_any_origin_the_session_ends_in_words() {
 }
 
 #[tokio::test]
+async fn a_session_outlives_every_origin_where_others_come_at_new_addresses() {
+    const AWAY: Duration = Duration::from_secs(4);
+    let harness = Harness::start(2).await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-outlives").await;
+    let (owner, session) = harness.owner().await;
+    let first = &harness.origins[owner];
+    let mut sent = Vec::new();
+    send_until(&mut encoder, &mut sent, "some media", || {
+        first.session(&session).frames.len() > 60
+    })
+    .await;
+    for origin in &harness.origins {
+        origin.kill();
+    }
+    let acknowledged = first.session(&session).next_sequence();
+    let gone = Instant::now();
+    send_until(&mut encoder, &mut sent, "the time without origins", || {
+        gone.elapsed() > AWAY
+    })
+    .await;
+    let mut others = Vec::new();
+    for name in ["other-0", "other-1"] {
+        let other = harness.unannounced_origin(name).await;
+        let announcement = other.announcement();
+        harness.registry.announce(&announcement).await.unwrap();
+        others.push(other);
+    }
+    let announced = Instant::now();
+    let has_it = |origin: &&FakeOrigin| !origin.session(&session).frames.is_empty();
+    send_until(&mut encoder, &mut sent, "another origin", || {
+        others.iter().any(|other| has_it(&other))
+    })
+    .await;
+    println!("another origin had it after {:?}", announced.elapsed());
+    let other = others.iter().find(has_it).unwrap();
+    encoder.finish().await;
+    until("the close", || other.session(&session).closed.is_some()).await;
+    let log = other.session(&session);
+    assert_resumed(&log, &sent);
+    assert!(log.first_sequence <= acknowledged, "nothing is lost");
+    harness.no_lease().await;
+}
+
+#[tokio::test]
+async fn a_new_session_finds_an_origin_that_came_where_those_that_are_known_refuse() {
+    let harness = Harness::start_with(1, |config| {
+        config.relay.origins_poll_period = Duration::from_secs(3600);
+    })
+    .await;
+    harness.origins[0].set(Mode::Refuse);
+    let other = harness.unannounced_origin("other").await;
+    let announcement = other.announcement();
+    harness.registry.announce(&announcement).await.unwrap();
+    let mut encoder = Encoder::publish(harness.address, "live", "good-rollout").await;
+    assert_eq!(harness.origins[0].opens().len(), 1);
+    let session = harness.lease().await.session.to_string();
+    let sent = media(0..20, 100);
+    encoder.send_all(&sent).await;
+    encoder.finish().await;
+    until("the close", || other.session(&session).closed.is_some()).await;
+    assert_resumed(&other.session(&session), &sent);
+}
+
+#[tokio::test]
 async fn a_single_origin_that_comes_back_gets_its_session_back() {
     let harness = Harness::start(1).await;
     let origin = &harness.origins[0];

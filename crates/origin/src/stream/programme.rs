@@ -25,7 +25,7 @@ pub(super) struct Standby {
     share: Share,
 }
 
-/// How long whoever is on air at an origin that both leave may be lost before the other one comes on air there.
+/// How long whoever is on air at an origin that both leave may be silent before the other one comes on air there.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
 /// Longest pause of the programme that a cut keeps in the timestamps: players take a longer one for a fault.
@@ -39,10 +39,8 @@ impl Stream {
             return;
         };
         let keyframe = standby.keep_gop(&self.streams);
-        let air = state.inputs.of(state.selection.on_air());
-        let waited = air.lost.map(|lost| now.saturating_duration_since(lost));
-        // One that goes on elsewhere is lost for a moment.
-        let stays = state.held && waited.is_none_or(|waited| waited < HELD_FOR);
+        // One that goes on elsewhere is silent here, and readers follow it once the other one has left too.
+        let stays = state.held && state.selection.is_heard(HELD_FOR, now);
         if stays || state.end.is_some() {
             return;
         }

@@ -121,6 +121,11 @@ impl Selection {
         condition.take(kind, timestamp_ms, now);
     }
 
+    /// Whether whoever is on air has given media within this time.
+    pub(super) fn is_heard(&self, within: Duration, now: Instant) -> bool {
+        self.conditions.of(self.on_air).gives_or_may(now, within)
+    }
+
     /// Whether the one on standby comes on air now, and why. `keyframe`: when its latest one came.
     pub(super) fn decide(&mut self, keyframe: Option<Instant>, now: Instant) -> Option<Reason> {
         let air = *self.conditions.of(self.on_air);

@@ -36,8 +36,11 @@ impl Running {
 /// A publisher in real time: metadata and header, then a frame each 20 ms, a keyframe each 200 ms.
 struct Encoder {
     publisher: Publisher,
+    began: std::time::Instant,
     frames: i64,
     first_ms: i64,
+    /// Of three groups of pictures it sends one.
+    leaves_out: bool,
 }
 
 impl Encoder {
@@ -46,20 +49,30 @@ impl Encoder {
         publisher.publish(&[metadata(), video_header()]).await;
         Self {
             publisher,
+            began: std::time::Instant::now(),
             frames: 0,
             first_ms,
+            leaves_out: false,
         }
     }
 
-    async fn frame(&mut self) {
-        let time = self.first_ms + self.frames * 20;
-        let frame = if self.frames % 10 == 0 {
-            keyframe(time)
-        } else {
-            inter(time)
-        };
-        self.frames += 1;
-        self.publisher.send(&[frame]).await;
+    /// What is due.
+    async fn frames(&mut self) {
+        let elapsed_ms = i64::try_from(self.began.elapsed().as_millis()).unwrap();
+        while self.frames * 20 <= elapsed_ms {
+            let number = self.frames;
+            self.frames += 1;
+            let time = self.first_ms + number * 20;
+            if self.leaves_out && number % 30 >= 10 {
+                continue;
+            }
+            let frame = if number % 10 == 0 {
+                keyframe(time)
+            } else {
+                inter(time)
+            };
+            self.publisher.send(&[frame]).await;
+        }
     }
 }
 
@@ -68,7 +81,7 @@ async fn until<T>(encoders: &mut [&mut Encoder], reads: impl Future<Output = T>)
     let mut reads = std::pin::pin!(reads);
     loop {
         for encoder in &mut *encoders {
-            encoder.frame().await;
+            encoder.frames().await;
         }
         tokio::select! {
             read = &mut reads => return read,
@@ -233,6 +246,76 @@ async fn the_primary_returns_after_the_clear_time_and_a_flapping_one_does_not() 
     // And the backup is there for the next time, in the same session.
     drop(primary);
     until(&mut [&mut backup], seen.on_air(&mut player, "b1")).await;
+}
+
+#[tokio::test]
+async fn a_primary_that_leaves_frames_out_is_left_and_one_that_flaps_once_per_clear_time() {
+    const WORSE: &str = "headwater_origin_switches_total{reason=\"worse\"}";
+    let mut config = quick();
+    // It is never silent for as long as that, on any machine.
+    config.backup.starve_after = Duration::from_secs(5);
+    config.backup.clear_time = Duration::from_secs(2);
+    let clear_time = config.backup.clear_time;
+    let origin = start(config).await;
+    let (mut primary, mut backup, mut player, mut seen) = both(&origin).await;
+    primary.leaves_out = true;
+    let since = std::time::Instant::now();
+    let encoders = &mut [&mut primary, &mut backup];
+    until(encoders, seen.on_air(&mut player, "b1")).await;
+    println!("a third of the media, left after {:?}", since.elapsed());
+    assert!(seen.first.as_ref().unwrap().1.keyframe());
+    assert_eq!((seen.slot, seen.headers), (B, 2));
+    metric_is(&origin, WORSE, 1.0).await;
+
+    primary.leaves_out = false;
+    let encoders = &mut [&mut primary, &mut backup];
+    until(encoders, seen.on_air(&mut player, "p1")).await;
+    assert!(seen.first.as_ref().unwrap().1.keyframe());
+    let before = metric(&origin, SWITCHES);
+    assert!((before - 2.0).abs() < f64::EPSILON, "{before}");
+
+    let since = std::time::Instant::now();
+    for flap in 0..6 {
+        primary.leaves_out = flap % 2 == 0;
+        let second = Duration::from_secs(1);
+        let watched = tokio::time::timeout(second, seen.on_air(&mut player, "nobody"));
+        let encoders = &mut [&mut primary, &mut backup];
+        assert!(until(encoders, watched).await.is_err());
+    }
+    let switches = metric(&origin, SWITCHES) - before;
+    let clear_times = since.elapsed().div_duration_f64(clear_time);
+    println!("{switches} switches in {clear_times:.1} clear times");
+    assert!(switches <= clear_times + 1.0, "{switches} in {clear_times}");
+    let needed = ["lost", "starved"].map(|reason| format!("{SWITCHES}{{reason=\"{reason}\"}}"));
+    assert!(needed.iter().all(|name| metric(&origin, name) == 0.0));
+}
+
+/// Whom both edges ask to leave, and nobody else takes.
+#[tokio::test]
+async fn the_backup_comes_on_air_at_an_origin_that_drains_once_the_primary_is_silent_there() {
+    let held_for = Duration::from_secs(2);
+    let origin = start(quick()).await;
+    let (mut primary, mut backup, mut player, mut seen) = both(&origin).await;
+    origin.shutdown.drain();
+    for encoder in [&mut primary, &mut backup] {
+        loop {
+            match next_answer(&mut encoder.publisher.answers).await.unwrap() {
+                Some(publish_response::Response::Goodbye(_)) => break,
+                Some(publish_response::Response::Ack(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let encoders = &mut [&mut primary, &mut backup];
+    until(encoders, seen.on_air(&mut player, "p1")).await;
+    let since = std::time::Instant::now();
+    let last = inter(primary.first_ms + primary.frames * 20);
+    primary.publisher.send(&[last]).await;
+    drop(primary);
+    until(&mut [&mut backup], seen.on_air(&mut player, "b1")).await;
+    println!("held for {:?}", since.elapsed());
+    assert!(since.elapsed() >= held_for);
+    assert!(seen.first.as_ref().unwrap().1.keyframe());
 }
 
 #[tokio::test]
