@@ -450,6 +450,7 @@ impl LiveSession {
             client_address: stats.client_address,
             encoder: stats.encoder,
             received_bytes: stats.received_bytes,
+            slot: Some(self.slot.number().into()),
             ..SessionEvent::default()
         }
     }

@@ -198,7 +198,7 @@ pub(crate) struct DeskArguments {
 #[derive(Args, Debug)]
 pub(crate) struct ClusterArgument {
     /// The IngestCluster, where there are several
-    #[arg(long = "cluster", value_name = "NAME", global = true)]
+    #[arg(id = "cluster", long = "cluster", value_name = "NAME", global = true)]
     pub(crate) name: Option<String>,
 }
 
