@@ -7,7 +7,7 @@
 //! Two may want it: the process that ends ([`runtime::shutdown`]), and somebody who orders it ([`crate::commands`]). An
 //! order leaves the listener open and can be taken back; where both want it, the earlier end counts.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
 
 use registry::{CommandId, DrainOrder, EdgePhase};
 use runtime::shutdown::{DrainState, DrainTimes, Shutdown};
@@ -43,6 +43,8 @@ pub(crate) enum Phase {
 struct Ordered {
     /// Of the order.
     by: CommandId,
+    /// The latest that came, by either way.
+    known: BTreeSet<CommandId>,
     /// `None`: to serve.
     drain: Option<Order>,
 }
@@ -67,6 +69,8 @@ struct Plan {
 
 /// The readiness condition: new publishers are wanted.
 const READY: &str = runtime::admin::DRAIN;
+/// Orders that are remembered: more than anybody gives while the registry is behind control.
+const ORDERS_KNOWN_MAX: usize = 64;
 
 impl Drain {
     pub(crate) fn new() -> Self {
@@ -121,16 +125,21 @@ impl Drain {
         self.told(by, None)
     }
 
-    /// An older one that comes late by control says nothing. The registry's last word counts, also where its numbers begin
-    /// lower, behind a failover to a clock that is behind.
+    /// Each says something once. An older one that comes late by control says nothing. The registry's last word counts, also
+    /// where its numbers begin lower, behind a failover to a clock that is behind.
     fn told(&self, (by, way): (CommandId, By), drain: Option<Order>) -> bool {
         self.ordered.send_if_modified(|ordered| {
-            let news = match way {
+            let latest = match way {
                 By::Control => by > ordered.by,
-                By::Registry => by != ordered.by,
+                By::Registry => true,
             };
+            // The registry may tell what control has told, behind what took it back.
+            let news = ordered.known.insert(by) && latest;
+            if ordered.known.len() > ORDERS_KNOWN_MAX {
+                ordered.known.pop_first();
+            }
             if news {
-                *ordered = Ordered { by, drain };
+                (ordered.by, ordered.drain) = (by, drain);
             }
             news
         })
@@ -304,8 +313,7 @@ fn stay(context: &Arc<Context>) {
     tokio::spawn(async move {
         sleep(context.config.drain.keyframe_wait).await;
         for session in sessions {
-            if session.standing().leaving && session.stays() {
-                session.note_leaving(false);
+            if session.note_staying() {
                 leases::renew_now(&context, &session).await.ok();
             }
         }
@@ -356,15 +364,14 @@ async fn ask(context: &Arc<Context>, over: Duration) {
         for session in sessions {
             sleep(jittered(pause)).await;
             loop {
-                session.note_leaving(true);
+                session.note_leaving();
                 // Without the registry its key's policy decides about its successor.
                 leases::renew_now(context, &session).await.ok();
                 // An order that was taken back before may take back this as well.
-                if session.standing().leaving {
+                if session.ask_to_leave() {
                     break;
                 }
             }
-            session.bid(Farewell::Ask);
         }
     }
 }
@@ -396,4 +403,38 @@ fn pause(context: &Context, over: Duration, sessions: usize) -> Duration {
     let sessions = u32::try_from(sessions).unwrap_or(u32::MAX).max(1);
     let fastest = Duration::from_secs(1) / context.config.drain.departures_per_second_max.max(1);
     (over / sessions).max(fastest.min(over))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(at_ms: u64) -> CommandId {
+        CommandId { at_ms, number: 0 }
+    }
+
+    fn ordered(drain: &Drain, at_ms: u64, way: By) -> bool {
+        let order = DrainOrder {
+            timeout: Some(Duration::ZERO),
+            reconnect: true,
+            reason: String::new(),
+        };
+        drain.order((id(at_ms), way), &order, DrainTimes::default())
+    }
+
+    #[tokio::test]
+    async fn what_the_registry_tells_behind_control_is_done_once() {
+        let drain = Drain::new();
+        assert!(ordered(&drain, 100, By::Control));
+        assert!(drain.take_back((id(101), By::Control)));
+        // The registry was not heard meanwhile.
+        assert!(!ordered(&drain, 100, By::Registry));
+        assert_eq!(drain.reason(), None, "nobody is closed once more");
+        assert!(!drain.take_back((id(101), By::Registry)));
+        // Behind a failover, and what control has told of it late.
+        assert!(ordered(&drain, 90, By::Registry));
+        assert!(!drain.take_back((id(101), By::Control)));
+        assert!(!drain.take_back((id(80), By::Control)));
+        assert!(drain.reason().is_some());
+    }
 }
