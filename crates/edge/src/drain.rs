@@ -9,6 +9,7 @@
 
 use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use registry::{CommandId, DrainOrder, EdgePhase};
 use runtime::shutdown::{DrainState, DrainTimes, Shutdown};
 use tokio::{
@@ -18,7 +19,11 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    Context, HOUSEKEEPING_PERIOD, commands::By, end::End, leases, live::Farewell,
+    Context, HOUSEKEEPING_PERIOD,
+    commands::By,
+    end::End,
+    leases,
+    live::{Farewell, LiveSession},
     revocations::jittered,
 };
 
@@ -361,17 +366,24 @@ async fn ask(context: &Arc<Context>, over: Duration) {
         sessions.sort_by_key(|session| session.stream);
         let pause = pause(context, over, sessions.len());
         over = Duration::ZERO;
-        for session in sessions {
+        let paced = stream::iter(sessions).then(async |session| {
             sleep(jittered(pause)).await;
-            loop {
-                session.note_leaving();
-                // Without the registry its key's policy decides about its successor.
-                leases::renew_now(context, &session).await.ok();
-                // An order that was taken back before may take back this as well.
-                if session.ask_to_leave() {
-                    break;
-                }
-            }
+            session
+        });
+        // Beside each other: where the registry does not answer, nobody waits for those before.
+        let asked = paced.for_each_concurrent(None, |session| ask_one(context, session));
+        asked.await;
+    }
+}
+
+async fn ask_one(context: &Arc<Context>, session: Arc<LiveSession>) {
+    loop {
+        session.note_leaving();
+        // Without the registry its key's policy decides about its successor.
+        leases::renew_now(context, &session).await.ok();
+        // An order that was taken back before may have taken back this as well.
+        if session.ask_to_leave() {
+            return;
         }
     }
 }
