@@ -48,8 +48,8 @@ pub(crate) enum Phase {
 struct Ordered {
     /// Of the order.
     by: CommandId,
-    /// The latest that came, by either way.
-    known: BTreeSet<CommandId>,
+    /// The latest that were heeded.
+    done: BTreeSet<CommandId>,
     /// `None`: to serve.
     drain: Option<Order>,
 }
@@ -75,7 +75,7 @@ struct Plan {
 /// The readiness condition: new publishers are wanted.
 const READY: &str = runtime::admin::DRAIN;
 /// Orders that are remembered: more than anybody gives while the registry is behind control.
-const ORDERS_KNOWN_MAX: usize = 64;
+const ORDERS_DONE_MAX: usize = 64;
 
 impl Drain {
     pub(crate) fn new() -> Self {
@@ -130,21 +130,22 @@ impl Drain {
         self.told(by, None)
     }
 
-    /// Each says something once. An older one that comes late by control says nothing. The registry's last word counts, also
-    /// where its numbers begin lower, behind a failover to a clock that is behind.
+    /// An older one that comes late by control says nothing. The registry's last word counts, also where its numbers begin
+    /// lower, behind a failover to a clock that is behind; but what control has told, and then something later, is not done
+    /// once more because the registry is slower.
     fn told(&self, (by, way): (CommandId, By), drain: Option<Order>) -> bool {
         self.ordered.send_if_modified(|ordered| {
-            let latest = match way {
-                By::Control => by > ordered.by,
-                By::Registry => true,
+            let done = ordered.done.contains(&by);
+            let news = match way {
+                By::Control => !done && by > ordered.by,
+                By::Registry => by > ordered.by || (by < ordered.by && !done),
             };
-            // The registry may tell what control has told, behind what took it back.
-            let news = ordered.known.insert(by) && latest;
-            if ordered.known.len() > ORDERS_KNOWN_MAX {
-                ordered.known.pop_first();
-            }
             if news {
                 (ordered.by, ordered.drain) = (by, drain);
+                ordered.done.insert(by);
+                if ordered.done.len() > ORDERS_DONE_MAX {
+                    ordered.done.pop_first();
+                }
             }
             news
         })
@@ -425,7 +426,7 @@ mod tests {
         CommandId { at_ms, number: 0 }
     }
 
-    fn ordered(drain: &Drain, at_ms: u64, way: By) -> bool {
+    fn drains(drain: &Drain, at_ms: u64, way: By) -> bool {
         let order = DrainOrder {
             timeout: Some(Duration::ZERO),
             reconnect: true,
@@ -434,19 +435,32 @@ mod tests {
         drain.order((id(at_ms), way), &order, DrainTimes::default())
     }
 
+    fn serves(drain: &Drain, at_ms: u64, way: By) -> bool {
+        drain.take_back((id(at_ms), way))
+    }
+
     #[tokio::test]
-    async fn what_the_registry_tells_behind_control_is_done_once() {
+    async fn what_the_registry_tells_behind_control_is_not_done_again() {
         let drain = Drain::new();
-        assert!(ordered(&drain, 100, By::Control));
-        assert!(drain.take_back((id(101), By::Control)));
-        // The registry was not heard meanwhile.
-        assert!(!ordered(&drain, 100, By::Registry));
-        assert_eq!(drain.reason(), None, "nobody is closed once more");
-        assert!(!drain.take_back((id(101), By::Registry)));
-        // Behind a failover, and what control has told of it late.
-        assert!(ordered(&drain, 90, By::Registry));
-        assert!(!drain.take_back((id(101), By::Control)));
-        assert!(!drain.take_back((id(80), By::Control)));
+        assert!(drains(&drain, 100, By::Control));
+        assert!(serves(&drain, 101, By::Control));
+        assert!(!drains(&drain, 100, By::Registry), "all would be closed");
+        assert!(!serves(&drain, 101, By::Registry));
+        assert_eq!(drain.reason(), None);
+    }
+
+    #[tokio::test]
+    async fn the_last_word_is_the_registrys() {
+        let drain = Drain::new();
+        assert!(serves(&drain, 101, By::Control));
+        assert!(!drains(&drain, 100, By::Control), "it comes late");
+        assert!(drains(&drain, 100, By::Registry), "it was never done");
+        assert!(serves(&drain, 101, By::Registry));
+        assert_eq!(drain.reason(), None);
+        // Behind a failover: control may tell the old ones late.
+        assert!(!drains(&drain, 90, By::Control));
+        assert!(drains(&drain, 90, By::Registry));
+        assert!(!serves(&drain, 101, By::Control));
         assert!(drain.reason().is_some());
     }
 }
