@@ -82,10 +82,19 @@ impl Node {
 
     /// Starts it, for the first time or again.
     pub async fn start(&mut self) {
-        let ready_file = self.directory.join(format!("{}.json", self.name));
-        let mut process = self.spawn(&ready_file);
-        self.ready = ready(&mut process, &ready_file).await;
-        self.process = Some(process);
+        self.begin();
+        self.begun().await;
+    }
+
+    /// Starts it where it may not serve yet.
+    pub fn begin(&mut self) {
+        self.process = Some(self.spawn(&self.ready_file()));
+    }
+
+    /// Waits until what was begun serves.
+    pub async fn begun(&mut self) {
+        let ready_file = self.ready_file();
+        self.ready = ready(self.process_mut(), &ready_file).await;
     }
 
     /// As a rollout does: it drains and ends, and the next one serves at the same addresses.
@@ -99,11 +108,15 @@ impl Node {
 
     /// Starts it where it cannot serve: how it ended, and what it said.
     pub async fn refuses_to_start(&mut self) -> (ExitStatus, String) {
-        let mut process = self.spawn(&self.directory.join(format!("{}.json", self.name)));
+        let mut process = self.spawn(&self.ready_file());
         let before = process.log().len();
         let status = process.exit(READY).await;
         let log = process.log();
         (status, log.get(before..).unwrap_or_default().to_owned())
+    }
+
+    fn ready_file(&self) -> PathBuf {
+        self.directory.join(format!("{}.json", self.name))
     }
 
     fn spawn(&self, ready_file: &Path) -> Process {

@@ -31,7 +31,8 @@ use runtime::{
     reload::{FileError, Files, RELOAD_PERIOD},
 };
 use sqlx::{
-    Any, AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _, Transaction,
+    Any, AnyConnection, AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _,
+    Transaction,
     any::AnyConnectOptions,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
@@ -109,7 +110,7 @@ pub enum DatabaseError {
 }
 
 impl Database {
-    /// Connects and migrates. Several processes may do so at the same time on PostgreSQL.
+    /// Connects and migrates, or fails soon. Several processes may do so at the same time on PostgreSQL.
     pub(crate) async fn open(config: &DatabaseConfig) -> Result<Self, DatabaseError> {
         sqlx::any::install_default_drivers();
         let mut rotating = None;
@@ -181,6 +182,43 @@ impl Database {
             Err(_elapsed) => Err(DatabaseError::Timeout),
         }
     }
+}
+
+impl DatabaseError {
+    /// Whether it may be well by waiting: the database is away, slow, or does not let us in yet. A password may come to its
+    /// file, and a role or a database into being.
+    pub(crate) fn may_pass(&self) -> bool {
+        let outermost: &(dyn std::error::Error + 'static) = self;
+        let causes = std::iter::successors(Some(outermost), |error| error.source());
+        matches!(self, Self::Timeout)
+            || causes
+                .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
+                .any(may_pass)
+    }
+}
+
+fn may_pass(error: &sqlx::Error) -> bool {
+    match error.as_database_error() {
+        Some(refused) => refused.code().is_some_and(|code| refusal_may_pass(&code)),
+        None => matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::WorkerCrashed
+        ),
+    }
+}
+
+/// By PostgreSQL's SQLSTATE, or SQLite's number.
+fn refusal_may_pass(code: &str) -> bool {
+    if code.len() == SQLSTATE_LENGTH {
+        // Syntax, or rights: of the schema that a migration makes.
+        return !code.starts_with("42");
+    }
+    let primary = code.parse().map(|code: u32| code & 0xff);
+    primary.is_ok_and(|code| [SQLITE_BUSY, SQLITE_LOCKED].contains(&code))
 }
 
 /// No decision without the database: the one answer to every fault of it. Logs the fault.
@@ -269,12 +307,17 @@ fn create_private(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// On a connection that nothing limits: a migration of many rows takes its time, and so does a replica that waits for
-/// another one's. (PostgreSQL counts the wait for the migrations' lock as a statement's time.)
+/// another one's. (PostgreSQL counts the wait for the migrations' lock as a statement's time.) No pool: one would not say why
+/// there is no connection.
 async fn migrate(options: &AnyConnectOptions) -> Result<(), DatabaseError> {
-    let pool = pool::unlimited().connect_with(options.clone()).await?;
-    let migrated = migrator().run(&pool).await;
-    pool.close().await;
-    Ok(migrated?)
+    let connecting = timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(options));
+    let mut connection = connecting
+        .await
+        .map_err(|_elapsed| DatabaseError::Timeout)??;
+    migrator().run(&mut connection).await?;
+    // It may hang: that is for the next one to find out.
+    timeout(OPERATION_TIMEOUT, connection.close()).await.ok();
+    Ok(())
 }
 
 fn migrator() -> Migrator {
@@ -328,7 +371,13 @@ fn migrator() -> Migrator {
     ])
 }
 
+/// For the first connection: at a start, everything else on the machine may be starting too.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// To get a connection: below [`OPERATION_TIMEOUT`], so that "no connection" is told from "no answer".
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// For one operation. An edge waits 2.5 s for a decision.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
+const SQLSTATE_LENGTH: usize = 5;
+/// Another process writes for longer than SQLite waits.
+const SQLITE_BUSY: u32 = 5;
+const SQLITE_LOCKED: u32 = 6;

@@ -39,6 +39,7 @@ mod sessions;
 mod shares;
 mod signed_keys;
 mod standard_webhooks;
+mod stored;
 mod stream_key;
 mod tenants;
 #[cfg(test)]
@@ -94,6 +95,7 @@ use self::{
     rehash::{Rehasher, Rehashes},
     session_log::{Reconciler, RefusalWriter, Refusals},
     sessions::{LiveSessions, Sessions},
+    stored::Stored,
     tenants::Tenants,
     tokens::Tokens,
 };
@@ -224,7 +226,8 @@ impl From<PepperError> for ControlError {
 }
 
 impl Control {
-    /// Reads the secrets, opens the database and migrates it.
+    /// Reads the secrets, opens the database and migrates it. Waits for a database that is away: the condition `database`
+    /// tells why. Nothing is kept where this is given up on.
     pub async fn new(config: Config, dependencies: Dependencies) -> Result<Self, ControlError> {
         check_names(&config)?;
         let Dependencies {
@@ -242,28 +245,28 @@ impl Control {
             &config.default_tenant,
             &egress,
         )?;
-        let database = Database::open(&config.database).await?;
-        let pepper_file = PepperFile::open(config.pepper_file, database.clone()).await?;
-        let peppers = pepper_file.peppers();
-        let credential_ids = CredentialIds::open(&database, &peppers.load()).await?;
         let deliveries = DeliveryMetrics::register(&metrics);
         let metrics = ControlMetrics::register(&metrics);
-        let (follower, tail) =
-            LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
-        // One database: its readiness is told by the other log.
-        let readiness = Readiness::default();
-        let (followed, events) =
-            LogFollower::start(database.clone(), metrics.clone(), readiness).await?;
-        let (refusals, refusal_writer) = Refusals::new(database.clone());
-        let (rehashes, rehasher) = Rehashes::new(&database, &peppers, &metrics, REHASH_DELAY);
         let sources = Sources {
             egress: egress.clone(),
             metrics: metrics.clone(),
             default_tenant: config.default_tenant.clone(),
         };
+        let live = Live::new(&config.applications, sources)?;
+        let stored = Stored::open(&config.database, &config.pepper_file, &metrics, &readiness);
+        let Stored {
+            database,
+            pepper_file,
+            credential_ids,
+            revocations: (follower, tail),
+            events: (followed, events),
+        } = stored.await?;
+        let peppers = pepper_file.peppers();
+        let (refusals, refusal_writer) = Refusals::new(database.clone());
+        let (rehashes, rehasher) = Rehashes::new(&database, &peppers, &metrics, REHASH_DELAY);
         let shared = Shared {
             access,
-            live: Live::new(&config.applications, sources)?,
+            live,
             hold_off: config.hold_off,
             grant_lifetime: config.grant_lifetime,
             database,

@@ -2,7 +2,7 @@
 //! from each: one encrypts what Adobe authentication needs to have stored, one is for its opaques, one encrypts the answers
 //! that requests get again, one encrypts the secrets of webhooks, one what ids of credentials are made with.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
@@ -48,6 +48,12 @@ pub(crate) type CredentialKey = Zeroizing<Vec<u8>>;
 pub(crate) type Mac = [u8; 32];
 
 impl Peppers {
+    /// What a file holds, and to see what becomes of it.
+    pub(crate) fn read(path: &Path) -> Result<(Files, Self), FileError> {
+        let (files, contents) = Files::read(vec![path.to_owned()])?;
+        Ok((files, Self::load(&contents)?))
+    }
+
     fn load(contents: &[Content]) -> Result<Self, FileError> {
         let [content] = contents else {
             unreachable!("one file was named");
@@ -283,9 +289,8 @@ pub(crate) enum PepperError {
 
 impl PepperFile {
     /// Reads it for the first time.
-    pub(crate) async fn open(path: PathBuf, database: Database) -> Result<Self, PepperError> {
-        let (files, contents) = Files::read(vec![path])?;
-        let peppers = Peppers::load(&contents)?;
+    pub(crate) async fn open(path: &Path, database: Database) -> Result<Self, PepperError> {
+        let (files, peppers) = Peppers::read(path)?;
         check(&peppers, &database).await?;
         Ok(Self {
             files,

@@ -73,7 +73,9 @@ fn reported_type(event_type: EventType) -> Result<(), &'static str> {
         EventType::SessionStarted
         | EventType::SessionEnded
         | EventType::SessionRefused
-        | EventType::SessionTakenOver => Ok(()),
+        | EventType::SessionTakenOver
+        | EventType::SessionOnAir
+        | EventType::SessionStandby => Ok(()),
         EventType::Unspecified
         | EventType::KeyCreated
         | EventType::KeyUpdated
@@ -99,6 +101,7 @@ fn clean(session: SessionEvent) -> SessionEvent {
         received_bytes: session.received_bytes,
         duration_ms: session.duration_ms,
         successor_session_id: text(&session.successor_session_id),
+        slot: session.slot,
     }
 }
 

@@ -7,8 +7,9 @@
 //! Two may want it: the process that ends ([`runtime::shutdown`]), and somebody who orders it ([`crate::commands`]). An
 //! order leaves the listener open and can be taken back; where both want it, the earlier end counts.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use registry::{CommandId, DrainOrder, EdgePhase};
 use runtime::shutdown::{DrainState, DrainTimes, Shutdown};
 use tokio::{
@@ -18,7 +19,11 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    Context, HOUSEKEEPING_PERIOD, commands::By, end::End, leases, live::Farewell,
+    Context, HOUSEKEEPING_PERIOD,
+    commands::By,
+    end::End,
+    leases,
+    live::{Farewell, LiveSession},
     revocations::jittered,
 };
 
@@ -43,6 +48,8 @@ pub(crate) enum Phase {
 struct Ordered {
     /// Of the order.
     by: CommandId,
+    /// The latest that were heeded.
+    done: BTreeSet<CommandId>,
     /// `None`: to serve.
     drain: Option<Order>,
 }
@@ -67,6 +74,8 @@ struct Plan {
 
 /// The readiness condition: new publishers are wanted.
 const READY: &str = runtime::admin::DRAIN;
+/// Orders that are remembered: more than anybody gives while the registry is behind control.
+const ORDERS_DONE_MAX: usize = 64;
 
 impl Drain {
     pub(crate) fn new() -> Self {
@@ -122,15 +131,21 @@ impl Drain {
     }
 
     /// An older one that comes late by control says nothing. The registry's last word counts, also where its numbers begin
-    /// lower, behind a failover to a clock that is behind.
+    /// lower, behind a failover to a clock that is behind; but what control has told, and then something later, is not done
+    /// once more because the registry is slower.
     fn told(&self, (by, way): (CommandId, By), drain: Option<Order>) -> bool {
         self.ordered.send_if_modified(|ordered| {
+            let done = ordered.done.contains(&by);
             let news = match way {
-                By::Control => by > ordered.by,
-                By::Registry => by != ordered.by,
+                By::Control => !done && by > ordered.by,
+                By::Registry => by > ordered.by || (by < ordered.by && !done),
             };
             if news {
-                *ordered = Ordered { by, drain };
+                (ordered.by, ordered.drain) = (by, drain);
+                ordered.done.insert(by);
+                if ordered.done.len() > ORDERS_DONE_MAX {
+                    ordered.done.pop_first();
+                }
             }
             news
         })
@@ -304,8 +319,7 @@ fn stay(context: &Arc<Context>) {
     tokio::spawn(async move {
         sleep(context.config.drain.keyframe_wait).await;
         for session in sessions {
-            if session.standing().leaving && session.stays() {
-                session.note_leaving(false);
+            if session.note_staying() {
                 leases::renew_now(&context, &session).await.ok();
             }
         }
@@ -353,18 +367,24 @@ async fn ask(context: &Arc<Context>, over: Duration) {
         sessions.sort_by_key(|session| session.stream);
         let pause = pause(context, over, sessions.len());
         over = Duration::ZERO;
-        for session in sessions {
+        let paced = stream::iter(sessions).then(async |session| {
             sleep(jittered(pause)).await;
-            loop {
-                session.note_leaving(true);
-                // Without the registry its key's policy decides about its successor.
-                leases::renew_now(context, &session).await.ok();
-                // An order that was taken back before may take back this as well.
-                if session.standing().leaving {
-                    break;
-                }
-            }
-            session.bid(Farewell::Ask);
+            session
+        });
+        // Beside each other: where the registry does not answer, nobody waits for those before.
+        let asked = paced.for_each_concurrent(None, |session| ask_one(context, session));
+        asked.await;
+    }
+}
+
+async fn ask_one(context: &Arc<Context>, session: Arc<LiveSession>) {
+    loop {
+        session.note_leaving();
+        // Without the registry its key's policy decides about its successor.
+        leases::renew_now(context, &session).await.ok();
+        // An order that was taken back before may have taken back this as well.
+        if session.ask_to_leave() {
+            return;
         }
     }
 }
@@ -396,4 +416,51 @@ fn pause(context: &Context, over: Duration, sessions: usize) -> Duration {
     let sessions = u32::try_from(sessions).unwrap_or(u32::MAX).max(1);
     let fastest = Duration::from_secs(1) / context.config.drain.departures_per_second_max.max(1);
     (over / sessions).max(fastest.min(over))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(at_ms: u64) -> CommandId {
+        CommandId { at_ms, number: 0 }
+    }
+
+    fn drains(drain: &Drain, at_ms: u64, way: By) -> bool {
+        let order = DrainOrder {
+            timeout: Some(Duration::ZERO),
+            reconnect: true,
+            reason: String::new(),
+        };
+        drain.order((id(at_ms), way), &order, DrainTimes::default())
+    }
+
+    fn serves(drain: &Drain, at_ms: u64, way: By) -> bool {
+        drain.take_back((id(at_ms), way))
+    }
+
+    #[tokio::test]
+    async fn what_the_registry_tells_behind_control_is_not_done_again() {
+        let drain = Drain::new();
+        assert!(drains(&drain, 100, By::Control));
+        assert!(serves(&drain, 101, By::Control));
+        assert!(!drains(&drain, 100, By::Registry), "all would be closed");
+        assert!(!serves(&drain, 101, By::Registry));
+        assert_eq!(drain.reason(), None);
+    }
+
+    #[tokio::test]
+    async fn the_last_word_is_the_registrys() {
+        let drain = Drain::new();
+        assert!(serves(&drain, 101, By::Control));
+        assert!(!drains(&drain, 100, By::Control), "it comes late");
+        assert!(drains(&drain, 100, By::Registry), "it was never done");
+        assert!(serves(&drain, 101, By::Registry));
+        assert_eq!(drain.reason(), None);
+        // Behind a failover: control may tell the old ones late.
+        assert!(!drains(&drain, 90, By::Control));
+        assert!(drains(&drain, 90, By::Registry));
+        assert!(!serves(&drain, 101, By::Control));
+        assert!(drain.reason().is_some());
+    }
 }

@@ -363,9 +363,25 @@ impl LiveSession {
         }
     }
 
-    /// Whether whoever claims the stream from its next renewal on is the session's successor.
-    pub(crate) fn note_leaving(&self, leaving: bool) {
-        self.lease.lock().standing.leaving = leaving;
+    /// Whoever claims the stream from its next renewal on is the session's successor.
+    pub(crate) fn note_leaving(&self) {
+        self.lease.lock().standing.leaving = true;
+    }
+
+    /// Asks its encoder to connect elsewhere, if its lease says so still: whether it does.
+    pub(crate) fn ask_to_leave(&self) -> bool {
+        let lease = self.lease.lock();
+        if lease.standing.leaving {
+            self.bid(Farewell::Ask);
+        }
+        lease.standing.leaving
+    }
+
+    /// Nobody is its successor any more, unless it is asked to leave: whether that is news for its lease.
+    pub(crate) fn note_staying(&self) -> bool {
+        let mut lease = self.lease.lock();
+        let stays = *self.farewell.borrow() == Farewell::Stay;
+        stays && std::mem::take(&mut lease.standing.leaving)
     }
 
     /// What claims of others are measured against.
@@ -388,7 +404,9 @@ impl LiveSession {
 
     /// Whether it has an origin, and is not asked to leave yet.
     pub(crate) fn stays(&self) -> bool {
-        *self.farewell.borrow() == Farewell::Stay && self.lease.lock().origin.is_some()
+        // The one lock is not held while the other is waited for.
+        let stays = *self.farewell.borrow() == Farewell::Stay;
+        stays && self.lease.lock().origin.is_some()
     }
 
     /// How the session ends for this reason, now.
@@ -450,6 +468,7 @@ impl LiveSession {
             client_address: stats.client_address,
             encoder: stats.encoder,
             received_bytes: stats.received_bytes,
+            slot: Some(self.slot.number().into()),
             ..SessionEvent::default()
         }
     }

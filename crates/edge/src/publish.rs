@@ -151,6 +151,10 @@ impl Publication {
     }
 
     async fn prepare(&mut self, request: PublishRequest) -> Result<Ready, Refusal> {
+        // Not once its turn comes: whoever guesses on does not keep an edge from being empty.
+        if self.context.drain.is_begun() {
+            return Err(Refusal::not_available("draining"));
+        }
         tokio::select! {
             turn = self.context.guesses.turn(self.client.address.ip()) => turn?,
             refusal = self.over() => return Err(refusal),
@@ -162,9 +166,6 @@ impl Publication {
                 reason: "process_budget",
                 description: "The service is busy right now, please try again".to_owned(),
             });
-        }
-        if self.context.drain.is_begun() {
-            return Err(Refusal::not_available("draining"));
         }
         let granted = tokio::select! {
             granted = self.authorize(request) => granted?,

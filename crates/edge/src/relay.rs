@@ -18,6 +18,7 @@ use proto::{
         PublishAccepted, PublishClose, PublishRequest, PublishResponse, PublisherLost,
         publish_request::Request, publish_response::Response,
     },
+    v1::EventType,
 };
 use registry::{Origin, OriginName};
 use runtime::telemetry;
@@ -54,6 +55,8 @@ pub(crate) struct Relay {
     feed: Feed,
     terms: Terms,
     attempt: u32,
+    /// What control was told of `terms.standby`.
+    told_standby: bool,
 }
 
 /// Why an origin does not have the session any more.
@@ -103,6 +106,7 @@ impl Relay {
             feed: feed.clone(),
             terms,
             attempt: 0,
+            told_standby: false,
         }
     }
 
@@ -124,6 +128,7 @@ impl Relay {
     /// Relays until the session is over and delivered, fenced, or without any origin for too long.
     pub(crate) async fn run(mut self, mut rpc: Rpc) {
         loop {
+            self.tell_standby();
             let lost = match self.pump(&mut rpc).await {
                 Outcome::Fenced => return self.end(End::Fenced).await,
                 Outcome::Finished => return,
@@ -269,6 +274,7 @@ impl Relay {
         match response {
             Some(Response::Ack(ack)) => {
                 self.terms.acknowledged(&ack);
+                self.tell_standby();
                 // What was never sent cannot be acknowledged.
                 let next_sequence = ack.next_sequence.min(rpc.next_sequence);
                 if self.feed.acknowledge(next_sequence) {
@@ -418,6 +424,19 @@ impl Relay {
             .attached(self.terms.epoch, attempt, origin, broadcast_id);
         debug!(%origin, epoch = self.terms.epoch, attempt, "publishing");
         Ok(rpc)
+    }
+
+    /// Control hears when readers get the stream's other publisher, and when they get this one again.
+    fn tell_standby(&mut self) {
+        let standby = self.terms.standby;
+        if std::mem::replace(&mut self.told_standby, standby) != standby {
+            let change = if standby {
+                EventType::SessionStandby
+            } else {
+                EventType::SessionOnAir
+            };
+            self.context.reports.add(change, self.live.event());
+        }
     }
 
     /// Another origin has the session: readers look in the registry for where it is.

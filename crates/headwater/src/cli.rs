@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::edges::{DrainArguments, EdgesCommand};
+pub(crate) use self::edges::{DrainArguments, EdgesCommand, EdgesRequest};
 pub(crate) use self::events::{
     EventsCommand, SessionFilter, SessionsCommand, TailArguments, WebhooksCommand,
 };
@@ -194,6 +194,14 @@ pub(crate) struct DeskArguments {
     pub(crate) format: FormatArguments,
 }
 
+/// Which cluster of the namespace.
+#[derive(Args, Debug)]
+pub(crate) struct ClusterArgument {
+    /// The IngestCluster, where there are several
+    #[arg(id = "cluster", long = "cluster", value_name = "NAME", global = true)]
+    pub(crate) name: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum KubectlCommand {
     /// Show clusters with their conditions, pods and applications
@@ -203,19 +211,38 @@ pub(crate) enum KubectlCommand {
     },
     /// List and end live publishing sessions
     Streams {
-        /// The IngestCluster, where there are several
-        #[arg(long, value_name = "NAME", global = true)]
-        cluster: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgument,
         #[command(subcommand)]
         command: Option<SessionsCommand>,
     },
     /// Create, list, change and end stream keys
     Keys {
-        /// The IngestCluster, where there are several
-        #[arg(long, value_name = "NAME", global = true)]
-        cluster: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgument,
         #[command(subcommand)]
         command: KeysCommand,
+    },
+    /// List edges
+    Edges {
+        #[command(flatten)]
+        cluster: ClusterArgument,
+        #[command(subcommand)]
+        command: Option<EdgesCommand>,
+    },
+    /// Tell an edge to get empty: it takes no new publishers in, and its sessions leave
+    Drain {
+        #[command(flatten)]
+        cluster: ClusterArgument,
+        #[command(flatten)]
+        command: DrainArguments,
+    },
+    /// Tell an edge that drains to take publishers in again
+    Undrain {
+        #[command(flatten)]
+        cluster: ClusterArgument,
+        /// Name or host (the pod), as `edges list` shows it
+        edge: String,
     },
     /// Look for what is wrong, and say what to do
     Doctor {

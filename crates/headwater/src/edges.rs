@@ -13,44 +13,54 @@ use tonic::{Code, Status};
 
 use crate::{
     api::{self, ApiChannel, Server, explain},
-    cli::{DrainArguments, EdgesCommand, ServerArguments, UsageError},
+    cli::{DrainArguments, EdgesRequest, ServerArguments, UsageError},
     output,
 };
 
 type Client = EdgeServiceClient<ApiChannel>;
 
-/// Runs `headwater edges …`.
-pub(crate) async fn run(arguments: &ServerArguments, command: EdgesCommand) -> anyhow::Result<()> {
-    let mut client = connect(arguments).await?;
-    match command {
-        EdgesCommand::List => {
+/// Runs one of the commands.
+pub(crate) async fn run(
+    arguments: &ServerArguments,
+    request: impl Into<EdgesRequest>,
+) -> anyhow::Result<()> {
+    let server = Server::find(arguments)?;
+    run_at(server.connect().await?, request, arguments.format.json()).await
+}
+
+/// The same, at a server that is connected already.
+pub(crate) async fn run_at(
+    server: ApiChannel,
+    request: impl Into<EdgesRequest>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let mut client = Client::new(server);
+    match request.into() {
+        EdgesRequest::Drain(arguments) => drain(&mut client, arguments, json).await,
+        EdgesRequest::List => {
             let edges = list(&mut client).await;
             let edges = edges.map_err(|status| explain(&status))?;
-            if arguments.format.json() {
+            if json {
                 output::json(&edges.iter().map(to_json).collect());
             } else {
                 let rows: Vec<_> = edges.into_iter().map(row).collect();
                 output::table(HEADING, &rows);
             }
+            Ok(())
         }
+        EdgesRequest::Undrain { edge } => undrain(&mut client, &edge, json).await,
     }
-    Ok(())
 }
 
-/// Runs `headwater drain`.
-pub(crate) async fn drain(
-    arguments: &ServerArguments,
-    command: DrainArguments,
-) -> anyhow::Result<()> {
+async fn drain(client: &mut Client, arguments: DrainArguments, json: bool) -> anyhow::Result<()> {
     let DrainArguments {
         edge,
         timeout,
         no_reconnect,
         reason,
         wait,
-    } = command;
-    let mut client = connect(arguments).await?;
-    let edge = find(&mut client, &edge).await?;
+    } = arguments;
+    let edge = find(client, &edge).await?;
     let request = DrainEdgeRequest {
         name: edge.name.clone(),
         timeout: timeout
@@ -61,7 +71,6 @@ pub(crate) async fn drain(
     };
     let ordered = client.drain_edge(request).await;
     ordered.map_err(|status| explain(&status))?;
-    let json = arguments.format.json();
     if !json {
         let within = timeout.map_or_else(
             || "its own drain time".to_owned(),
@@ -73,7 +82,7 @@ pub(crate) async fn drain(
         ));
     }
     let edge = if wait {
-        until_empty(&mut client, edge, json).await?
+        until_empty(client, edge, json).await?
     } else {
         edge
     };
@@ -85,24 +94,17 @@ pub(crate) async fn drain(
     Ok(())
 }
 
-/// Runs `headwater undrain`.
-pub(crate) async fn undrain(arguments: &ServerArguments, edge: &str) -> anyhow::Result<()> {
-    let mut client = connect(arguments).await?;
-    let name = find(&mut client, edge).await?.name;
+async fn undrain(client: &mut Client, edge: &str, json: bool) -> anyhow::Result<()> {
+    let name = find(client, edge).await?.name;
     let request = UndrainEdgeRequest { name: name.clone() };
     let ordered = client.undrain_edge(request).await;
     ordered.map_err(|status| explain(&status))?;
-    if arguments.format.json() {
+    if json {
         output::json(&json!({ "name": name }));
     } else {
         output::line(format_args!("Edge {name} takes publishers in again."));
     }
     Ok(())
-}
-
-async fn connect(arguments: &ServerArguments) -> anyhow::Result<Client> {
-    let server = Server::find(arguments)?;
-    Ok(Client::new(server.connect().await?))
 }
 
 async fn list(client: &mut Client) -> Result<Vec<Edge>, Status> {

@@ -19,8 +19,11 @@ use tonic::{
 use crate::{
     api::{ApiChannel, Bearer, REQUEST_TIMEOUT},
     channel,
-    cli::{DeskArguments, KubectlCommand, SessionFilter, SessionsCommand, UsageError},
-    keys, sessions,
+    cli::{
+        ClusterArgument, DeskArguments, EdgesCommand, EdgesRequest, KubectlCommand, SessionFilter,
+        SessionsCommand, UsageError,
+    },
+    edges, keys, sessions,
 };
 
 /// Through the API server and a kubelet to a pod, TLS included.
@@ -45,16 +48,31 @@ pub(crate) fn arguments(called: impl Iterator<Item = OsString>) -> Vec<OsString>
 pub(crate) async fn run(arguments: &DeskArguments, command: KubectlCommand) -> anyhow::Result<()> {
     match command {
         KubectlCommand::Doctor { name } => doctor::run(arguments, name.as_deref()).await,
+        KubectlCommand::Drain { cluster, command } => {
+            let server = connect(arguments, &cluster).await?;
+            let request = EdgesRequest::Drain(command);
+            edges::run_at(server, request, arguments.format.json()).await
+        }
+        KubectlCommand::Edges { cluster, command } => {
+            let server = connect(arguments, &cluster).await?;
+            let request = command.unwrap_or(EdgesCommand::List);
+            edges::run_at(server, request, arguments.format.json()).await
+        }
         KubectlCommand::Keys { cluster, command } => {
-            let server = connect(arguments, cluster.as_deref()).await?;
+            let server = connect(arguments, &cluster).await?;
             keys::run_at(server, command, arguments.format.json()).await
         }
         KubectlCommand::Status { name } => status::run(arguments, name.as_deref()).await,
         KubectlCommand::Streams { cluster, command } => {
-            let server = connect(arguments, cluster.as_deref()).await?;
+            let server = connect(arguments, &cluster).await?;
             let command =
                 command.unwrap_or_else(|| SessionsCommand::List(SessionFilter::default()));
             sessions::run_at(server, command, arguments.format.json()).await
+        }
+        KubectlCommand::Undrain { cluster, edge } => {
+            let server = connect(arguments, &cluster).await?;
+            let request = EdgesRequest::Undrain { edge };
+            edges::run_at(server, request, arguments.format.json()).await
         }
     }
 }
@@ -69,9 +87,12 @@ async fn open(arguments: &DeskArguments) -> anyhow::Result<Desk> {
 }
 
 /// The gRPC API of a cluster; of the namespace's only one where none is named.
-async fn connect(arguments: &DeskArguments, cluster: Option<&str>) -> anyhow::Result<ApiChannel> {
+async fn connect(
+    arguments: &DeskArguments,
+    cluster: &ClusterArgument,
+) -> anyhow::Result<ApiChannel> {
     let desk = open(arguments).await?;
-    let clusters = kubernetes::clusters(&desk, cluster).await?;
+    let clusters = kubernetes::clusters(&desk, cluster.name.as_deref()).await?;
     let [cluster] = clusters.as_slice() else {
         let message = if clusters.is_empty() {
             format!("no IngestCluster in namespace {:?}", desk.namespace())

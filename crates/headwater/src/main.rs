@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, EdgesRequest};
 
 /// Something failed.
 const FAILURE: u8 = 1;
@@ -78,7 +78,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Control(arguments) => roles::control::run(&arguments).await,
         Command::Crds { directory } => crds::run(directory.as_deref()),
         Command::Doctor { desk, name } => kubectl::doctor::run(&desk, name.as_deref()).await,
-        Command::Drain { server, command } => edges::drain(&server, command).await,
+        Command::Drain { server, command } => {
+            edges::run(&server, EdgesRequest::Drain(command)).await
+        }
         Command::Edge(arguments) => roles::edge::run(&arguments).await,
         Command::Edges { server, command } => edges::run(&server, command).await,
         Command::Events { server, command } => events::run(&server, command).await,
@@ -91,7 +93,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Sessions { server, command } => sessions::run(&server, command).await,
         Command::Standalone(arguments) => standalone::run(&arguments).await,
         Command::Tokens { server, command } => tokens::run(&server, command).await,
-        Command::Undrain { server, edge } => edges::undrain(&server, &edge).await,
+        Command::Undrain { server, edge } => {
+            edges::run(&server, EdgesRequest::Undrain { edge }).await
+        }
         Command::Webhooks { server, command } => webhooks::run(&server, command).await,
     }
 }

@@ -68,7 +68,11 @@ pub(crate) async fn run(arguments: &StandaloneArguments) -> anyhow::Result<()> {
     let addresses = ReadyFile::new(Some(&data_dir.addresses()))?;
     addresses.write(&json!({ "grpc_url": greeting.grpc_url }))?;
 
-    let roles = Roles::new(&process, &data_dir, &secrets, &ports).await?;
+    let roles = tokio::select! {
+        roles = Roles::new(&process, &data_dir, &secrets, &ports) => roles?,
+        // Another process may hold the database for long.
+        () = process.shutdown.leaving() => return Ok(()),
+    };
     let serving = roles.run(ports, certificate, process.shutdown.clone());
     let greeted = greet(&process, &ready_file, &data_dir, greeting);
     process.started();

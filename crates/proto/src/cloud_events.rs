@@ -50,6 +50,8 @@ pub fn short_name(event_type: EventType) -> &'static str {
         EventType::SessionEnded => "session.ended",
         EventType::SessionRefused => "session.refused",
         EventType::SessionTakenOver => "session.taken_over",
+        EventType::SessionOnAir => "session.on_air",
+        EventType::SessionStandby => "session.standby",
         EventType::KeyCreated => "key.created",
         EventType::KeyUpdated => "key.updated",
         EventType::KeyRotated => "key.rotated",
@@ -67,11 +69,13 @@ pub fn parse_name(name: &str) -> Option<EventType> {
 }
 
 /// Every type of event.
-pub const EVENT_TYPES: [EventType; 9] = [
+pub const EVENT_TYPES: [EventType; 11] = [
     EventType::SessionStarted,
     EventType::SessionEnded,
     EventType::SessionRefused,
     EventType::SessionTakenOver,
+    EventType::SessionOnAir,
+    EventType::SessionStandby,
     EventType::KeyCreated,
     EventType::KeyUpdated,
     EventType::KeyRotated,
@@ -102,6 +106,7 @@ fn of_session(session: &SessionEvent) -> Value {
         received_bytes,
         duration_ms,
         successor_session_id,
+        slot,
     } = session;
     let mut data = texts([
         ("session_id", session_id),
@@ -123,6 +128,9 @@ fn of_session(session: &SessionEvent) -> Value {
         if *number > 0 {
             data.insert(name.to_owned(), (*number).into());
         }
+    }
+    if let Some(slot) = slot {
+        data.insert("slot".to_owned(), (*slot).into());
     }
     data.into()
 }
@@ -175,6 +183,7 @@ mod tests {
                 app: "live".to_owned(),
                 stream: "main".to_owned(),
                 received_bytes: 7,
+                slot: Some(0),
                 ..SessionEvent::default()
             })),
         };
@@ -187,7 +196,7 @@ mod tests {
             "time": "2023-11-14T22:13:20.500Z",
             "datacontenttype": "application/json",
             "tenant": "default",
-            "data": {"session_id": "s", "app": "live", "stream": "main", "received_bytes": 7},
+            "data": {"session_id": "s", "app": "live", "stream": "main", "received_bytes": 7, "slot": 0},
         });
         assert_eq!(json(&event), expected);
     }

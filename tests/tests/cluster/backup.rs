@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use proto::v1::{CreateStreamKeyRequest, IngestRole, PublishPolicy};
+use proto::v1::{CreateStreamKeyRequest, EventType, IngestRole, PublishPolicy};
 use serde_json::Value;
 use tests::{
     api::IssuedKey,
@@ -17,6 +17,7 @@ use tests::{
     turn_alone,
     wait::{wait_for, wait_until},
 };
+use tokio::time::timeout;
 
 /// From the fault until readers have the backup's frames; a busy test machine gets five times that.
 const GOAL: Duration = Duration::from_millis(1500);
@@ -55,6 +56,11 @@ async fn readers_have_the_backup_when_the_primarys_edge_dies_or_its_encoder_free
     let since = Instant::now();
     frozen.primary.signal("STOP");
     frozen.has_backup(since, "its encoder froze").await;
+    // And so hears the platform.
+    for change in [EventType::SessionStandby, EventType::SessionOnAir] {
+        let logged = frozen.deployment.api.logs(change, frozen.stream);
+        timeout(STEP, logged).await.expect("an event").unwrap();
+    }
 
     let killed = Scene::start(&cluster, "killed").await;
     let since = Instant::now();

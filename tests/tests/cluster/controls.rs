@@ -1,5 +1,5 @@
 //! Three controls on one PostgreSQL: one that dies and one that hangs do not keep a publisher waiting beyond the time
-//! that control is given, and revocations arrive through the ones that are left.
+//! that control is given, and revocations arrive through the ones that are left. And one that starts before its database.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use tests::{
     wait::{wait_for, wait_until},
     witness::Witness,
 };
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 
 /// What `edge.relay.authorize_timeout` leaves control.
 const BUDGET: Duration = Duration::from_millis(2_500);
@@ -111,6 +112,32 @@ async fn revocation_arrives(cluster: &Cluster, round: &str) {
     })
     .await;
     println!("{round}: revoked session ended after {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_that_starts_without_its_database_waits_for_it() {
+    let _turn = turn_alone().await;
+    let mut cluster = Cluster::start(Layout::postgres()).await;
+    cluster.controls[0].kill();
+    cluster.postgres.as_mut().unwrap().kill();
+    let control = &mut cluster.controls[0];
+    control.begin();
+    let said = ["waiting for the database", "Connection refused"];
+    control.process().log_line(&said, READY).await;
+    // Who asks is to ask another control at once.
+    let mut asking = TcpStream::connect(control.text("public")).await.unwrap();
+    let closed = timeout(READY, asking.read_u8()).await;
+    assert!(closed.expect("it is closed").is_err());
+    control.process().signal("TERM");
+    assert!(control.process_mut().exit(READY).await.success());
+
+    control.begin();
+    cluster.postgres.as_mut().unwrap().start_again().await;
+    cluster.controls[0].begun().await;
+    for control in &cluster.controls {
+        control.serves(READY).await;
+    }
+    publishes_are_admitted(&cluster.deployment, "behind").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

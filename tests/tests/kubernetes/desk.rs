@@ -103,15 +103,23 @@ async fn the_doctor_and_the_plugin_say_how_a_cluster_is() {
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
-    let output = run(
-        &plugin,
-        plane,
-        &["streams", "--cluster", "other", "-n", namespace],
-    );
-    assert_eq!(output.status.code(), Some(1));
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        error.contains("there is no IngestCluster \"other\""),
-        "{error}"
-    );
+    for command in [
+        "streams",
+        "streams list",
+        "keys list",
+        "edges",
+        "edges list",
+        "drain live-edge-0 --timeout 30m --reason kernel --no-reconnect --wait",
+        "undrain live-edge-0",
+    ] {
+        let mut arguments: Vec<&str> = command.split(' ').collect();
+        arguments.extend(["--cluster", "other", "-n", namespace]);
+        let output = run(&plugin, plane, &arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{command}: {error}");
+        assert!(
+            error.contains("there is no IngestCluster \"other\""),
+            "{command}: {error}"
+        );
+    }
 }

@@ -76,7 +76,9 @@ impl Subject {
             EventType::SessionStarted
             | EventType::SessionEnded
             | EventType::SessionRefused
-            | EventType::SessionTakenOver => {
+            | EventType::SessionTakenOver
+            | EventType::SessionOnAir
+            | EventType::SessionStandby => {
                 let event = SessionEvent::decode(&*bytes).ok()?;
                 Some(Self::Session(Box::new(event)))
             }

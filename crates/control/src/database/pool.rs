@@ -50,12 +50,6 @@ pub(super) fn options(config: &DatabaseConfig) -> AnyPoolOptions {
     }
 }
 
-/// One connection without limits.
-pub(super) fn unlimited() -> AnyPoolOptions {
-    let options = AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
-    options.max_connections(1)
-}
-
 async fn is_alive(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     match timeout(OPERATION_TIMEOUT, connection.ping()).await {
         Ok(answered) => answered,

@@ -156,6 +156,7 @@ fn started(lease: &Lease) -> NewEvent {
         edge: lease.edge.to_string(),
         client_address: text(&lease.stats.client_address),
         encoder: text(&lease.stats.encoder),
+        slot: Some(lease.slot.number().into()),
         ..SessionEvent::default()
     };
     let since_ms = i64::try_from(lease.since_ms).unwrap_or(i64::MAX);

@@ -124,7 +124,11 @@ async fn what_is_reported_twice_is_an_event_once(fixture: Fixture) {
     let started = report(EventType::SessionStarted, "s-1", "one");
     let ended = report(EventType::SessionEnded, "s-1", "one");
     let taken_over = report(EventType::SessionTakenOver, "s-1", "one");
-    let all = vec![started.clone(), taken_over, ended.clone()];
+    let on_air = [EventType::SessionStandby, EventType::SessionOnAir]
+        .map(|change| report(change, "s-1", "one"));
+    let mut all = vec![started.clone()];
+    all.extend(on_air);
+    all.extend([taken_over, ended.clone()]);
     let (first, second) = tokio::join!(a.report(all.clone()), b.report(all.clone()));
     // SQLite may have one of two writers come again: the edge does.
     for (again, replica) in [(first, &a), (second, &b)] {
@@ -139,6 +143,8 @@ async fn what_is_reported_twice_is_an_event_once(fixture: Fixture) {
     }
     let expected = [
         EventType::SessionStarted,
+        EventType::SessionStandby,
+        EventType::SessionOnAir,
         EventType::SessionTakenOver,
         EventType::SessionEnded,
     ];

@@ -20,7 +20,7 @@ use proto::{
     },
 };
 use registry::{MemoryRegistry, RedisConfig, RedisRegistry, Registry};
-use runtime::{grpc::Peer, identity::Role, metrics::Metrics, shutdown::Shutdown};
+use runtime::{admin::Readiness, grpc::Peer, identity::Role, metrics::Metrics, shutdown::Shutdown};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
 use tokio_util::task::AbortOnDropHandle;
@@ -136,11 +136,15 @@ impl Fixture {
     }
 
     pub(super) async fn try_replica(&self) -> Result<Replica, ControlError> {
+        self.opened(Readiness::default()).await
+    }
+
+    pub(super) async fn opened(&self, readiness: Readiness) -> Result<Replica, ControlError> {
         let metrics = Metrics::default();
         let dependencies = Dependencies {
             registry: self.registry.clone(),
             metrics: metrics.clone(),
-            readiness: Default::default(),
+            readiness,
         };
         let Control {
             shared,

@@ -73,7 +73,7 @@ impl PostgresServer {
         }
     }
 
-    /// `start` or `stop`; returns before it is done.
+    /// `start`, `stop`, `freeze` or `thaw`; returns before it is done.
     pub(super) fn command(&self, command: &str) {
         writeln!(self.commands.lock(), "{command}").unwrap();
     }
@@ -177,6 +177,7 @@ const SCRIPT: &str = r#"
         server=$!
     }
     stop() {
+        kill -CONT "$server" 2>/dev/null || true
         kill -INT "$server" 2>/dev/null || true
         wait "$server" || true
     }
@@ -186,6 +187,8 @@ const SCRIPT: &str = r#"
         case $command in
             start) start "$1" ;;
             stop) stop ;;
+            freeze) kill -STOP "$server" ;;
+            thaw) kill -CONT "$server" ;;
             quit) break ;;
         esac
     done

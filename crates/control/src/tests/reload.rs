@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// As Kubernetes does: all at once.
-fn replace(path: &Path, content: &str) {
+pub(super) fn replace(path: &Path, content: &str) {
     let unfinished = path.with_extension("unfinished");
     std::fs::write(&unfinished, content).unwrap();
     std::fs::rename(unfinished, path).unwrap();

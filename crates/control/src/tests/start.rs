@@ -2,19 +2,22 @@
 
 use std::{
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use data_encoding::{BASE64, HEXLOWER};
-use runtime::error::chain;
+use runtime::{admin::Readiness, error::chain};
+use sqlx::{AnyConnection, Connection as _};
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, reason, until},
+    fixture::{Fixture, Replica, reason, until},
     on_both,
     postgres::PostgresServer,
+    reload::replace,
 };
 use crate::{ControlError, DatabaseConfig, POSTGRES_CONNECTIONS};
 
@@ -125,29 +128,108 @@ async fn a_database_that_is_not_there_is_a_clear_error() {
         chain(&error)
     );
 
-    // Nobody listens on port 1 of the loopback.
-    let password_file = fixture.directory.path().join("password");
-    std::fs::write(&password_file, "a password\n").unwrap();
-    fixture.config.database = DatabaseConfig::Postgres {
-        url: "postgres://headwater@127.0.0.1:1/headwater".to_owned(),
-        password_file: Some(password_file),
-        connections: POSTGRES_CONNECTIONS,
-    };
-    let started = Instant::now();
-    let error = fixture.try_replica().await.err().unwrap();
-    assert!(matches!(error, ControlError::Database(_)));
-    assert!(
-        chain(&error).starts_with("the key database cannot be used: "),
-        "{}",
-        chain(&error)
-    );
-    assert!(!format!("{error:?}").contains("a password"));
-    assert!(
-        started.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        started.elapsed()
-    );
+    // What no waiting can mend.
+    for url in [
+        "postgres://headwater@127.0.0.1:none/headwater",
+        "postgres://headwater@127.0.0.1/headwater?sslmode=some",
+    ] {
+        fixture.config.database = postgresql(url.to_owned(), None);
+        let error = fixture.try_replica().await.err().unwrap();
+        assert!(matches!(error, ControlError::Database(_)), "{error:?}");
+        assert!(
+            chain(&error).starts_with("the key database cannot be used: "),
+            "{}",
+            chain(&error)
+        );
+    }
 }
+
+fn postgresql(url: String, password_file: Option<PathBuf>) -> DatabaseConfig {
+    DatabaseConfig::Postgres {
+        url,
+        password_file,
+        connections: POSTGRES_CONNECTIONS,
+    }
+}
+
+/// Control, opened while the database is as it is until `mended`; what is told meanwhile holds this.
+async fn opened_behind(
+    fixture: &Fixture,
+    told: &str,
+    mended: impl AsyncFnOnce(),
+) -> (Replica, String) {
+    let readiness = Readiness::default();
+    let mending = async {
+        let mut missing = String::new();
+        until(&format!("{told:?} is told"), async || {
+            missing = readiness.missing().join("; ");
+            missing.contains("database: waiting for it: ") && missing.contains(told)
+        })
+        .await;
+        mended().await;
+        missing
+    };
+    let (opened, missing) = tokio::join!(fixture.opened(readiness.clone()), mending);
+    assert_eq!(readiness.missing(), Vec::<String>::new());
+    (opened.unwrap(), missing)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_waits_for_a_database_that_is_down_or_hangs() {
+    let server = PostgresServer::start();
+    let url = server.create_database().await;
+    let fixture = Fixture::new(|_| postgresql(url.clone(), None));
+    let answers = async || {
+        let connecting = AnyConnection::connect(&url);
+        matches!(timeout(CONNECTS, connecting).await, Ok(Ok(_)))
+    };
+    for (fault, told, end) in [
+        ("stop", "the database cannot be reached", "start"),
+        ("freeze", "the database did not answer in time", "thaw"),
+    ] {
+        server.command(fault);
+        until("no new connection", async || !answers().await).await;
+        let (control, _) = opened_behind(&fixture, told, async || server.command(end)).await;
+        let (_, secret) = control.create(fault).await;
+        assert!(is_granted(
+            &control.authorize("live", &secret).await.unwrap()
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_waits_for_a_password_that_the_database_takes() {
+    let server = PostgresServer::start();
+    server.demand_password("guarded", "the right one").await;
+    let mut fixture = Fixture::sqlite();
+    let password_file = fixture.directory.path().join("password");
+    replace(&password_file, "a wrong one\n");
+    let url = server.url_with_host("guarded", "postgres");
+    fixture.config.database = postgresql(url, Some(password_file.clone()));
+    let told = "password authentication failed";
+    let mend = async || replace(&password_file, "the right one\n");
+    let (control, missing) = opened_behind(&fixture, told, mend).await;
+    assert!(!missing.contains("a wrong one"), "{missing}");
+    control.create("main").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_waits_for_sqlite_that_another_process_has_locked() {
+    sqlx::any::install_default_drivers();
+    let fixture = Fixture::sqlite();
+    let path = fixture.directory.path().join("headwater.db");
+    let url = format!("sqlite://{}?mode=rwc", path.display());
+    let mut other = AnyConnection::connect(&url).await.unwrap();
+    // No write-ahead log yet: nobody reads either.
+    let locking = sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other);
+    locking.await.unwrap();
+    let end = async || other.close().await.unwrap();
+    let (control, _) = opened_behind(&fixture, "database is locked", end).await;
+    control.create("main").await;
+}
+
+/// For a connection to a server that is well.
+const CONNECTS: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_missing_secret_names_its_file() {
@@ -187,11 +269,7 @@ async fn replicas_may_migrate_at_the_same_time() {
 async fn control_outlives_its_database() {
     let server = PostgresServer::start();
     let url = server.create_database().await;
-    let fixture = Fixture::new(|_| DatabaseConfig::Postgres {
-        url,
-        password_file: None,
-        connections: POSTGRES_CONNECTIONS,
-    });
+    let fixture = Fixture::new(|_| postgresql(url, None));
     let control = fixture.replica().await;
     let (_, secret) = control.create("main").await;
     let mut watcher = control.watch(None).await.unwrap();

@@ -207,7 +207,7 @@ async fn a_session_that_was_asked_to_leave_has_moved_when_it_ends_by_itself() {
     assert_eq!(stays.end_for(End::ClientClose), End::ClientClose);
     let leaves = session("b", "k1");
     attach(&leaves);
-    leaves.note_leaving(true);
+    leaves.note_leaving();
     assert!(leaves.renewal().unwrap().standing.leaving);
     for end in [End::ClientClose, End::Disconnected, End::Fenced] {
         assert_eq!(leaves.end_for(end), End::Moved);
@@ -215,4 +215,19 @@ async fn a_session_that_was_asked_to_leave_has_moved_when_it_ends_by_itself() {
     for end in [End::Revoked, End::Drain, End::OriginLost] {
         assert_eq!(leaves.end_for(end), end);
     }
+}
+
+#[tokio::test]
+async fn nobody_is_asked_to_leave_whose_lease_does_not_say_so() {
+    let session = session("a", "k1");
+    attach(&session);
+    assert!(!session.ask_to_leave() && session.stays());
+    session.note_leaving();
+    assert!(session.ask_to_leave() && !session.stays());
+    // It may be elsewhere at any time.
+    assert!(!session.note_staying() && session.standing().leaving);
+    session.bid(Farewell::Stay);
+    assert!(session.note_staying() && !session.standing().leaving);
+    assert!(!session.note_staying(), "that is no news");
+    assert!(!session.ask_to_leave());
 }

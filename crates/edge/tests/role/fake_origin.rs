@@ -357,7 +357,7 @@ impl RelayService for FakeOrigin {
             timeline_offset_ms: open.timeline_offset_ms.unwrap_or(1000),
             next_sequence,
             epoch,
-            standby: false,
+            standby: matches!(*self.shared.mode.borrow(), Mode::Standby(_)),
         };
         answers
             .send(Ok(answer(Answer::Accepted(accepted))))

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use edge::Config;
+use futures_util::future::join_all;
 use proto::internal::v1::{DrainOrder as DrainMessage, EdgeCommand, UndrainOrder, edge_command};
 use registry::{
     ClaimOutcome, Command, DrainOrder, Edge, EdgeName, EdgePhase, Policy, SessionId, Slot, StreamId,
 };
 use runtime::shutdown::DrainTimes;
+use tokio::task::JoinSet;
 
 use crate::{
     encoder::{Encoder, Said, media},
@@ -181,6 +183,28 @@ async fn an_order_for_at_once_closes_everybody_and_the_edge_stays_empty() {
     })
     .await;
     Encoder::publish(harness.address, "live", "good-again").await;
+}
+
+#[tokio::test]
+async fn an_edge_is_empty_whoever_goes_on_guessing_there() {
+    let harness = Harness::start_with(1, quick).await;
+    let address = harness.address;
+    let guess = async move || {
+        let mut encoder = Encoder::connect(address, "live", "guess").await;
+        encoder.said().await
+    };
+    // Past what is asked before the publishes of an address take turns.
+    in_time("answers", join_all((0..100).map(|_| guess()))).await;
+    let mut guessers = JoinSet::new();
+    for _ in 0..4 {
+        guessers.spawn(async move {
+            loop {
+                guess().await;
+            }
+        });
+    }
+    tell(&harness, drain(None)).await;
+    until("the edge is empty", || phase(&harness) == 3).await;
 }
 
 #[tokio::test]

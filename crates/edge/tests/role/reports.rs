@@ -6,7 +6,8 @@ use proto::v1::EventType;
 use tonic::Code;
 
 use crate::{
-    encoder::{Encoder, Said, media},
+    encoder::{Encoder, Said, media, send_until},
+    fake_origin::Mode,
     harness::{Harness, in_time, until},
 };
 
@@ -78,6 +79,30 @@ async fn a_takeover_names_both_sessions() {
     let report = ended().remove(0);
     assert_eq!((report.session_id, report.reason.as_str()), (one, "fenced"));
     drop((first, second));
+}
+
+#[tokio::test]
+async fn it_is_reported_when_readers_get_the_other_publisher_and_when_they_get_this_one_again() {
+    let harness = Harness::start(1).await;
+    let (control, origin) = (&harness.control, &harness.origins[0]);
+    // From the start, as where the other one is there; and later on.
+    origin.set(Mode::Standby(7));
+    let mut encoder = Encoder::publish(harness.address, "live", "good-switched").await;
+    let mut sent = Vec::new();
+    for (mode, change, times) in [
+        (Mode::Standby(7), EventType::SessionStandby, 1),
+        (Mode::Take, EventType::SessionOnAir, 1),
+        (Mode::Standby(7), EventType::SessionStandby, 2),
+    ] {
+        origin.set(mode);
+        let told = || control.reports(change).len() == times;
+        send_until(&mut encoder, &mut sent, "the change to be told", told).await;
+    }
+    // Many acknowledgements say the same.
+    assert_eq!(control.reports(EventType::SessionOnAir).len(), 1);
+    let report = control.reports(EventType::SessionStandby).remove(0);
+    assert_eq!((report.stream.as_str(), report.slot), ("switched", Some(0)));
+    encoder.finish().await;
 }
 
 #[tokio::test]

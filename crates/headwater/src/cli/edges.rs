@@ -12,6 +12,22 @@ pub(crate) enum EdgesCommand {
     List,
 }
 
+/// What is asked of edges: each is a command of its own, here and of kubectl.
+#[derive(Debug)]
+pub(crate) enum EdgesRequest {
+    Drain(DrainArguments),
+    List,
+    Undrain { edge: String },
+}
+
+impl From<EdgesCommand> for EdgesRequest {
+    fn from(command: EdgesCommand) -> Self {
+        match command {
+            EdgesCommand::List => Self::List,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct DrainArguments {
     /// Name or host, as `edges list` shows it

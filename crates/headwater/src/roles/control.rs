@@ -1,9 +1,12 @@
 //! `headwater control`.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use control::{Control, Dependencies, Listeners};
 use runtime::{grpc::Listener, identity::Role};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use super::{Wiring, public_certificate};
 use crate::{cli::RoleArguments, config, process::bind, ready::ReadyFile};
@@ -37,9 +40,12 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         readiness: process.readiness.clone(),
     };
     let own_applications = config.control.applications.clone();
-    let control = Control::new(config.control, dependencies)
-        .await
-        .context("control cannot start")?;
+    let opening = Control::new(config.control, dependencies);
+    let opened = tokio::select! {
+        opened = turning_away(opening, &public, &internal) => opened,
+        () = process.shutdown.leaving() => return Ok(()),
+    };
+    let control = opened.context("control cannot start")?;
     let in_control = control.live();
     live.follow(move |version| {
         let applications = version.applications.as_ref().unwrap_or(&own_applications);
@@ -62,3 +68,26 @@ pub(crate) async fn run(arguments: &RoleArguments) -> anyhow::Result<()> {
         })
         .await
 }
+
+/// Closes what connects before control is open, which may wait for its database for long: who asks goes on to another
+/// control at once. The ports are ours all the same.
+async fn turning_away<T>(
+    opening: impl Future<Output = T>,
+    public: &TcpListener,
+    internal: &TcpListener,
+) -> T {
+    tokio::pin!(opening);
+    loop {
+        let accepted = tokio::select! {
+            opened = &mut opening => return opened,
+            accepted = public.accept() => accepted,
+            accepted = internal.accept() => accepted,
+        };
+        if accepted.is_err() {
+            // As when no descriptor is left.
+            tokio::time::sleep(ACCEPT_RETRY).await;
+        }
+    }
+}
+
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
