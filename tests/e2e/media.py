@@ -31,7 +31,7 @@ PLAYER_SILENCE_MS_MAX = 15_000
 # What no operation may do to any publisher's frames. A reader that heard a stream end too early lost what came after.
 NOTHING_LOST = (
     *("frames_lost", "frames_duplicated", "frames_reordered", "frames_corrupted", "timestamp_regressions"),
-    *("token_regressions", "readers_without_a_frame", "readers_given_up"),
+    *("token_regressions", "session_regressions", "readers_without_a_frame", "readers_given_up"),
 )
 
 
@@ -290,6 +290,7 @@ def account(publish, subscribe):
         "frames_corrupted": ledger["corrupted"],
         "timestamp_regressions": ledger["timestamp_regressions"],
         "token_regressions": ledger["token_regressions"],
+        "session_regressions": ledger["session_regressions"],
         "latency_p50_ms": round(ledger["latency_ms"]["p50"]),
         "latency_max_ms": round(ledger["latency_ms"]["max"]),
         "reader_resumes": sum(len(stream["resumes"]) for stream in subscribe["streams"]),

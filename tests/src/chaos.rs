@@ -5,7 +5,8 @@
 //!   the kernel of a test machine may not know.
 //! - [`stores`]: Redis with a replica and sentinels. [`field`]: the cluster.
 //! - [`fault`]: what is done, and what is allowed to come of it. [`act`]: how it is done and undone.
-//! - [`load`]: publishers, readers, and their ledger. [`newcomer`]: who wants to publish in the middle of it.
+//! - [`load`]: publishers, readers, and their ledger. [`newcomer`]: who wants to publish in the middle of it; [`strict`]: at
+//!   an edge that fails closed; [`takeover`]: a stream that another one has.
 //! - [`round`]: one fault, over and over under load. [`table`]: what came of all.
 
 pub mod act;
@@ -17,4 +18,6 @@ pub mod newcomer;
 pub mod proxy;
 pub mod round;
 pub mod stores;
+pub mod strict;
 pub mod table;
+pub mod takeover;

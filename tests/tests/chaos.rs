@@ -7,7 +7,7 @@
     reason = "in a test a panic is the report"
 )]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tests::{
     chaos::{
@@ -19,6 +19,7 @@ use tests::{
     },
     process,
 };
+use tokio::time::Instant;
 
 const PUBLISHERS: usize = 12;
 /// A busy test machine gets five times what a fault may take.
@@ -52,6 +53,7 @@ async fn subset() {
             publishers: PUBLISHERS,
             rounds,
             patience: PATIENCE,
+            until: began + ALL,
         };
         let (there, rows) = round::run(field, fault, plan).await;
         field = there;

@@ -41,7 +41,8 @@ the last cursor. The ledger counts, per stream:
   duplicated, reordered, corrupted (length or checksum of the body is wrong)
   unnumbered           frames without stamps: headers, metadata, media of other encoders
   timestamp_regressions  decode times that went back, per kind and track
-  token_regressions    headers with a lower fencing token than one seen before
+  token_regressions    headers with a lower fencing token than one seen before of the same slot
+  session_regressions  headers of a session that a later one of its slot had replaced, or with another session's token
   session_sequence     the same account by the cluster's own frame numbers
 A pause is more than 100 ms between two frames of a stream; the report has the longest hundred of each stream, and when they ended.
 Latency is from the stamp to the arrival, of frames sent after the subscription; it needs one clock on both machines.

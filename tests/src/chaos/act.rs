@@ -1,31 +1,35 @@
 //! How faults are done to a field, and undone.
 
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 use super::{
     fault::{Fault, Part},
-    field::Field,
+    field::{self, Field, WELL},
     network::{self, HERE, Place},
     proxy::Weather,
     stores::Server,
+    strict::Prepared,
+    takeover::Incumbent,
 };
 
 /// Of every hundred packets that arrive.
 const LOST_PERCENT: u32 = 3;
-/// A third of the publishers sends more through one edge.
-const LIMIT_KILOBITS_PER_SECOND: u32 = 2_000;
+/// For each publisher of an edge: each sends 200.
+const LIMIT_KILOBITS_PER_SECOND: f64 = 120.0;
 const DELAY: Duration = Duration::from_millis(200);
 /// For a process to drain: its time, and some more.
 const DRAINS: Duration = Duration::from_secs(30);
 /// Names are looked up every eleven seconds.
 const LOOKED_UP: Duration = Duration::from_secs(12);
-/// Between the cut to the replica and the primary's death.
+/// Between a takeover that the replica does not hear of and the primary's death.
 const UNREPLICATED: Duration = Duration::from_secs(2);
+
+/// Sessions of an edge.
+const PUBLISHERS: &str = "headwater_publishers_active";
 
 impl Field {
     /// The part that is struck now.
     pub async fn victim(&self, fault: Fault) -> usize {
-        const PUBLISHERS: &str = "headwater_publishers_active";
         const STREAMS: &str = "headwater_origin_publishers_active";
         match fault {
             Fault::Killed(Part::Origin)
@@ -76,9 +80,12 @@ impl Field {
                     part.place.loses(LOST_PERCENT);
                 }
             }
-            Fault::Limited => self.edges[at]
-                .place
-                .is_limited_to(LIMIT_KILOBITS_PER_SECOND),
+            Fault::Limited => {
+                let edge = slice::from_ref(&self.edges[at]);
+                let publishers = Self::sum(edge, PUBLISHERS, &[]).await;
+                let limit = publishers * LIMIT_KILOBITS_PER_SECOND;
+                self.edges[at].place.is_limited_to(limit);
+            }
             Fault::Delayed => {
                 for proxy in &self.proxies {
                     proxy.is(Weather::Delayed(DELAY));
@@ -87,7 +94,11 @@ impl Field {
             Fault::StalledShortly | Fault::Stalled => self.proxies[at].is(Weather::Stalled),
             Fault::EdgesReplaced => self.replace(Part::Edge).await,
             Fault::OriginsReplaced => self.replace(Part::Origin).await,
-            Fault::RedisDown => self.stores.servers.iter_mut().for_each(Server::kill),
+            Fault::RedisDown => {
+                let prepared = Prepared::new(self).await;
+                self.stores.servers.iter_mut().for_each(Server::kill);
+                self.waiting = Some(prepared.comes(self));
+            }
             Fault::RedisFlushed => {
                 let said = self.stores.servers[at].says(&["FLUSHALL"]);
                 assert_eq!(said.trim(), "OK");
@@ -102,15 +113,7 @@ impl Field {
                 let clients: Vec<_> = clients.chain([HERE]).collect();
                 self.stores.servers[at].place.talks_to(&clients);
             }
-            Fault::RedisLosesWrites => {
-                let [one, other] = &*self.stores.servers else {
-                    panic!("two servers");
-                };
-                network::cut(&one.place, &other.place);
-                // Sessions renew meanwhile.
-                tokio::time::sleep(UNREPLICATED).await;
-                self.stores.servers[at].kill();
-            }
+            Fault::RedisLosesWrites => self.lose_writes(at).await,
             Fault::ControlsDown => self.controls.iter_mut().for_each(|part| part.node.kill()),
             Fault::NamesWrong => {
                 self.names_are_right(false);
@@ -123,49 +126,79 @@ impl Field {
         }
     }
 
-    /// Undoes it, and returns once the part is there again.
+    /// Undoes it, once it has done what it is for, and returns once the part is there again.
     pub async fn heal(&mut self, fault: Fault, at: usize) {
+        if fault.fails_over() {
+            self.stores.fail_over(at).await;
+        }
         match fault {
             Fault::Killed(part) => self.revive(part, at).await,
-            Fault::Frozen(part) => {
-                self.signal(part, at, "CONT");
-                if part == Part::Primary {
-                    self.stores.agree().await;
-                }
+            Fault::Frozen(part) => self.signal(part, at, "CONT"),
+            Fault::OriginUnplugged
+            | Fault::OriginCutFromEdges
+            | Fault::EdgeAlone
+            | Fault::Limited
+            | Fault::RedisPartitioned => self.mend(),
+            Fault::Lossy => {
+                let lost: u64 = self.edges.iter().map(|edge| edge.place.lost()).sum();
+                assert!(lost > 0, "no packet was lost");
+                self.mend();
             }
-            Fault::OriginUnplugged | Fault::OriginCutFromEdges | Fault::EdgeAlone => self.mend(),
-            Fault::Lossy | Fault::Limited => self.mend(),
             Fault::Delayed | Fault::StalledShortly | Fault::Stalled => {
                 for proxy in &self.proxies {
                     proxy.is(Weather::Delayed(Duration::ZERO));
                 }
             }
             Fault::RedisDown => {
+                let waiting = self.waiting.take().expect("somebody waits");
+                waiting.was_refused(self).await;
                 for server in &mut self.stores.servers {
                     server.start().await;
                 }
-                self.stores.agree().await;
-            }
-            Fault::RedisPartitioned => {
-                self.mend();
-                self.stores.agree().await;
+                waiting.is_let_in(fault.lasts() + WELL).await;
             }
             Fault::RedisLosesWrites => {
                 self.mend();
                 self.stores.servers[at].start().await;
-                self.stores.agree().await;
+                let successor = self.successor.take().expect("somebody took over");
+                successor.finish(self).await;
             }
             Fault::ControlsDown => {
                 for part in &mut self.controls {
                     part.node.start().await;
                 }
             }
-            Fault::NamesWrong | Fault::NamesGone => self.names_are_right(true),
+            Fault::NamesWrong => self.names_are_right(true),
+            Fault::NamesGone => {
+                let missed = |edge: &field::Part| {
+                    let log = edge.node.process().log();
+                    log.contains("name does not resolve")
+                };
+                assert!(self.edges.iter().all(missed), "names resolve");
+                self.names_are_right(true);
+            }
             Fault::EdgesReplaced
             | Fault::OriginsReplaced
             | Fault::RedisFlushed
             | Fault::RedisPaused => {}
         }
+    }
+
+    /// The link to the replica is cut, a stream is taken over, and the primary dies with the claim.
+    async fn lose_writes(&mut self, at: usize) {
+        let incumbent = Incumbent::start(self).await;
+        let [one, other] = &*self.stores.servers else {
+            panic!("two servers");
+        };
+        network::cut(&one.place, &other.place);
+        let successor = incumbent.is_replaced(self).await;
+        // Sessions renew meanwhile.
+        tokio::time::sleep(UNREPLICATED).await;
+        let knows = |at: usize| self.stores.servers[at].knows(&successor.session);
+        assert!(knows(at), "the claim is at the primary");
+        assert!(!knows(1 - at), "the claim is at the replica");
+        self.stores.servers[at].kill();
+        self.successor = Some(successor);
     }
 
     fn kill(&mut self, part: Part, at: usize) {
@@ -195,14 +228,8 @@ impl Field {
             Part::Origin => self.origins[at].node.start().await,
             Part::Edge => self.edges[at].node.start().await,
             Part::Control => self.controls[at].node.start().await,
-            Part::Primary | Part::Replica => {
-                self.stores.servers[at].start().await;
-                self.stores.agree().await;
-            }
-            Part::Sentinel => {
-                self.stores.sentinels[at].start().await;
-                self.stores.agree().await;
-            }
+            Part::Primary | Part::Replica => self.stores.servers[at].start().await,
+            Part::Sentinel => self.stores.sentinels[at].start().await,
             Part::Database => self.database.start_again().await,
         }
     }

@@ -40,13 +40,13 @@ pub enum Fault {
     /// Each edge is drained and started again, one after the other.
     EdgesReplaced,
     OriginsReplaced,
-    /// Primary and replica are killed, and come back empty.
+    /// Primary and replica are killed, and come back empty. Meanwhile somebody tries at an edge that fails closed.
     RedisDown,
     RedisFlushed,
     RedisPaused,
     /// The primary is cut off from its replica and the sentinels; its clients still reach it.
     RedisPartitioned,
-    /// The link to the replica is cut, and then the primary dies: what was written between is lost.
+    /// The link to the replica is cut, and then the primary dies: what was written between is lost, a takeover with it.
     RedisLosesWrites,
     ControlsDown,
     /// Names lead where nobody is.
@@ -62,6 +62,8 @@ pub struct Allowed {
     pub disconnects: bool,
     /// How long media may pause; of a hundred pauses one may be longer.
     pub pause: Option<Duration>,
+    /// How long media must pause for some stream in each round: else nothing was done to it.
+    pub shows: Option<Duration>,
     /// Until somebody new is let in, while the fault lasts; nobody need be where there is none.
     pub newcomer: Option<Duration>,
     /// Why edges may refuse somebody new.
@@ -188,9 +190,51 @@ impl Fault {
         matches!(self, Self::EdgesReplaced | Self::OriginsReplaced)
     }
 
+    /// Whether it is over only once the replica is the primary.
+    pub fn fails_over(self) -> bool {
+        matches!(
+            self,
+            Self::Killed(Part::Primary)
+                | Self::Frozen(Part::Primary)
+                | Self::RedisPartitioned
+                | Self::RedisLosesWrites
+        )
+    }
+
     /// Whether it needs a proxy between the edges and the origins.
     pub fn is_proxied(self) -> bool {
         matches!(self, Self::Delayed | Self::StalledShortly | Self::Stalled)
+    }
+
+    /// The pause of which somewhat less is sure.
+    fn shows(self) -> Option<Duration> {
+        let milliseconds = match self {
+            // An edge waits for two seconds before it leaves an origin.
+            Self::Frozen(Part::Origin)
+            | Self::OriginUnplugged
+            | Self::OriginCutFromEdges
+            | Self::Stalled => 1_500,
+            // As long as it lasts.
+            Self::Frozen(Part::Edge) => 4_000,
+            Self::EdgeAlone => 6_000,
+            Self::StalledShortly => 800,
+            Self::Delayed => 150,
+            Self::Killed(_)
+            | Self::Frozen(_)
+            | Self::Lossy
+            | Self::Limited
+            | Self::EdgesReplaced
+            | Self::OriginsReplaced
+            | Self::RedisDown
+            | Self::RedisFlushed
+            | Self::RedisPaused
+            | Self::RedisPartitioned
+            | Self::RedisLosesWrites
+            | Self::ControlsDown
+            | Self::NamesWrong
+            | Self::NamesGone => return None,
+        };
+        Some(Duration::from_millis(milliseconds))
     }
 
     /// What may come of it, at encoders that follow requests to connect elsewhere, or that do not.
@@ -199,6 +243,7 @@ impl Fault {
         let within = |pause: u64, newcomer: u64| Allowed {
             pause: Some(Duration::from_millis(pause)),
             newcomer: Some(Duration::from_millis(newcomer)),
+            shows: self.shows(),
             ..Allowed::default()
         };
         match self {

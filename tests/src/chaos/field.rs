@@ -1,5 +1,5 @@
-//! The cluster: three edges, two controls on PostgreSQL, three origins, Redis with a replica and sentinels, each at a place
-//! of its own. Who publishes and who reads is at the bridge.
+//! The cluster: three edges and one that fails closed, two controls on PostgreSQL, three origins, Redis with a replica and
+//! sentinels, each at a place of its own. Who publishes and who reads is at the bridge.
 
 use std::{
     fs,
@@ -18,6 +18,8 @@ use super::{
     network::{HERE, Place},
     proxy::Proxy,
     stores::Stores,
+    strict::Waiting,
+    takeover::Successor,
 };
 use crate::{
     api::Api,
@@ -50,6 +52,8 @@ pub struct Part {
 pub struct Field {
     // Ended before the places, the places before the directory.
     pub edges: Vec<Part>,
+    /// An edge that fails closed, beside those of the load.
+    pub strict: Part,
     pub controls: Vec<Part>,
     pub origins: Vec<Part>,
     pub stores: Stores,
@@ -58,6 +62,10 @@ pub struct Field {
     /// Before each origin's relay port, where there are any.
     pub proxies: Vec<Proxy>,
     pub deployment: Deployment,
+    /// Who tries at the strict edge while the fault lasts.
+    pub(super) waiting: Option<Waiting>,
+    /// Who has taken a stream over in the course of the fault.
+    pub(super) successor: Option<Successor>,
     hosts: PathBuf,
     base: PathBuf,
     directory: TempDir,
@@ -99,11 +107,13 @@ impl Field {
         }
         let mut edges = Vec::new();
         for host in 1..=3 {
-            edges.push(setup.edge(host).await);
+            edges.push(setup.edge(host, "keep").await);
         }
+        let strict = setup.edge(4, "fail_closed").await;
         let deployment = deployment(&base, logs, &controls, &origins, &edges);
         let this = Self {
             edges,
+            strict,
             controls,
             origins,
             stores,
@@ -111,6 +121,8 @@ impl Field {
             database_place,
             proxies,
             deployment,
+            waiting: None,
+            successor: None,
             hosts,
             base,
             directory,
@@ -120,7 +132,8 @@ impl Field {
     }
 
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.controls.iter().chain(&self.origins).chain(&self.edges)
+        let edges = self.edges.iter().chain([&self.strict]);
+        self.controls.iter().chain(&self.origins).chain(edges)
     }
 
     /// Waits until every process that runs is ready for traffic.
@@ -130,24 +143,28 @@ impl Field {
         }
     }
 
-    /// Waits until these streams are all live, in the registry and at exactly one origin each.
+    /// Waits until these streams are all live, and each origin has those that the registry says it has.
     pub async fn is_well(&self, streams: usize, prefix: &str) {
         self.serves().await;
-        let what = format!("{streams} sessions, each of them at one origin");
+        self.stores.agree().await;
+        let what = format!("{streams} sessions, each of them where the registry says");
         wait_for(&what, WELL, async || {
             let sessions = self.sessions().await?;
             let listed = sessions
                 .iter()
                 .filter(|session| session.stream.starts_with(prefix))
                 .count();
-            let mut at_origins = 0.0;
             for origin in &self.origins {
-                let metrics = origin.node.metrics().await?;
-                at_origins += http::metric(&metrics, "headwater_origin_publishers_active", &[]);
+                let (name, metrics) = (origin.node.name(), origin.node.metrics().await?);
+                let held = http::metric(&metrics, "headwater_origin_publishers_active", &[]);
+                let registered = sessions.iter().filter(|session| session.origin == name);
+                #[expect(clippy::cast_precision_loss, reason = "few of them")]
+                let registered = registered.count() as f64;
+                if (held - registered).abs() > 0.5 {
+                    return None;
+                }
             }
-            #[expect(clippy::cast_precision_loss, reason = "few of them")]
-            let all = sessions.len() as f64;
-            (listed == streams && (at_origins - all).abs() < 0.5).then_some(())
+            (listed == streams).then_some(())
         })
         .await;
         tokio::time::sleep(CALM).await;
@@ -186,7 +203,7 @@ impl Field {
         self.deployment.api.clone()
     }
 
-    /// How many sessions each of these edges or origins has, by its own count.
+    /// Which of these edges or origins has most sessions, by its own count.
     pub async fn busiest(parts: &[Part], metric: &str) -> usize {
         let mut most = (0, 0.0);
         for (index, part) in parts.iter().enumerate() {
@@ -196,6 +213,7 @@ impl Field {
                 most = (index, sessions);
             }
         }
+        assert!(most.1 > 0.0, "nobody publishes here: {metric}");
         most.0
     }
 
@@ -231,7 +249,7 @@ fn certificates(base: &Path) {
     let mut names: Vec<String> = ["localhost", "127.0.0.1"].map(str::to_owned).to_vec();
     names.push(HERE.to_string());
     for net in 1..=5 {
-        for host in 1..=3 {
+        for host in 1..=4 {
             names.push(format!("198.18.{net}.{host}"));
         }
     }
@@ -246,6 +264,15 @@ fn certificates(base: &Path) {
             private_key: directory.join(private_key),
         };
         ensure_self_signed(&files, &names).unwrap();
+    }
+}
+
+impl Drop for Field {
+    /// What was said where something went wrong is kept.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("what was said is kept: {}", self.keep().display());
+        }
     }
 }
 
@@ -284,13 +311,14 @@ impl Setup<'_> {
         part
     }
 
-    async fn edge(&self, host: u8) -> Part {
+    async fn edge(&self, host: u8, outage_policy: &str) -> Part {
         let mut part = self.part("edge", 1, host).await;
         let address = part.place.address;
         let node = &mut part.node;
         node.set("EDGE__LISTEN", format!("{address}:8443"));
         node.set("EDGE__CONTROL", format!("{CONTROLS}:7445"));
         node.set("EDGE__ORIGINS_DNS", format!("{ORIGINS}:{RELAY_PORT}"));
+        node.set("EDGE__OUTAGE_POLICY", outage_policy.to_owned());
         // Short, so that a rollout takes seconds.
         let drain = "{reconnect_jitter: 3s, close_spread: 4s}";
         node.set("EDGE__DRAIN", drain.to_owned());

@@ -58,6 +58,8 @@ pub struct Outcome {
     pub lost: u64,
     /// The same where the publisher had connected anew.
     pub lost_between_sessions: u64,
+    /// Numbers of the cluster's own that never came.
+    pub lost_of_sessions: u64,
     /// By the publishers' numbers and by the cluster's own.
     pub duplicated: u64,
     pub reordered: u64,
@@ -65,6 +67,8 @@ pub struct Outcome {
     pub timestamps_back: u64,
     /// Times that a reader saw a lower fencing token than before.
     pub tokens_back: u64,
+    /// Times that it saw a session again that another one had followed.
+    pub sessions_back: u64,
     /// Readers that saw an end before the publishers ended, or that found the stream nowhere: how it went.
     pub ends: Vec<String>,
     pub pauses: Vec<Pause>,
@@ -239,12 +243,14 @@ impl Outcome {
         let own = &ledger["session_sequence"];
         self.received += number(&ledger["received"]);
         self.lost += number(&ledger["lost"]) + number(&ledger["skipped"]);
+        self.lost_of_sessions += number(&own["lost"]);
         self.lost_between_sessions += number(&ledger["lost_between_sessions"]);
         self.duplicated += number(&ledger["duplicated"]) + number(&own["duplicated"]);
         self.reordered += number(&ledger["reordered"]) + number(&own["reordered"]);
         self.corrupted += number(&ledger["corrupted"]);
         self.timestamps_back += number(&ledger["timestamp_regressions"]);
         self.tokens_back += number(&ledger["token_regressions"]);
+        self.sessions_back += number(&ledger["session_regressions"]);
     }
 }
 

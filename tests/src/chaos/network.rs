@@ -102,13 +102,22 @@ impl Place {
     /// Of what arrives, this much is lost at random.
     pub fn loses(&self, percent: u32) {
         self.nft(&format!(
-            "add rule inet chaos arrives iifname wire numgen random mod 100 < {percent} drop"
+            "add rule inet chaos arrives iifname wire numgen random mod 100 < {percent} counter drop"
         ));
     }
 
+    /// Packets that were lost at random since it was last well.
+    pub fn lost(&self) -> u64 {
+        let listed = self.at("nft").arg("list table inet chaos").output();
+        let listed = String::from_utf8_lossy(&listed.unwrap().stdout).into_owned();
+        let counters = listed.split("counter packets ").skip(1);
+        let packets = counters.filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        packets.sum()
+    }
+
     /// No more than this goes out, and none more comes in.
-    pub fn is_limited_to(&self, kilobits_per_second: u32) {
-        let rate = format!("{kilobits_per_second}kbit");
+    pub fn is_limited_to(&self, kilobits_per_second: f64) {
+        let rate = format!("{kilobits_per_second:.0}kbit");
         let limit = [
             "root", "tbf", "rate", &rate, "burst", "16kb", "latency", "1s",
         ];

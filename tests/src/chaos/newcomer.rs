@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::field::Field;
+use super::field::{Field, Part};
 use crate::{api::IssuedKey, encoder::Encoder, tls};
 
 /// For an edge to take the connection.
@@ -42,9 +42,10 @@ pub struct Admission {
 }
 
 impl Door {
-    pub fn of(field: &Field) -> Self {
+    /// Of these edges of a field.
+    pub fn of(edges: &[Part], field: &Field) -> Self {
         Self {
-            edges: field.edges.iter().map(|edge| edge.node.rtmps()).collect(),
+            edges: edges.iter().map(|edge| edge.node.rtmps()).collect(),
             config: tls::trusting(&field.deployment.ca_file, &[]),
         }
     }
@@ -94,6 +95,42 @@ impl Drop for Newcomer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// How often edges refused somebody, by edge and reason.
+pub type Refusals = BTreeMap<(usize, String), usize>;
+
+/// What these edges have counted.
+pub async fn refusals(edges: &[Part]) -> Refusals {
+    let mut refusals = Refusals::new();
+    for (edge, part) in edges.iter().enumerate() {
+        let metrics = part.node.metrics().await;
+        let metrics = metrics.expect("an edge that is well tells what it counts");
+        let lines = metrics
+            .lines()
+            .filter(|line| line.starts_with("headwater_publish_attempts_total{"));
+        for line in lines.filter(|line| line.contains("outcome=\"refused\"")) {
+            let (_, rest) = line.split_once("reason=\"").expect("a reason");
+            let (reason, rest) = rest.split_once('"').expect("its end");
+            let count = rest.rsplit(' ').next().and_then(|count| count.parse().ok());
+            *refusals.entry((edge, reason.to_owned())).or_default() += count.unwrap_or(0);
+        }
+    }
+    refusals
+}
+
+/// How often each reason was counted between the two.
+pub fn since(before: &Refusals, after: &Refusals) -> BTreeMap<String, usize> {
+    let mut since = BTreeMap::new();
+    for (at, count) in after {
+        // An edge that was started again counts from zero.
+        let earlier = before.get(at).copied().filter(|earlier| earlier <= count);
+        let new = count - earlier.unwrap_or(0);
+        if new > 0 {
+            *since.entry(at.1.clone()).or_default() += new;
+        }
+    }
+    since
 }
 
 /// Publishes, and ends in its own time; what it was told where it was refused.

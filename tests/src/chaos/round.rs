@@ -1,18 +1,14 @@
 //! One fault, over and over under load, and what came of it.
 
-use std::{
-    collections::BTreeMap,
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, pin::pin, time::Duration};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     fault::{Allowed, Fault},
     field::{Field, WELL},
     load::{self, Encoders, Load, Outcome},
-    newcomer::{Admission, Door, Newcomer},
+    newcomer::{Admission, Door, Newcomer, Refusals, refusals, since},
     table::{Figures, Row},
 };
 use crate::{api::IssuedKey, deployment::APP};
@@ -31,6 +27,8 @@ pub struct Plan {
     pub rounds: usize,
     /// Times are held against this many times their goals.
     pub patience: u32,
+    /// No round begins later.
+    pub until: Instant,
 }
 
 /// What happened in the rounds, beside what the load tells.
@@ -67,13 +65,27 @@ pub async fn run(mut field: Field, fault: Fault, plan: Plan) -> (Field, Vec<Row>
     }
     let keys = keys(&field, fault, plan).await;
     let mut rounds = Rounds::default();
-    for (number, keys) in keys.into_iter().enumerate() {
-        let before = refusals(&field).await;
+    for (number, keys) in (1..).zip(keys) {
+        if Instant::now() > plan.until {
+            let left_out = 1 + plan.rounds - number;
+            let why = format!("{left_out} rounds were left out: the time for all is over");
+            rounds.wrong.push(why);
+            break;
+        }
+        let before = refusals(&field.edges).await;
         let from = load::now();
         rounds.one(&mut field, fault, plan, keys, number).await;
         field.is_well(plan.publishers, &name).await;
-        rounds.windows.push((from, load::now()));
-        rounds.count_refusals(&before, &refusals(&field).await);
+        let to = load::now();
+        rounds.windows.push((from, to));
+        rounds.count_refusals(&before, &refusals(&field.edges).await);
+        let left = plan.until.saturating_duration_since(Instant::now());
+        println!(
+            "{name}: round {number} of {} took {:.1} s; {} s are left to begin others",
+            plan.rounds,
+            to - from,
+            left.as_secs(),
+        );
     }
     let mut rows = Vec::new();
     for load in loads {
@@ -135,7 +147,7 @@ impl Rounds {
     ) {
         let allowed = fault.allowed(false);
         let victim = field.victim(fault).await;
-        let door = Door::of(field);
+        let door = Door::of(&field.edges, field);
         // Each comes when it is asked for.
         let turns = keys.into_iter().zip(number..);
         let mut newcomers = turns.map(|(key, turn)| door.newcomer(key, turn));
@@ -200,21 +212,24 @@ impl Rounds {
     }
 
     fn count_refusals(&mut self, before: &Refusals, after: &Refusals) {
-        for (at, count) in after {
-            // An edge that was started again counts from zero.
-            let earlier = before.get(at).copied().filter(|earlier| earlier <= count);
-            let new = count - earlier.unwrap_or(0);
-            if new > 0 {
-                *self.refused.entry(at.1.clone()).or_default() += new;
-            }
+        for (reason, count) in since(before, after) {
+            *self.refused.entry(reason).or_default() += count;
         }
     }
 
     fn row(&self, outcome: &Outcome, allowed: &Allowed, plan: Plan) -> Row {
         let mut wrong = self.wrong.clone();
-        let pauses = self.pauses(outcome);
         wrong.extend(faults_of(outcome, allowed));
-        let pauses = Figures::of(pauses);
+        let rounds = self.pauses(outcome);
+        for (number, pauses) in (1..).zip(&rounds) {
+            let longest = pauses.iter().max().copied().unwrap_or_default();
+            if allowed.shows.is_some_and(|least| longest < least) {
+                wrong.push(format!(
+                    "round {number}: media paused for {longest:?} at most, as without a fault"
+                ));
+            }
+        }
+        let pauses = Figures::of(rounds.concat());
         if let Some(goal) = allowed.pause
             && pauses.p99 > goal * plan.patience
         {
@@ -252,8 +267,8 @@ impl Rounds {
         }
     }
 
-    /// The longest of each stream in each round.
-    fn pauses(&self, outcome: &Outcome) -> Vec<Duration> {
+    /// By round: the longest of each stream.
+    fn pauses(&self, outcome: &Outcome) -> Vec<Vec<Duration>> {
         let mut pauses = Vec::new();
         for (from, to) in &self.windows {
             let of_round = outcome.pauses.iter().filter(|pause| {
@@ -265,7 +280,8 @@ impl Rounds {
                 let longest = longest.entry(&pause.stream).or_default();
                 *longest = longest.max(pause.to - pause.from);
             }
-            pauses.extend(longest.into_values().map(Duration::from_secs_f64));
+            let longest = longest.into_values().map(Duration::from_secs_f64);
+            pauses.push(longest.collect());
         }
         pauses
     }
@@ -281,11 +297,19 @@ pub fn faults_of(outcome: &Outcome, allowed: &Allowed) -> Vec<String> {
     };
     must_be_none("publishers never let in", outcome.never_admitted);
     must_be_none("frames lost", outcome.lost);
+    must_be_none(
+        "frames lost by the cluster's numbers",
+        outcome.lost_of_sessions,
+    );
     must_be_none("frames doubled", outcome.duplicated);
     must_be_none("frames in another order", outcome.reordered);
     must_be_none("frames changed", outcome.corrupted);
     must_be_none("timestamps that went back", outcome.timestamps_back);
     must_be_none("tokens that went back", outcome.tokens_back);
+    must_be_none(
+        "sessions that came back behind others",
+        outcome.sessions_back,
+    );
     let ends = outcome.ends.iter();
     wrong.extend(ends.map(|end| format!("a reader saw an end: {end}")));
     if !allowed.disconnects {
@@ -303,26 +327,6 @@ pub fn faults_of(outcome: &Outcome, allowed: &Allowed) -> Vec<String> {
     wrong
 }
 
-/// By edge and reason.
-type Refusals = BTreeMap<(usize, String), usize>;
-
-async fn refusals(field: &Field) -> Refusals {
-    let mut refusals = Refusals::new();
-    for (edge, part) in field.edges.iter().enumerate() {
-        let metrics = part.node.metrics().await.unwrap_or_default();
-        let lines = metrics
-            .lines()
-            .filter(|line| line.starts_with("headwater_publish_attempts_total{"));
-        for line in lines.filter(|line| line.contains("outcome=\"refused\"")) {
-            let (_, rest) = line.split_once("reason=\"").expect("a reason");
-            let (reason, rest) = rest.split_once('"').expect("its end");
-            let count = rest.rsplit(' ').next().and_then(|count| count.parse().ok());
-            *refusals.entry((edge, reason.to_owned())).or_default() += count.unwrap_or(0);
-        }
-    }
-    refusals
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,6 +341,7 @@ mod tests {
             publishers: 1,
             rounds: 1,
             patience: 1,
+            until: Instant::now(),
         }
     }
 
@@ -386,6 +391,14 @@ mod tests {
                 ..Outcome::default()
             },
             Outcome {
+                sessions_back: 1,
+                ..Outcome::default()
+            },
+            Outcome {
+                lost_of_sessions: 1,
+                ..Outcome::default()
+            },
+            Outcome {
                 ends: vec!["one".to_owned()],
                 ..Outcome::default()
             },
@@ -410,6 +423,10 @@ mod tests {
         assert!(wrong(&pause(100.0, 100.9), killed).is_empty());
         assert_eq!(wrong(&pause(100.0, 101.1), killed).len(), 1);
         assert_eq!(wrong(&pause(109.0, 120.0), killed).len(), 1);
+        let frozen = Fault::Frozen(Part::Origin);
+        assert!(wrong(&pause(100.0, 102.2), frozen).is_empty());
+        assert_eq!(wrong(&pause(100.0, 101.0), frozen).len(), 1);
+        assert_eq!(wrong(&pause(90.0, 92.2), frozen).len(), 1);
 
         let mut rounds = Rounds::default();
         let refused = |count| Refusals::from([((0, "no_origin".to_owned()), count)]);

@@ -66,6 +66,17 @@ impl Server {
         self.process.as_ref().expect("it runs").signal(signal);
     }
 
+    /// Whether the lease of a session is written here.
+    pub fn knows(&self, session: &str) -> bool {
+        const SCRIPT: &str = "for _, key in ipairs(redis.call('KEYS', '*:own')) do \
+             if redis.call('HGET', key, 'sess') == ARGV[1] then return 1 end end return 0";
+        match self.says(&["EVAL", SCRIPT, "0", session]).trim() {
+            "1" => true,
+            "0" => false,
+            said => panic!("{}: {said}", self.place.name),
+        }
+    }
+
     /// What it answers; nothing where it does not within two seconds.
     pub fn says(&self, command: &[&str]) -> String {
         let sentinel = self
@@ -145,6 +156,14 @@ impl Stores {
         (0..self.servers.len())
             .max_by_key(|index| at(&self.servers[*index]))
             .expect("servers")
+    }
+
+    /// Waits until the sentinels have another primary than this one.
+    pub async fn fail_over(&self, from: usize) {
+        wait_for("the sentinels to fail over", START, async || {
+            (self.primary() != from).then_some(())
+        })
+        .await;
     }
 
     /// Waits until the primary has a replica that is connected, and all sentinels know of it and of each other.

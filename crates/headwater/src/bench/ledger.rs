@@ -4,13 +4,17 @@
 //! cluster's own frame **sequence** of each session, which every frame has, whoever published it.
 
 mod run;
+mod slot;
 
 use std::collections::BTreeMap;
 
 use media::{Frame, FrameKind};
 use serde::Serialize;
 
-use self::run::{Excuse, Run};
+use self::{
+    run::{Excuse, Run},
+    slot::Slot,
+};
 use super::{
     histogram::{Histogram, Percentiles},
     payload::{self, Payload, Stamp},
@@ -28,7 +32,8 @@ pub(super) struct Ledger {
     sessions: BTreeMap<String, Run>,
     session: String,
     broadcast: String,
-    token: (u64, u32),
+    /// Primary and backup, whose tokens are not compared.
+    slots: [Slot; 2],
     /// Why stamps may jump at the next one.
     excuse: Excuse,
     last_timestamps: BTreeMap<(FrameKind, u8), i64>,
@@ -46,6 +51,7 @@ pub(super) struct Counts {
     pub(super) corrupted: u64,
     pub(super) timestamp_regressions: u64,
     pub(super) token_regressions: u64,
+    pub(super) session_regressions: u64,
     pub(super) lost_between_sessions: u64,
 }
 
@@ -89,12 +95,11 @@ impl Ledger {
     }
 
     /// A header came: whose frames follow.
-    pub(super) fn header(&mut self, broadcast: &str, session: &str, token: (u64, u32)) {
+    pub(super) fn header(&mut self, broadcast: &str, session: &str, slot: u32, token: (u64, u32)) {
         self.counts.headers += 1;
-        if token < self.token {
-            self.counts.token_regressions += 1;
-        }
-        self.token = self.token.max(token);
+        let [primary, backup] = &mut self.slots;
+        let slot = if slot == 0 { primary } else { backup };
+        slot.follow(session, token, &mut self.counts);
         if broadcast != self.broadcast {
             // Another broadcast has a clock of its own.
             broadcast.clone_into(&mut self.broadcast);
@@ -188,6 +193,7 @@ impl LedgerReport {
             && self.counts.corrupted == 0
             && self.counts.timestamp_regressions == 0
             && self.counts.token_regressions == 0
+            && self.counts.session_regressions == 0
             && (gaps_allowed || self.counts.gaps == 0)
     }
 
@@ -203,6 +209,7 @@ impl LedgerReport {
         self.counts.corrupted += other.counts.corrupted;
         self.counts.timestamp_regressions += other.counts.timestamp_regressions;
         self.counts.token_regressions += other.counts.token_regressions;
+        self.counts.session_regressions += other.counts.session_regressions;
         self.counts.lost_between_sessions += other.counts.lost_between_sessions;
     }
 }
@@ -227,7 +234,8 @@ impl std::fmt::Display for LedgerReport {
         write!(
             f,
             "{} received, {} lost, {} duplicated, {} reordered, {} corrupted, {} skipped in {} gaps, \
-             {} lost between sessions, {} unnumbered, {} timestamp regressions, {} token regressions",
+             {} lost between sessions, {} unnumbered, {} timestamp regressions, {} token regressions, \
+             {} session regressions",
             stamps.received,
             stamps.lost,
             stamps.duplicated,
@@ -239,6 +247,7 @@ impl std::fmt::Display for LedgerReport {
             counts.unnumbered,
             counts.timestamp_regressions,
             counts.token_regressions,
+            counts.session_regressions,
         )?;
         let own = &self.session_sequence;
         write!(

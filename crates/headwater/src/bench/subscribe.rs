@@ -388,6 +388,7 @@ impl Reader {
                 self.ledger.header(
                     &header.broadcast_id,
                     &header.session_id,
+                    header.slot,
                     (header.epoch, header.attempt),
                 );
             }

@@ -14,7 +14,7 @@ struct Stream {
 impl Stream {
     fn new() -> Self {
         let mut ledger = Ledger::new(0);
-        ledger.header("broadcast", "one", (1, 1));
+        ledger.header("broadcast", "one", 0, (1, 1));
         Self {
             ledger,
             sequence: 0,
@@ -162,7 +162,7 @@ fn a_gap_that_leaves_frames_before_it_out_is_not_excused_for_them() {
 fn what_was_under_way_when_the_publisher_broke_is_not_the_clusters_loss() {
     let mut stream = Stream::new();
     stream.frame_of(7, 0, 0);
-    stream.ledger.header("broadcast", "two", (2, 1));
+    stream.ledger.header("broadcast", "two", 0, (2, 1));
     stream.frame_of(7, 0, 4);
     let report = stream.report();
     assert_eq!(report.stamps.lost, 0);
@@ -177,7 +177,7 @@ fn what_was_under_way_when_the_publisher_broke_is_not_the_clusters_loss() {
 fn a_session_that_goes_on_must_come_from_its_beginning() {
     let mut stream = Stream::new();
     stream.frame_of(7, 5, 0);
-    stream.ledger.header("broadcast", "two", (2, 1));
+    stream.ledger.header("broadcast", "two", 0, (2, 1));
     stream.frame_of(7, 3, 4);
     assert_eq!(stream.report().session_sequence.lost, 3);
 }
@@ -238,11 +238,11 @@ fn time_must_not_go_back_within_a_track() {
 fn another_broadcast_has_a_clock_of_its_own_and_another_session_has_not() {
     let mut stream = Stream::new();
     stream.frame_of(7, 0, 50);
-    stream.ledger.header("other broadcast", "two", (2, 1));
+    stream.ledger.header("other broadcast", "two", 0, (2, 1));
     stream.frame_of(8, 0, 0);
     assert_eq!(stream.report().counts.timestamp_regressions, 0);
     stream.frame_of(8, 1, 2);
-    stream.ledger.header("other broadcast", "three", (3, 1));
+    stream.ledger.header("other broadcast", "three", 0, (3, 1));
     stream.frame_of(9, 0, 0);
     assert_eq!(stream.report().counts.timestamp_regressions, 1);
 }
@@ -250,18 +250,54 @@ fn another_broadcast_has_a_clock_of_its_own_and_another_session_has_not() {
 #[test]
 fn a_lower_fencing_token_is_noticed() {
     let mut stream = Stream::new();
-    stream.ledger.header("broadcast", "two", (2, 3));
-    stream.ledger.header("broadcast", "two", (2, 4));
+    stream.ledger.header("broadcast", "two", 0, (2, 3));
+    stream.ledger.header("broadcast", "two", 0, (2, 4));
     assert_eq!(stream.report().counts.token_regressions, 0);
-    stream.ledger.header("broadcast", "one", (1, 9));
-    stream.ledger.header("broadcast", "two", (2, 4));
+    stream.ledger.header("broadcast", "one", 0, (1, 9));
+    stream.ledger.header("broadcast", "two", 0, (2, 4));
     assert_eq!(stream.report().counts.token_regressions, 1);
+}
+
+#[test]
+fn a_session_that_comes_back_behind_another_one_is_noticed_under_a_higher_token_too() {
+    let mut stream = Stream::new();
+    stream.ledger.header("broadcast", "two", 0, (2, 1));
+    stream.ledger.header("broadcast", "two", 0, (2, 2));
+    assert_eq!(stream.report().counts.session_regressions, 0);
+    stream.ledger.header("broadcast", "one", 0, (3, 1));
+    let counts = stream.report().counts;
+    assert_eq!(
+        (counts.session_regressions, counts.token_regressions),
+        (1, 0)
+    );
+    stream.frame(0);
+    assert!(!stream.report().is_clean(true));
+}
+
+#[test]
+fn a_token_is_of_one_session() {
+    let mut stream = Stream::new();
+    stream.ledger.header("broadcast", "two", 0, (1, 1));
+    assert_eq!(stream.report().counts.session_regressions, 1);
+}
+
+#[test]
+fn primary_and_backup_take_turns() {
+    let mut stream = Stream::new();
+    stream.ledger.header("broadcast", "backup", 1, (9, 1));
+    stream.ledger.header("broadcast", "one", 0, (1, 1));
+    stream.ledger.header("broadcast", "backup", 1, (9, 1));
+    let counts = stream.report().counts;
+    assert_eq!(
+        (counts.session_regressions, counts.token_regressions),
+        (0, 0)
+    );
 }
 
 #[test]
 fn what_was_sent_before_the_reader_came_is_not_measured() {
     let mut ledger = Ledger::new(500);
-    ledger.header("broadcast", "one", (1, 1));
+    ledger.header("broadcast", "one", 0, (1, 1));
     ledger.frame(0, &stamped_frame(7, 49), 10_000);
     ledger.frame(1, &stamped_frame(7, 50), 10_000);
     assert_eq!(ledger.report().latency_ms.count, 1);
