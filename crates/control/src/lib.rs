@@ -264,7 +264,7 @@ impl Control {
         let peppers = pepper_file.peppers();
         let (refusals, refusal_writer) = Refusals::new(database.clone());
         let (rehashes, rehasher) = Rehashes::new(&database, &peppers, &metrics, REHASH_DELAY);
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             access,
             live,
             hold_off: config.hold_off,
@@ -283,8 +283,7 @@ impl Control {
             rehashes,
             live_sessions: LiveSessions::new(),
             pushes: Pushes::new(),
-        };
-        let shared = Arc::new(shared);
+        });
         let background = Background {
             followed,
             refusals: refusal_writer,

@@ -1,6 +1,6 @@
 //! How faults are done to a field, and undone.
 
-use std::{slice, time::Duration};
+use std::time::Duration;
 
 use super::{
     fault::{Fault, Part},
@@ -11,6 +11,7 @@ use super::{
     strict::Prepared,
     takeover::Incumbent,
 };
+use crate::http;
 
 /// Of every hundred packets that arrive.
 const LOST_PERCENT: u32 = 3;
@@ -81,8 +82,8 @@ impl Field {
                 }
             }
             Fault::Limited => {
-                let edge = slice::from_ref(&self.edges[at]);
-                let publishers = Self::sum(edge, PUBLISHERS, &[]).await;
+                let metrics = self.edges[at].node.metrics().await.unwrap_or_default();
+                let publishers = http::metric(&metrics, PUBLISHERS, &[]);
                 let limit = publishers * LIMIT_KILOBITS_PER_SECOND;
                 self.edges[at].place.is_limited_to(limit);
             }
@@ -155,7 +156,7 @@ impl Field {
                 for server in &mut self.stores.servers {
                     server.start().await;
                 }
-                waiting.is_let_in(fault.lasts() + WELL).await;
+                waiting.gets_in(fault.lasts() + WELL).await;
             }
             Fault::RedisLosesWrites => {
                 self.mend();
@@ -191,7 +192,7 @@ impl Field {
             panic!("two servers");
         };
         network::cut(&one.place, &other.place);
-        let successor = incumbent.is_replaced(self).await;
+        let successor = incumbent.loses_to_another(self).await;
         // Sessions renew meanwhile.
         tokio::time::sleep(UNREPLICATED).await;
         let knows = |at: usize| self.stores.servers[at].knows(&successor.session);

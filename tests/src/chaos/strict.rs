@@ -55,7 +55,7 @@ impl Waiting {
     }
 
     /// Once it is back.
-    pub async fn is_let_in(self, within: Duration) {
+    pub async fn gets_in(self, within: Duration) {
         let admission = self.newcomer.admitted(within).await;
         let admission = admission.expect("an edge that fails closed lets in again");
         println!(

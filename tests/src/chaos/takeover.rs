@@ -78,7 +78,7 @@ impl Incumbent {
     }
 
     /// Another one comes, at another edge. Returns once the first one is told and every reader has the second.
-    pub async fn is_replaced(mut self, field: &Field) -> Successor {
+    pub async fn loses_to_another(mut self, field: &Field) -> Successor {
         let publishing = Publishing::start(field, 1, &self.key).await;
         let told = timeout(DELIVERY, &mut self.publishing.task).await;
         let told = told.expect("the older publisher ends").unwrap().err();

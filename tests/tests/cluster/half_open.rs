@@ -93,12 +93,12 @@ async fn inside() {
     for case in &CASES {
         is_found(&network, case).await;
     }
-    is_replaced(&network).await;
+    loses_to_another(&network).await;
 }
 
 /// The encoder is back by another way (Wi-Fi to mobile) while its old connection is silent: its key's policy lets it in
 /// at once.
-async fn is_replaced(network: &Network) {
+async fn loses_to_another(network: &Network) {
     let cluster = Cluster::start(Layout {
         origins: 1,
         edge: vec![("EDGE__LISTEN", format!("{NEAR}:0"))],
