@@ -1,7 +1,6 @@
 //! What Redis alone can do: lose writes, be written to by others, and go away.
 
 use std::{
-    fs,
     path::Path,
     sync::mpsc,
     time::{Duration, Instant},
@@ -14,7 +13,7 @@ use registry::{
 
 use crate::{
     home::{claim, edge, origin, renewal, session, stream},
-    server::{Certificates, PATIENCE, RedisServer, password, run},
+    server::{PATIENCE, RedisServer},
 };
 
 #[tokio::test]
