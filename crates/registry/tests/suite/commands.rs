@@ -247,7 +247,7 @@ async fn commands_go_on_while_their_slot_moves(program: Program) {
     let deadline = Instant::now() + PATIENCE;
     let since = loop {
         let now = figures(&mut to, names).await;
-        let since = std::array::from_fn(|at| now[at] - before[at]);
+        let since: [u64; 3] = std::array::from_fn(|at| now[at] - before[at]);
         if since[0] >= READS {
             break since;
         }

@@ -327,7 +327,7 @@ pub(crate) async fn figures<const N: usize>(
         let figure = |line: &str| {
             let figure = line.strip_prefix(name)?.strip_prefix(':')?;
             let figure = figure.strip_prefix("calls=").unwrap_or(figure);
-            figure.split(',').next()?.parse().ok()
+            figure.split(',').next()?.parse::<u64>().ok()
         };
         said.lines().find_map(figure).unwrap_or(0)
     })
