@@ -9,7 +9,6 @@
 
 use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
 use registry::{CommandId, DrainOrder, EdgePhase};
 use runtime::shutdown::{DrainState, DrainTimes, Shutdown};
 use tokio::{
@@ -19,11 +18,7 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    Context, HOUSEKEEPING_PERIOD,
-    commands::By,
-    end::End,
-    leases,
-    live::{Farewell, LiveSession},
+    Context, HOUSEKEEPING_PERIOD, commands::By, end::End, leases, live::Farewell,
     revocations::jittered,
 };
 
@@ -367,24 +362,17 @@ async fn ask(context: &Arc<Context>, over: Duration) {
         sessions.sort_by_key(|session| session.stream);
         let pause = pause(context, over, sessions.len());
         over = Duration::ZERO;
-        let paced = stream::iter(sessions).then(async |session| {
+        for session in sessions {
             sleep(jittered(pause)).await;
-            session
-        });
-        // Beside each other: where the registry does not answer, nobody waits for those before.
-        let asked = paced.for_each_concurrent(None, |session| ask_one(context, session));
-        asked.await;
-    }
-}
-
-async fn ask_one(context: &Arc<Context>, session: Arc<LiveSession>) {
-    loop {
-        session.note_leaving();
-        // Without the registry its key's policy decides about its successor.
-        leases::renew_now(context, &session).await.ok();
-        // An order that was taken back before may have taken back this as well.
-        if session.ask_to_leave() {
-            return;
+            loop {
+                session.note_leaving();
+                // Without the registry its key's policy decides about its successor.
+                leases::renew_now(context, &session).await.ok();
+                // An order that was taken back before may take back this as well.
+                if session.ask_to_leave() {
+                    break;
+                }
+            }
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use edge::Config;
-use futures_util::future::join_all;
 use proto::v1::EventType;
 use registry::{Claim, ClaimOutcome, LeaseStats, Policy, Renewal, RenewalOutcome, Standing};
 
@@ -11,7 +10,7 @@ use runtime::shutdown::DrainTimes;
 
 use crate::{
     encoder::{Encoder, Said, media},
-    harness::{Harness, assert_same, in_time, registry_down, until},
+    harness::{Harness, assert_same, in_time, until},
 };
 
 /// As a process that got SIGTERM.
@@ -57,34 +56,6 @@ async fn an_encoder_that_follows_requests_is_asked_and_loses_nothing() {
     assert_eq!(log.closed, None, "the stream waits for its successor");
     let ended = harness.control.reports(EventType::SessionEnded);
     assert_eq!(ended[0].reason, "drain_move");
-}
-
-#[tokio::test]
-async fn everybody_is_asked_in_time_where_the_registry_does_not_answer() {
-    const ENCODERS: usize = 12;
-    // As many of these as there are encoders are longer than the drain.
-    let no_answer = Duration::from_secs(1);
-    let harness = Harness::start_on(registry_down(no_answer), 1, |config| {
-        config.drain.reconnect_jitter = Duration::from_millis(200);
-        config.drain.close_spread = Duration::from_millis(100);
-        config.drain.keyframe_wait = Duration::from_millis(100);
-    })
-    .await;
-    let publish = async |number| {
-        let key = format!("good-{number}");
-        let mut encoder = Encoder::mobile(harness.address, "live", &key).await;
-        assert_eq!(in_time("the start", encoder.said()).await, Said::Started);
-        encoder
-    };
-    let encoders = join_all((0..ENCODERS).map(publish)).await;
-    let begun = Instant::now();
-    drain_within(&harness, Duration::from_secs(7));
-    let asked = encoders.into_iter().map(async |mut encoder| {
-        let said = in_time("the request", encoder.said()).await;
-        assert_eq!(said, Said::AskedToReconnect);
-    });
-    join_all(asked).await;
-    println!("{ENCODERS} were asked within {:?}", begun.elapsed());
 }
 
 #[tokio::test]

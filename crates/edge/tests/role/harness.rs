@@ -10,8 +10,8 @@ use std::{
 use edge::{Config, Dependencies, Edge, Listeners, OriginDialer};
 use parking_lot::Mutex;
 use registry::{
-    Claim, EdgeName, Lease, LeaseStats, MemoryRegistry, Policy, RedisConfig, RedisRegistry,
-    Registry, SessionId, Slot, Standing, StreamId,
+    Claim, EdgeName, Lease, LeaseStats, MemoryRegistry, Policy, Registry, SessionId, Slot,
+    Standing, StreamId,
 };
 use rtmp::MediaMessage;
 use runtime::{
@@ -246,13 +246,6 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-/// A registry that nobody serves; each command waits for it for this long.
-pub(crate) fn registry_down(timeout: Duration) -> Registry {
-    let mut config = RedisConfig::from_url("redis://127.0.0.1:1").unwrap();
-    config.timeout = timeout;
-    Registry::Redis(RedisRegistry::open(&config).unwrap())
 }
 
 /// Waits for a future.

@@ -4,17 +4,14 @@ use std::time::{Duration, Instant};
 
 use edge::OutagePolicy;
 use proto::internal::v1::authorize_request::Credential;
-use registry::{ClaimOutcome, Policy, Slot, StreamId};
+use registry::{ClaimOutcome, Policy, RedisConfig, RedisRegistry, Registry, Slot, StreamId};
 
 use crate::{
     encoder::{Encoder, Said, media},
     fake_control::DENIED,
     fake_origin::Mode,
-    harness::{Harness, assert_same, in_time, logged, registry_down, until},
+    harness::{Harness, assert_same, in_time, logged, until},
 };
-
-/// Of a registry that is down.
-const NO_ANSWER: Duration = Duration::from_millis(200);
 
 #[tokio::test]
 async fn a_publish_reaches_the_origin_byte_for_byte() {
@@ -538,9 +535,16 @@ async fn a_stream_key_is_in_no_log_line() {
     assert!(!log.contains("wrong-canary5ecret"));
 }
 
+/// A registry that nobody serves.
+fn registry_down() -> Registry {
+    let mut config = RedisConfig::from_url("redis://127.0.0.1:1").unwrap();
+    config.timeout = Duration::from_millis(200);
+    Registry::Redis(RedisRegistry::open(&config).unwrap())
+}
+
 #[tokio::test]
 async fn with_the_registry_down_the_origin_grants_the_epoch() {
-    let harness = Harness::start_on(registry_down(NO_ANSWER), 1, |_| {}).await;
+    let harness = Harness::start_on(registry_down(), 1, |_| {}).await;
     let sent = media(0..10, 100);
     let mut encoder = Encoder::publish(harness.address, "live", "good-outage").await;
     encoder.send_all(&sent).await;
@@ -557,7 +561,7 @@ async fn with_the_registry_down_the_origin_grants_the_epoch() {
 
 #[tokio::test]
 async fn with_the_registry_down_fail_closed_refuses() {
-    let harness = Harness::start_on(registry_down(NO_ANSWER), 1, |config| {
+    let harness = Harness::start_on(registry_down(), 1, |config| {
         config.outage_policy = OutagePolicy::FailClosed;
     })
     .await;
