@@ -19,6 +19,8 @@ pub(super) struct Run {
     skipped: u64,
     duplicated: u64,
     reordered: u64,
+    /// A gap was announced whose end nobody knows: it lasts until the next number.
+    broken_off: bool,
 }
 
 /// What is known about numbers that are passed over.
@@ -50,7 +52,11 @@ impl Run {
             return 0;
         }
         self.received += 1;
-        let skipped = (number - self.next).min(excuse.announced);
+        let announced = match std::mem::take(&mut self.broken_off) {
+            true => u64::MAX,
+            false => excuse.announced,
+        };
+        let skipped = (number - self.next).min(announced);
         self.skipped += skipped;
         // Which ones were announced is not known here: the account is the same.
         let from = self.next + skipped;
@@ -65,7 +71,7 @@ impl Run {
         0
     }
 
-    /// Numbers `from..to` are announced not to come.
+    /// Numbers `from..to` are announced not to come; to the greatest one: how many is not known.
     pub(super) fn skip(&mut self, from: u64, to: u64) {
         if self.first.is_none() {
             self.first = Some(from);
@@ -74,6 +80,10 @@ impl Run {
         if from > self.next {
             self.open_hole(self.next, from);
             self.next = from;
+        }
+        if to == u64::MAX {
+            self.broken_off = true;
+            return;
         }
         self.skipped += to.saturating_sub(self.next);
         self.next = self.next.max(to);

@@ -324,3 +324,19 @@ fn streams_add_up() {
     total.add(&two.report());
     assert_eq!((total.stamps.received, total.stamps.lost), (3, 1));
 }
+
+#[test]
+fn a_gap_without_a_known_end_lasts_until_the_next_number() {
+    let mut stream = Stream::new();
+    stream.frame(0);
+    stream.ledger.gap("one", 1, u64::MAX);
+    stream.frame_of(7, 5, 5);
+    stream.frame_of(7, 7, 7);
+    stream.ledger.gap("one", 8, u64::MAX);
+    stream.ledger.header("broadcast", "two", 0, (2, 1));
+    stream.ledger.gap("two", 0, u64::MAX);
+    let report = stream.report();
+    let own = &report.session_sequence;
+    assert_eq!((own.received, own.skipped, own.lost), (3, 4, 1));
+    assert_eq!((report.stamps.skipped, report.stamps.lost), (4, 1));
+}
