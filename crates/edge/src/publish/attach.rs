@@ -255,6 +255,7 @@ impl Publication {
             edge: edge.to_string(),
             reason: End::Fenced.reason().to_owned(),
             successor_session_id: self.session.to_string(),
+            slot: Some(granted.slot.number().into()),
             ..SessionEvent::default()
         };
         let reports = &self.context.reports;
