@@ -293,7 +293,7 @@ async fn a_primary_that_leaves_frames_out_is_left_and_one_that_flaps_once_per_cl
 /// Whom both edges ask to leave, and nobody else takes.
 #[tokio::test]
 async fn the_backup_comes_on_air_at_an_origin_that_drains_once_the_primary_is_silent_there() {
-    let held_for = Duration::from_secs(2);
+    let held_for = Duration::from_secs(10);
     let origin = start(quick()).await;
     let (mut primary, mut backup, mut player, mut seen) = both(&origin).await;
     origin.shutdown.drain();
