@@ -56,6 +56,7 @@ impl Stream {
         let switches = &self.streams.metrics().switches;
         switches.get_or_create(&SwitchLabels { reason }).inc();
         self.changed.send_replace(());
+        self.switched.send_replace(());
         if begins {
             self.streams.announce_opened();
         }

@@ -341,6 +341,24 @@ async fn a_publisher_learns_whether_it_is_on_air() {
 }
 
 #[tokio::test]
+async fn a_publisher_that_is_silent_learns_that_it_is_left() {
+    let origin = start(quick()).await;
+    let (mut primary, mut backup, mut player, mut seen) = both(&origin).await;
+    until(&mut [&mut backup], seen.on_air(&mut player, "b1")).await;
+    loop {
+        match next_answer(&mut primary.publisher.answers).await.unwrap() {
+            Some(publish_response::Response::Ack(ack)) if ack.standby => {
+                assert_eq!(ack.timeline_offset_ms, None);
+                assert_eq!(ack.next_sequence, primary.publisher.next_sequence);
+                break;
+            }
+            Some(publish_response::Response::Ack(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_cursor_of_before_a_switch_goes_on_at_it() {
     let origin = start(quick()).await;
     let (primary, mut backup, mut player, mut seen) = both(&origin).await;
