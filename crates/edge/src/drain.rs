@@ -7,7 +7,7 @@
 //! Two may want it: the process that ends ([`runtime::shutdown`]), and somebody who orders it ([`crate::commands`]). An
 //! order leaves the listener open and can be taken back; where both want it, the earlier end counts.
 
-use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 
 use registry::{CommandId, DrainOrder, EdgePhase};
 use runtime::shutdown::{DrainState, DrainTimes, Shutdown};
@@ -43,8 +43,10 @@ pub(crate) enum Phase {
 struct Ordered {
     /// Of the order.
     by: CommandId,
-    /// The latest that were heeded.
-    done: BTreeSet<CommandId>,
+    /// What the registry said last, news or not.
+    by_registry: CommandId,
+    /// The latest that were heeded, in this order.
+    done: VecDeque<CommandId>,
     /// `None`: to serve.
     drain: Option<Order>,
 }
@@ -125,22 +127,25 @@ impl Drain {
         self.told(by, None)
     }
 
-    /// An older one that comes late by control says nothing. The registry's last word counts, also where its numbers begin
-    /// lower, behind a failover to a clock that is behind; but what control has told, and then something later, is not done
-    /// once more because the registry is slower.
+    /// An older one that comes late says nothing, by either way: the registry may be slower than control. It says everything
+    /// in the order in which it was given, though: where its own numbers go back, they begin lower behind a failover to a clock
+    /// that is behind, and its last word counts.
     fn told(&self, (by, way): (CommandId, By), drain: Option<Order>) -> bool {
         self.ordered.send_if_modified(|ordered| {
             let done = ordered.done.contains(&by);
             let news = match way {
                 By::Control => !done && by > ordered.by,
-                By::Registry => by > ordered.by || (by < ordered.by && !done),
+                By::Registry => by > ordered.by || (by < ordered.by_registry && !done),
             };
+            if way == By::Registry {
+                ordered.by_registry = by;
+            }
             if news {
                 (ordered.by, ordered.drain) = (by, drain);
-                ordered.done.insert(by);
-                if ordered.done.len() > ORDERS_DONE_MAX {
-                    ordered.done.pop_first();
+                if ordered.done.len() == ORDERS_DONE_MAX {
+                    ordered.done.pop_front();
                 }
+                ordered.done.push_back(by);
             }
             news
         })
@@ -438,12 +443,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_comes_late_by_the_registry_is_not_done() {
+        let drain = Drain::new();
+        assert!(serves(&drain, 101, By::Control));
+        assert!(!drains(&drain, 100, By::Registry), "all would be closed");
+        assert_eq!(drain.reason(), None);
+        assert!(!serves(&drain, 101, By::Registry));
+        assert!(drains(&drain, 102, By::Registry));
+    }
+
+    #[tokio::test]
     async fn the_last_word_is_the_registrys() {
         let drain = Drain::new();
         assert!(serves(&drain, 101, By::Control));
         assert!(!drains(&drain, 100, By::Control), "it comes late");
-        assert!(drains(&drain, 100, By::Registry), "it was never done");
-        assert!(serves(&drain, 101, By::Registry));
+        assert!(!serves(&drain, 101, By::Registry), "it was done");
         assert_eq!(drain.reason(), None);
         // Behind a failover: control may tell the old ones late.
         assert!(!drains(&drain, 90, By::Control));

@@ -21,8 +21,8 @@ use runtime::{
     resolve::keep_resolved,
 };
 use tokio::{
-    sync::Notify,
-    time::{Instant, sleep},
+    sync::{Notify, watch},
+    time::{Instant, sleep, timeout},
 };
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
@@ -41,6 +41,10 @@ pub(crate) struct Origins {
     avoided: Mutex<BTreeMap<OriginName, Instant>>,
     /// An origin was out of reach, or none was known.
     failed: Notify,
+    /// The registry is to be asked before its time.
+    wanted: Notify,
+    /// It was asked.
+    asked: watch::Sender<()>,
 }
 
 /// What each source said last.
@@ -74,7 +78,7 @@ struct Destination {
     relay_address: String,
 }
 
-/// How often the registry is asked while no origin is known.
+/// How often the registry is asked while no origin is known, and at most where one that was not known is wanted.
 const EAGER_PERIOD: Duration = Duration::from_millis(200);
 /// How long an origin that was out of reach comes last.
 const AVOID: Duration = Duration::from_secs(5);
@@ -94,25 +98,39 @@ impl Origins {
             pools: Mutex::default(),
             avoided: Mutex::default(),
             failed: Notify::new(),
+            wanted: Notify::new(),
+            asked: watch::Sender::default(),
         };
         this.learn(|_nothing| {});
         this
     }
 
     /// Asks the registry once.
-    pub(crate) async fn refresh(&self, registry: &Registry) -> Result<(), RegistryError> {
+    async fn refresh(&self, registry: &Registry) -> Result<(), RegistryError> {
         let answer = registry.origins().await;
-        match answer {
-            Ok(announced) => {
-                self.announced(announced);
-                Ok(())
-            }
-            Err(error) => {
-                self.learn(|sources| sources.told = false);
-                self.failed.notify_one();
-                Err(error)
-            }
+        let refreshed = answer.map(|announced| self.announced(announced));
+        if refreshed.is_err() {
+            self.learn(|sources| sources.told = false);
+            self.failed.notify_one();
         }
+        self.asked.send_replace(());
+        refreshed
+    }
+
+    /// Until [`poll`] has asked the registry, soon and once for all who want it.
+    pub(crate) async fn refreshed(&self) {
+        let mut asked = self.asked.subscribe();
+        self.wanted.notify_one();
+        // The sender is here.
+        asked.changed().await.ok();
+    }
+
+    /// Until the registry is to be asked again.
+    async fn due(&self, period: Duration) {
+        let soonest = period.min(EAGER_PERIOD);
+        sleep(soonest).await;
+        let wanted = self.wanted.notified();
+        timeout(period.saturating_sub(soonest), wanted).await.ok();
     }
 
     /// Origins that may take a stream, best first: those to avoid come last.
@@ -281,10 +299,10 @@ pub(crate) async fn poll(context: Arc<Context>) {
         let period = context.config.relay.origins_poll_period;
         if context.origins.any_known() {
             context.readiness.met(READY);
-            sleep(period).await;
+            context.origins.due(period).await;
         } else {
             context.readiness.unmet(READY, "no origin is known");
-            sleep(period.min(EAGER_PERIOD)).await;
+            context.origins.due(period.min(EAGER_PERIOD)).await;
         }
     }
 }
@@ -327,6 +345,7 @@ fn unnamed(address: SocketAddr) -> Option<Origin> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
     use runtime::grpc::in_process;
 
     use super::*;
@@ -421,6 +440,29 @@ mod tests {
         tokio::time::advance(AVOID + Duration::from_millis(1)).await;
         assert_eq!(origins.ranked(stream(), None)[0], best);
         assert_eq!(origins.ranked(stream(), Some(&best.name))[2], best);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wants_an_origin_that_is_not_known_asks_once_for_all_and_not_all_the_time() {
+        const PERIOD: Duration = Duration::from_secs(60);
+        let origins = origins(Vec::new());
+        let registry = Registry::Memory(registry::MemoryRegistry::new());
+        let polls = async {
+            for _ in 0..5 {
+                origins.due(PERIOD).await;
+                origins.refresh(&registry).await.unwrap();
+            }
+        };
+        let wants = async {
+            for _ in 0..5 {
+                join_all((0..100).map(|_| origins.refreshed())).await;
+            }
+        };
+        let began = Instant::now();
+        let both = async { tokio::join!(polls, wants) };
+        timeout(PERIOD, both).await.expect("one poll for a hundred");
+        let took = began.elapsed();
+        assert!(took >= EAGER_PERIOD * 5, "{took:?}");
     }
 
     fn ranked(origins: &Origins) -> Vec<String> {

@@ -166,7 +166,8 @@ struct Session {
     next_sequence: u64,
     /// How many more frames it had is not known.
     broken_off: bool,
-    /// Begins behind what readers had of an earlier stretch of it: a decoder may not be able to start there.
+    /// Begins inside of the session, of which an earlier stretch is here or at an origin before: a decoder may not be able to
+    /// start there.
     resumed: bool,
     random_access: RandomAccess,
 }
@@ -216,7 +217,7 @@ impl Log {
             first_sequence: begins_at,
             next_sequence: begins_at,
             broken_off: false,
-            resumed: first_sequence < had,
+            resumed: begins_at > 0,
             random_access: RandomAccess::new(self.limits.age_max),
         });
         self.sessions_begun = self.sessions_begun.saturating_add(1);

@@ -198,7 +198,7 @@ impl Follower {
             tokio::spawn(following.run());
             return None;
         }
-        Some(if whereabouts.live {
+        Some(if whereabouts.told.may_be_owned() {
             Progress::NotThere
         } else {
             Progress::NotLive

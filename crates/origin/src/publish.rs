@@ -111,6 +111,7 @@ struct Session {
     publication: Publication,
     dismissed: oneshot::Receiver<Dismissal>,
     leave: watch::Receiver<Option<OriginName>>,
+    switched: watch::Receiver<()>,
     assembler: Assembler,
     /// When the grant ends the session.
     until: Option<tokio::time::Instant>,
@@ -143,6 +144,7 @@ impl Session {
                     publication,
                     dismissed,
                     leave,
+                    switched,
                 },
             token,
             until,
@@ -164,6 +166,7 @@ impl Session {
             publication,
             dismissed,
             leave,
+            switched,
             assembler: Assembler::new(Parts::Omitted),
             until,
             progress,
@@ -246,6 +249,10 @@ impl Session {
                     if let Some(origin) = to {
                         self.say_goodbye("elsewhere", origin.to_string()).await;
                     }
+                }
+                // One that is silent is told too.
+                Ok(()) = self.switched.changed() => {
+                    self.progress.on_air = self.publication.progress().on_air;
                 }
                 _ = ack_tick.tick(), if self.acknowledged != self.progress => {
                     self.acknowledge();

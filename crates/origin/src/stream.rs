@@ -59,6 +59,8 @@ pub(crate) struct Stream {
     state: Mutex<State>,
     /// Says that there is something new to read.
     changed: watch::Sender<()>,
+    /// Says that another input came on air.
+    switched: watch::Sender<()>,
     streams: Streams,
     /// Other origins that follow this one.
     followers: Arc<Semaphore>,
@@ -157,6 +159,8 @@ pub(crate) struct Attached {
     pub(crate) dismissed: oneshot::Receiver<Dismissal>,
     /// Another origin, where it is to go on.
     pub(crate) leave: watch::Receiver<Option<OriginName>>,
+    /// Changes with the input that is on air.
+    pub(crate) switched: watch::Receiver<()>,
 }
 
 /// How long a stream waits for a publisher.
@@ -208,6 +212,7 @@ impl Stream {
                 end: None,
             }),
             changed: watch::Sender::new(()),
+            switched: watch::Sender::new(()),
             followers: Arc::new(Semaphore::new(streams.followers_per_stream_max())),
             streams,
         }
@@ -259,6 +264,7 @@ impl Stream {
             publication,
             dismissed,
             leave,
+            switched: self.switched.subscribe(),
         })
     }
 

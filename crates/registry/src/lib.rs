@@ -61,6 +61,14 @@ impl Registry {
         }
     }
 
+    /// Whether streams are spread over servers, of which one may answer while another one does not.
+    pub fn is_spread(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(redis) => redis.is_cluster(),
+        }
+    }
+
     /// Asks for the right to publish. Idempotent per session: a retry after a timeout gets the same answer.
     pub async fn claim(&self, claim: &Claim) -> Result<ClaimOutcome, RegistryError> {
         match self {

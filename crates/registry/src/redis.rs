@@ -273,6 +273,10 @@ impl RedisRegistry {
         }
     }
 
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.connection.is_cluster()
+    }
+
     pub(crate) async fn owners(
         &self,
         streams: &[(StreamId, Slot)],

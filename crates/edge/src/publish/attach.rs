@@ -225,18 +225,10 @@ impl Publication {
             return Ok(candidates);
         }
         // One may have announced itself since the last poll: in a rollout as those leave that were asked.
-        self.context
-            .origins
-            .refresh(&self.context.registry)
-            .await
-            .map_err(|error| {
-                warn!(
-                    error = chain(&error),
-                    "no origin is known and the registry does not tell any"
-                );
-                Refusal::not_available("no_origin")
-            })?;
-        Ok(ranked())
+        tokio::select! {
+            () = self.context.origins.refreshed() => Ok(ranked()),
+            refusal = self.over() => Err(refusal),
+        }
     }
 
     /// The origin fences the publisher that was replaced; on this edge it can be told at once. Only here both are known.
@@ -255,6 +247,7 @@ impl Publication {
             edge: edge.to_string(),
             reason: End::Fenced.reason().to_owned(),
             successor_session_id: self.session.to_string(),
+            slot: Some(granted.slot.number().into()),
             ..SessionEvent::default()
         };
         let reports = &self.context.reports;

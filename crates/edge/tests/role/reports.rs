@@ -71,8 +71,8 @@ async fn a_takeover_names_both_sessions() {
         (one.clone(), other)
     );
     assert_eq!(
-        (report.stream.as_str(), report.reason.as_str()),
-        ("slot", "fenced")
+        (report.stream.as_str(), report.reason.as_str(), report.slot),
+        ("slot", "fenced", Some(0))
     );
     let ended = || control.reports(EventType::SessionEnded);
     until("the end", || ended().len() == 1).await;

@@ -1,10 +1,12 @@
 //! Who owns a stream, as the registry has it.
 //!
-//! All who ask at a time are asked for in one question, one question after the other: a dead or frozen owner of thousands of
-//! streams costs the registry no more than one that owns a few.
+//! All who ask at a time are asked for in one round, one round after the other: a dead or frozen owner of thousands of streams
+//! costs the registry no more than one that owns a few. A round is a few questions beside each other, each with an answer of its
+//! own: where the registry is many servers, one that is down says nothing of the others' streams.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, iter, sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::join_all};
 use parking_lot::Mutex;
 use registry::{Origin, OriginName, Owner, Registry, RegistryError, Slot, StreamId};
 use tokio::{
@@ -27,12 +29,23 @@ pub(super) struct Directory {
 }
 
 /// Who may have a stream's log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Whereabouts {
     /// Other origins to ask.
     pub(super) candidates: Vec<Origin>,
-    /// Whether somebody owns the stream.
-    pub(super) live: bool,
+    pub(super) told: Told,
+}
+
+/// What the registry says of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It was not asked: too many others are asked about.
+    Busy,
+    Nobody,
+    /// Somebody owns it.
+    Owned,
+    /// It does not answer.
+    Unavailable,
 }
 
 /// Who owns a stream?
@@ -54,9 +67,11 @@ struct Asker {
     announced_asked: Option<Instant>,
 }
 
-/// Streams that are asked about in one go, and how many more wait for the next one.
+/// Streams that are asked about in one round, and how many more wait for the next one.
 const ASKED_MAX: usize = 256;
-/// Between two questions, for each stream of the first: the registry is asked about 10 000 streams a second at most.
+/// Of those, in one question to a registry that is one server: two places each, which it takes in one pipeline.
+const ASKED_TOGETHER: usize = 128;
+/// Between two rounds, for each stream of the first: the registry is asked about 10 000 streams a second at most.
 const PAUSE_PER_STREAM: Duration = Duration::from_micros(100);
 /// How long one more waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(1);
@@ -100,7 +115,7 @@ impl Directory {
         if timeout(TURN_WAIT, asked).await.is_err() {
             // A registry that is asked much is not one that does not answer.
             self.count("busy");
-            return Whereabouts::not_there();
+            return Whereabouts::nowhere(Told::Busy);
         }
         let Ok(Some(mut owners)) = told.await else {
             self.count("unavailable");
@@ -108,21 +123,21 @@ impl Directory {
         };
         if owners.is_empty() {
             self.count("nobody");
-            return Whereabouts::default();
+            return Whereabouts::nowhere(Told::Nobody);
         }
         // Both are at one origin, save for a moment after it has died.
         owners.dedup();
         owners.retain(|origin| *origin != self.config.name);
         if owners.is_empty() {
             self.count("here");
-            return Whereabouts::not_there();
+            return Whereabouts::nowhere(Told::Owned);
         }
         self.count("elsewhere");
         let announced = self.announced.lock();
         let known = |origin| announced.get(origin).cloned();
         Whereabouts {
             candidates: owners.iter().filter_map(known).collect(),
-            live: true,
+            told: Told::Owned,
         }
     }
 
@@ -133,7 +148,7 @@ impl Directory {
             .filter(|origin| origin.name != self.config.name);
         Whereabouts {
             candidates: others.take(CANDIDATES_MAX).cloned().collect(),
-            live: false,
+            told: Told::Unavailable,
         }
     }
 
@@ -147,24 +162,22 @@ impl Asker {
     /// For as long as there is a directory.
     async fn run(mut self) {
         let mut asked = Vec::new();
+        let (registry, wait) = (self.registry.clone(), self.wait);
+        let together = if registry.is_spread() {
+            1
+        } else {
+            ASKED_TOGETHER
+        };
         while self.questions.recv_many(&mut asked, ASKED_MAX).await > 0 {
             let streams = u32::try_from(asked.len()).unwrap_or(u32::MAX);
-            let places: Vec<_> = asked
-                .iter()
-                .flat_map(|question| Slot::ALL.map(|slot| (question.id, slot)))
-                .collect();
-            let registry = self.registry.clone();
             // At once: whoever asks waits for one answer alone.
-            let (owners, ()) = tokio::join!(
-                told(self.wait, registry.owners(&places)),
-                self.learn_announced(),
-            );
-            let owners = owners.unwrap_or_default();
-            let mut each = owners.chunks(Slot::ALL.len());
-            for question in asked.drain(..) {
-                // Who does not wait any more does not mind.
-                question.answer.send(each.next().map(origins)).ok();
-            }
+            let announced = self.learn_announced().shared();
+            let mut asked = asked.drain(..);
+            let questions = iter::from_fn(|| {
+                let questions: Vec<_> = asked.by_ref().take(together).collect();
+                (!questions.is_empty()).then_some(questions)
+            });
+            join_all(questions.map(|asked| ask(&registry, wait, asked, announced.clone()))).await;
             sleep(PAUSE_PER_STREAM.saturating_mul(streams)).await;
         }
     }
@@ -186,6 +199,26 @@ impl Asker {
     }
 }
 
+/// One question for all of these, answered once it is also known who is announced.
+async fn ask(
+    registry: &Registry,
+    wait: Duration,
+    asked: Vec<Question>,
+    announced: impl Future<Output = ()>,
+) {
+    let places: Vec<_> = asked
+        .iter()
+        .flat_map(|question| Slot::ALL.map(|slot| (question.id, slot)))
+        .collect();
+    let (owners, ()) = tokio::join!(told(wait, registry.owners(&places)), announced);
+    let owners = owners.unwrap_or_default();
+    let mut each = owners.chunks(Slot::ALL.len());
+    for question in asked {
+        // Who does not wait any more does not mind.
+        question.answer.send(each.next().map(origins)).ok();
+    }
+}
+
 /// The registry's answer, where it comes in time.
 async fn told<T>(
     wait: Duration,
@@ -203,18 +236,33 @@ fn origins(owners: &[Owner]) -> Vec<OriginName> {
 }
 
 impl Whereabouts {
-    /// Somebody may own the stream, and it can be followed nowhere yet.
-    fn not_there() -> Self {
+    /// The stream can be followed nowhere, or nowhere yet.
+    fn nowhere(told: Told) -> Self {
         Self {
             candidates: Vec::new(),
-            live: true,
+            told,
+        }
+    }
+}
+
+impl Told {
+    pub(super) fn is_answer(self) -> bool {
+        match self {
+            Self::Busy | Self::Unavailable => false,
+            Self::Nobody | Self::Owned => true,
+        }
+    }
+
+    pub(super) fn may_be_owned(self) -> bool {
+        match self {
+            Self::Busy | Self::Owned => true,
+            Self::Nobody | Self::Unavailable => false,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::future::join_all;
     use registry::MemoryRegistry;
     use runtime::{budget::Budget, metrics::Metrics};
 
@@ -236,11 +284,12 @@ mod tests {
         let (directory, asker) = directory();
         let turns = directory.questions.reserve_many(ASKED_MAX).await.unwrap();
         let whereabouts = directory.whereabouts(stream_id("main")).await;
-        assert!(whereabouts.live && whereabouts.candidates.is_empty());
+        assert_eq!(whereabouts.told, Told::Busy);
+        assert!(whereabouts.candidates.is_empty());
         drop(turns);
         tokio::spawn(asker.run());
         let whereabouts = directory.whereabouts(stream_id("main")).await;
-        assert!(!whereabouts.live, "it was asked, and nobody publishes it");
+        assert_eq!(whereabouts.told, Told::Nobody, "it was asked");
         let asked = OpenLabels { outcome: "nobody" };
         assert_eq!(
             directory.metrics.owner_lookups.get_or_create(&asked).get(),
@@ -257,7 +306,7 @@ mod tests {
         let ids = (0..STREAMS).map(|number| stream_id(&number.to_string()));
         let asks = ids.map(|id| directory.whereabouts(id));
         let told = join_all(asks).await;
-        assert!(told.iter().all(|told| !told.live), "nobody publishes them");
+        assert!(told.iter().all(|of| of.told == Told::Nobody));
         let took = began.elapsed();
         println!("{STREAMS} streams: {took:?}");
         // Behind the last question nobody waits.

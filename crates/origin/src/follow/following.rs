@@ -16,7 +16,8 @@ use tonic::Status;
 use tracing::info;
 
 use super::{
-    Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX, directory::Whereabouts,
+    Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX,
+    directory::{Told, Whereabouts},
     upstream::Upstream,
 };
 use crate::{
@@ -77,8 +78,8 @@ enum Step {
 
 /// What other origins were found to have.
 enum Tried {
-    Nothing,
     Follows,
+    Nothing(Told),
     Over(Over),
 }
 
@@ -88,6 +89,8 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
 /// How soon it is asked again who owns a stream whose owner is silent.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is asked who owns a stream before its end is believed, while others take the turns.
+const TURNS_MAX: usize = 5;
 
 impl Following {
     /// Takes in what one of these origins has of a stream, and lets readers find it. `None`: there is nothing.
@@ -157,7 +160,6 @@ impl Following {
         let mut heard = Instant::now();
         let mut look = pin!(sleep(LOOK_PERIOD));
         let shutdown = self.follower.shared.shutdown.clone();
-        let silence = self.follower.shared.config.timing.follow_silence;
         loop {
             let step = tokio::select! {
                 response = self.upstream.next() => {
@@ -167,23 +169,7 @@ impl Following {
                 () = self.feed.superseded() => Step::Over(Over::Released),
                 () = shutdown.draining() => Step::Over(self.moved()),
                 () = &mut look => {
-                    let step = if self.is_unread() {
-                        Step::Over(Over::Released)
-                    } else if heard.elapsed() < silence {
-                        Step::On
-                    } else {
-                        // A frozen owner says nothing, least of all that another one has the stream.
-                        match self.moves_on().await {
-                            Tried::Follows => {
-                                self.found_again(heard);
-                                heard = Instant::now();
-                                Step::On
-                            }
-                            Tried::Nothing => Step::On,
-                            Tried::Over(over) => Step::Over(over),
-                        }
-                    };
-                    let pause = look_pause(heard.elapsed(), silence);
+                    let (step, pause) = self.look(&mut heard).await;
                     look.as_mut().reset(Instant::now() + pause);
                     step
                 }
@@ -192,7 +178,7 @@ impl Following {
                 Step::On | Step::CaughtUp => {}
                 Step::Ended(reason) => {
                     // One that lost the stream without knowing it ends it too, once its publisher has been away.
-                    if !matches!(self.moves_on().await, Tried::Follows) {
+                    if !matches!(self.moves_on_in_turn().await, Tried::Follows) {
                         return Ok(ended(&reason));
                     }
                     self.found_again(heard);
@@ -202,6 +188,32 @@ impl Following {
                 Step::Over(over) => return Ok(over),
             }
         }
+    }
+
+    /// Whether anybody reads, and, where the owner is silent, whether another one has the stream; and how soon to look again.
+    async fn look(&mut self, heard: &mut Instant) -> (Step, Duration) {
+        let silence = self.follower.shared.config.timing.follow_silence;
+        let mut answered = true;
+        let step = if self.is_unread() {
+            Step::Over(Over::Released)
+        } else if heard.elapsed() < silence {
+            Step::On
+        } else {
+            // A frozen owner says nothing, least of all that another one has the stream.
+            match self.moves_on().await {
+                Tried::Follows => {
+                    self.found_again(*heard);
+                    *heard = Instant::now();
+                    Step::On
+                }
+                Tried::Nothing(told) => {
+                    answered = told.is_answer();
+                    Step::On
+                }
+                Tried::Over(over) => Step::Over(over),
+            }
+        };
+        (step, look_pause(heard.elapsed(), silence, answered))
     }
 
     fn take(&mut self, response: Result<Response, Status>) -> Step {
@@ -272,19 +284,33 @@ impl Following {
     async fn moves_on(&mut self) -> Tried {
         let shared = Arc::clone(&self.follower.shared);
         let Some(elsewhere) = &shared.elsewhere else {
-            return Tried::Nothing;
+            return Tried::Nothing(Told::Nobody);
         };
         let Whereabouts {
             mut candidates,
-            live,
+            told,
         } = elsewhere.directory.whereabouts(self.id).await;
         candidates.retain(|origin| origin.name != self.upstream.origin);
         let seen = self.feed.stream().tokens();
         match self.open(elsewhere, &candidates).await {
             // Where the registry does not say so, a higher token does.
-            Some(upstream) if live || upstream.is_above(&seen) => self.go_on(upstream),
-            Some(_) | None => Tried::Nothing,
+            Some(upstream) if told.may_be_owned() || upstream.is_above(&seen) => {
+                self.go_on(upstream)
+            }
+            Some(_) | None => Tried::Nothing(told),
         }
+    }
+
+    /// As [`moves_on`](Self::moves_on), asked again where the registry was not asked.
+    async fn moves_on_in_turn(&mut self) -> Tried {
+        let mut tried = self.moves_on().await;
+        for _ in 1..TURNS_MAX {
+            if !matches!(tried, Tried::Nothing(Told::Busy)) {
+                break;
+            }
+            tried = self.moves_on().await;
+        }
+        tried
     }
 
     /// Another owner, in time or not at all. One that breaks off before a frame came is another try, not a find.
@@ -321,7 +347,7 @@ impl Following {
                     return Ok(());
                 }
                 Some(Tried::Over(over)) => return Err(over),
-                Some(Tried::Nothing) | None => {}
+                Some(Tried::Nothing(_)) | None => {}
             }
         }
     }
@@ -387,11 +413,12 @@ impl Following {
 }
 
 /// Until the next look at an owner that has been silent for so long. Soon, where its publisher is on the way to another
-/// one; not as soon, where it has been away for long.
-fn look_pause(silent: Duration, silence: Duration) -> Duration {
+/// one; not as soon, where it has been away for long, or where the registry did not answer: then a look asks several origins.
+fn look_pause(silent: Duration, silence: Duration, answered: bool) -> Duration {
     match silence.checked_sub(silent) {
         Some(rest) if !rest.is_zero() => rest.min(LOOK_PERIOD),
-        Some(_) | None => (silent / 20).min(silence / 2).max(ASK_PAUSE),
+        Some(_) | None if answered => (silent / 20).min(silence / 2).max(ASK_PAUSE),
+        Some(_) | None => (silence / 2).max(ASK_PAUSE),
     }
 }
 
@@ -407,7 +434,7 @@ mod tests {
     #[test]
     fn a_silent_owner_is_looked_at_as_soon_as_it_is_one_and_rarely_for_long() {
         let silence = Duration::from_secs(1);
-        let pause = |silent_ms| look_pause(Duration::from_millis(silent_ms), silence);
+        let pause = |silent_ms| look_pause(Duration::from_millis(silent_ms), silence, true);
         assert_eq!(pause(0), LOOK_PERIOD);
         assert_eq!(pause(900), Duration::from_millis(100));
         // An edge leaves a frozen origin after two seconds.
@@ -418,6 +445,9 @@ mod tests {
         println!("after {looks:?} ms");
         assert!(looks.windows(2).all(|pair| pair[1] - pair[0] <= 150));
         assert_eq!(pause(60_000), silence / 2);
-        assert_eq!(look_pause(silence, Duration::ZERO), ASK_PAUSE);
+        assert_eq!(look_pause(silence, Duration::ZERO, true), ASK_PAUSE);
+        // Each look asks several origins while the registry does not answer.
+        assert_eq!(look_pause(silence, silence, false), silence / 2);
+        assert_eq!(look_pause(silence / 2, silence, false), LOOK_PERIOD);
     }
 }

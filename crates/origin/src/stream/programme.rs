@@ -25,8 +25,10 @@ pub(super) struct Standby {
     share: Share,
 }
 
-/// How long whoever is on air at an origin that both leave may be silent before the other one comes on air there.
-const HELD_FOR: Duration = Duration::from_secs(2);
+/// How long whoever is on air at an origin that both leave may be silent before the other one comes on air there: longer than
+/// an edge with thousands of sessions, which move in turns, takes to move the other one too. Readers that had it here in
+/// between would get some of its frames again at the next origin, where the one on air has gone on.
+const HELD_FOR: Duration = Duration::from_secs(10);
 
 /// Longest pause of the programme that a cut keeps in the timestamps: players take a longer one for a fault.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -54,6 +56,7 @@ impl Stream {
         let switches = &self.streams.metrics().switches;
         switches.get_or_create(&SwitchLabels { reason }).inc();
         self.changed.send_replace(());
+        self.switched.send_replace(());
         if begins {
             self.streams.announce_opened();
         }

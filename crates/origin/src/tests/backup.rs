@@ -293,7 +293,7 @@ async fn a_primary_that_leaves_frames_out_is_left_and_one_that_flaps_once_per_cl
 /// Whom both edges ask to leave, and nobody else takes.
 #[tokio::test]
 async fn the_backup_comes_on_air_at_an_origin_that_drains_once_the_primary_is_silent_there() {
-    let held_for = Duration::from_secs(2);
+    let held_for = Duration::from_secs(10);
     let origin = start(quick()).await;
     let (mut primary, mut backup, mut player, mut seen) = both(&origin).await;
     origin.shutdown.drain();
@@ -338,6 +338,24 @@ async fn a_publisher_learns_whether_it_is_on_air() {
         }
     };
     assert!(offset_ms < 0, "its timestamps begin at 7000");
+}
+
+#[tokio::test]
+async fn a_publisher_that_is_silent_learns_that_it_is_left() {
+    let origin = start(quick()).await;
+    let (mut primary, mut backup, mut player, mut seen) = both(&origin).await;
+    until(&mut [&mut backup], seen.on_air(&mut player, "b1")).await;
+    loop {
+        match next_answer(&mut primary.publisher.answers).await.unwrap() {
+            Some(publish_response::Response::Ack(ack)) if ack.standby => {
+                assert_eq!(ack.timeline_offset_ms, None);
+                assert_eq!(ack.next_sequence, primary.publisher.next_sequence);
+                break;
+            }
+            Some(publish_response::Response::Ack(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -84,6 +84,13 @@ impl Connection {
         self.timeout
     }
 
+    pub(super) fn is_cluster(&self) -> bool {
+        match self.servers {
+            Servers::Cluster(_) => true,
+            Servers::One(_) => false,
+        }
+    }
+
     /// As [`run`](Self::run) for one command that waits, which is no figure of how fast Redis is.
     pub(super) async fn wait_for(&self, command: &Cmd) -> Result<Value, RegistryError> {
         let (deadline, mut replies) = (Instant::now() + self.timeout, [None]);
@@ -159,7 +166,8 @@ impl Connection {
 
     /// A claim with this command was granted: whether a replica has it is looked at later.
     pub(super) async fn count_claim(&self, claim: &Cmd) {
-        if let Ok((_, node)) = self.servers.find(&To::Owner, claim, Instant::now()).await {
+        let (to, slot) = (To::Owner, slot(claim));
+        if let Ok((_, node)) = self.servers.find(&to, slot, Instant::now()).await {
             node.count_claim();
         }
     }
@@ -210,11 +218,14 @@ impl Connection {
     ) -> Vec<(Batch, Result<Vec<Value>, CommandError>)> {
         let mut outcomes = Vec::new();
         let mut batches = BTreeMap::<_, (Node, Batch)>::new();
+        // What has no key is asked of somebody who is asked something else: nobody more has to answer.
+        let beside = commands.iter().find_map(|command| slot(command));
         for (at, to) in open {
             let Some(command) = commands.get(at) else {
                 continue;
             };
-            match self.servers.find(&to, command, deadline).await {
+            let slot = slot(command).or(beside);
+            match self.servers.find(&to, slot, deadline).await {
                 Ok((address, node)) => {
                     let (_, batch) = batches
                         .entry(address)
@@ -393,7 +404,7 @@ impl Servers {
     async fn find(
         &self,
         to: &To,
-        command: &Cmd,
+        slot: Option<u16>,
         deadline: Instant,
     ) -> Result<(Option<Address>, Node), CommandError> {
         match (self, to) {
@@ -402,7 +413,7 @@ impl Servers {
                 Ok((Some(address.clone()), cluster.member(address)))
             }
             (Self::Cluster(cluster), To::Owner) => {
-                let (address, node) = cluster.owner(slot(command), deadline).await?;
+                let (address, node) = cluster.owner(slot, deadline).await?;
                 Ok((Some(address), node))
             }
         }

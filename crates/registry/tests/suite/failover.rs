@@ -129,12 +129,25 @@ async fn one_frozen_node_keeps_no_other_node_from_renewing() {
     };
     let all = retried(|| async { registry.renew(&renewals).await }).await;
     assert_eq!(renewed(&all), (48, 0));
+    let places: Vec<_> = renewals.iter().map(|of| (of.stream, of.slot)).collect();
+    let origin = form.observed("origin", |_event| {});
+    retried(|| async { origin.owners(&places).await }).await;
     form.servers[0].signal("STOP");
+    // And from telling who owns a stream.
+    let mut asked = JoinSet::new();
+    for place in places {
+        let origin = origin.clone();
+        asked.spawn(async move { origin.owners(&[place]).await });
+    }
     let some = registry.renew(&renewals).await.unwrap();
     let (held, unknown) = renewed(&some);
     println!("one of three nodes frozen: {held} of 48 leases renewed, {unknown} unknown");
     assert_eq!(held + unknown, 48, "{some:?}");
     assert!(held > 0 && unknown > 0, "{some:?}");
+    let told = asked.join_all().await;
+    let told = told.iter().filter(|owners| owners.is_ok()).count();
+    println!("{told} of 48 asked about, each alone, are told of");
+    assert!(told > 0);
     form.thaws(0).await;
     let mut outcomes = Vec::new();
     while renewed(&outcomes).1 > 0 || outcomes.is_empty() {

@@ -151,3 +151,24 @@ fn a_session_that_one_owner_did_not_know_goes_on_at_the_next() {
     assert_eq!(take(&mut log, 10, vec![keyframe(120), inter(160)]), 1);
     assert_eq!(read_all(&log, &mut reader), ["b1:11"]);
 }
+
+#[test]
+fn a_live_reader_waits_for_a_keyframe_wherever_a_stretch_begins_inside_of_a_session() {
+    let mut log = told();
+    let mut live = log.reader(Class::Live, Start::Oldest);
+    read_all(&log, &mut live);
+    // The next owner followed the first one too, and tells where it goes on itself; then it dies, and another one does that.
+    for (attempt, next) in [(1, 4), (2, 5)] {
+        let token = Token { attempt, ..TOKEN };
+        assert!(log.follow_session("s1", token, next));
+        assert_eq!(take(&mut log, next, vec![inter(160)]), 1);
+        assert!(read_all(&log, &mut live).is_empty(), "no decoder goes on");
+        assert!(log.follow_session("b1", BACKUP, 11));
+    }
+    assert!(log.follow_session("s1", TOKEN, 6));
+    append(&mut log, keyframe(240));
+    assert_eq!(
+        read_all(&log, &mut live),
+        ["gap s1 4..5", "gap s1 5..6", "header s1 []", "s1:6"]
+    );
+}
