@@ -191,7 +191,7 @@ async fn what_a_newer_version_wrote_is_not_delivered_and_holds_nothing_up(mut fi
     let position = control.write_newer_event().await;
     control.start_sessions(1..2).await;
     until("what is known is delivered", async || {
-        taken.lock().len() >= 2 && control.webhook(&id).await.pending == 0
+        control.webhook(&id).await.pending == 0 && taken.lock().len() >= 2
     })
     .await;
     // As a newer version leaves it: given up, to be listed and replayed.
