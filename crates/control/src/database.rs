@@ -31,8 +31,8 @@ use runtime::{
     reload::{FileError, Files, RELOAD_PERIOD},
 };
 use sqlx::{
-    Any, AnyConnection, AnyPool, ConnectOptions as _, Connection as _, SqlSafeStr as _,
-    Transaction,
+    Any, AnyConnection, AnyPool, AssertSqlSafe, ConnectOptions as _, Connection as _,
+    SqlSafeStr as _, Transaction,
     any::AnyConnectOptions,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
@@ -78,6 +78,9 @@ pub(crate) struct Database {
 /// The database could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
+    /// No connection to begin with.
+    #[error("the database cannot be reached, or lets nobody in")]
+    Connect(#[source] sqlx::Error),
     /// The schema is not what this version needs, and could not be made so.
     #[error("the database cannot be migrated")]
     Migration(#[from] MigrateError),
@@ -101,7 +104,7 @@ pub enum DatabaseError {
     /// A password file, and a URL that has no place for a password.
     #[error("the database's URL has no host, so it takes no password")]
     PasswordWithoutHost,
-    /// No connection, or an error of the database.
+    /// A connection was lost, or an error of the database.
     #[error("the database cannot be reached or refused a statement")]
     Sql(#[from] sqlx::Error),
     /// No answer within [`OPERATION_TIMEOUT`].
@@ -112,6 +115,14 @@ pub enum DatabaseError {
 impl Database {
     /// Connects and migrates, or fails soon. Several processes may do so at the same time on PostgreSQL.
     pub(crate) async fn open(config: &DatabaseConfig) -> Result<Self, DatabaseError> {
+        Self::open_within(config, MIGRATION_LOCK_TIMEOUT).await
+    }
+
+    /// The same, where a migration waits for each lock at most so long.
+    pub(crate) async fn open_within(
+        config: &DatabaseConfig,
+        lock_timeout: Duration,
+    ) -> Result<Self, DatabaseError> {
         sqlx::any::install_default_drivers();
         let mut rotating = None;
         let options = match config {
@@ -131,8 +142,9 @@ impl Database {
             } => postgres_options(url, None)?,
             DatabaseConfig::Sqlite { path } => sqlite_options(path).await?,
         };
-        migrate(&options).await?;
-        let pool = pool::options(config).connect_with(options).await?;
+        migrate(config, &options, lock_timeout).await?;
+        let pool = pool::options(config).connect_with(options).await;
+        let pool = pool.map_err(DatabaseError::Connect)?;
         let growth = Growth::default();
         let mut background = Vec::new();
         if let Some((file, url)) = rotating {
@@ -190,16 +202,19 @@ impl DatabaseError {
     pub(crate) fn may_pass(&self) -> bool {
         let outermost: &(dyn std::error::Error + 'static) = self;
         let causes = std::iter::successors(Some(outermost), |error| error.source());
+        let connecting = matches!(self, Self::Connect(_));
         matches!(self, Self::Timeout)
             || causes
                 .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
-                .any(may_pass)
+                .any(|error| may_pass(error, connecting))
     }
 }
 
-fn may_pass(error: &sqlx::Error) -> bool {
+fn may_pass(error: &sqlx::Error, connecting: bool) -> bool {
     match error.as_database_error() {
-        Some(refused) => refused.code().is_some_and(|code| refusal_may_pass(&code)),
+        Some(refused) => refused
+            .code()
+            .is_some_and(|code| refusal_may_pass(&code, connecting)),
         None => matches!(
             error,
             sqlx::Error::Io(_)
@@ -212,13 +227,13 @@ fn may_pass(error: &sqlx::Error) -> bool {
 }
 
 /// By PostgreSQL's SQLSTATE, or SQLite's number.
-fn refusal_may_pass(code: &str) -> bool {
+fn refusal_may_pass(code: &str, connecting: bool) -> bool {
     if code.len() == SQLSTATE_LENGTH {
-        // Syntax, or rights: of the schema that a migration makes.
-        return !code.starts_with("42");
+        // Whoever is not let in may be later: roles, databases and their rights come into being.
+        return connecting || PASSING_CLASSES.iter().any(|class| code.starts_with(class));
     }
     let primary = code.parse().map(|code: u32| code & 0xff);
-    primary.is_ok_and(|code| [SQLITE_BUSY, SQLITE_LOCKED].contains(&code))
+    primary.is_ok_and(|code| SQLITE_PASSING.contains(&code))
 }
 
 /// No decision without the database: the one answer to every fault of it. Logs the fault.
@@ -272,10 +287,8 @@ async fn sqlite_options(path: &Path) -> Result<AnyConnectOptions, DatabaseError>
     })?;
     // Write-ahead logging is kept in the file: readers and the one writer do not wait for each other.
     let options = SqliteConnectOptions::new().filename(&path);
-    let connection = options
-        .journal_mode(SqliteJournalMode::Wal)
-        .connect()
-        .await?;
+    let options = options.journal_mode(SqliteJournalMode::Wal);
+    let connection = options.connect().await.map_err(DatabaseError::Connect)?;
     connection.close().await?;
     // sqlx's defaults do the rest: foreign keys on, busy timeout 5 s, synchronous full. (Its own way from a path to a
     // URL does not survive a `%`.)
@@ -306,14 +319,26 @@ fn create_private(path: &Path) -> std::io::Result<PathBuf> {
     std::path::absolute(path)
 }
 
-/// On a connection that nothing limits: a migration of many rows takes its time, and so does a replica that waits for
-/// another one's. (PostgreSQL counts the wait for the migrations' lock as a statement's time.) No pool: one would not say why
-/// there is no connection.
-async fn migrate(options: &AnyConnectOptions) -> Result<(), DatabaseError> {
-    let connecting = timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(options));
-    let mut connection = connecting
+/// On a connection whose statements nothing limits: a migration of many rows takes its time. Only the wait for a lock ends, to
+/// be told and begun anew. No pool: one would not say why there is no connection.
+async fn migrate(
+    config: &DatabaseConfig,
+    options: &AnyConnectOptions,
+    lock_timeout: Duration,
+) -> Result<(), DatabaseError> {
+    let connecting = async {
+        let mut connection = AnyConnection::connect_with(options).await?;
+        if matches!(config, DatabaseConfig::Postgres { .. }) {
+            let limit = format!("SET lock_timeout = {}", lock_timeout.as_millis());
+            let limit = sqlx::raw_sql(AssertSqlSafe(limit));
+            limit.execute(&mut connection).await?;
+        }
+        Ok::<_, sqlx::Error>(connection)
+    };
+    let mut connection = timeout(CONNECT_TIMEOUT, connecting)
         .await
-        .map_err(|_elapsed| DatabaseError::Timeout)??;
+        .map_err(|_elapsed| DatabaseError::Timeout)?
+        .map_err(DatabaseError::Connect)?;
     migrator().run(&mut connection).await?;
     // It may hang: that is for the next one to find out.
     timeout(OPERATION_TIMEOUT, connection.close()).await.ok();
@@ -377,7 +402,99 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// For one operation. An edge waits 2.5 s for a decision.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a migration waits for a lock, that of another one above all: its holder may be gone without the server's knowing.
+const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 const SQLSTATE_LENGTH: usize = 5;
-/// Another process writes for longer than SQLite waits.
-const SQLITE_BUSY: u32 = 5;
-const SQLITE_LOCKED: u32 = 6;
+/// Of SQLSTATE: connection, read-only, conflict, no room, a lock or a shutdown, cancelled, a fault of the system. All others
+/// say that a statement is wrong for this schema, or this user.
+const PASSING_CLASSES: [&str; 7] = ["08", "25", "40", "53", "55", "57", "58"];
+/// BUSY and LOCKED (another process writes for longer than SQLite waits), READONLY, IOERR and FULL.
+const SQLITE_PASSING: [u32; 5] = [5, 6, 8, 10, 13];
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, error::Error};
+
+    use sqlx::error::ErrorKind;
+
+    use super::*;
+
+    /// A database that answers with a code.
+    #[derive(Debug, thiserror::Error)]
+    #[error("refused with {0}")]
+    struct Refusal(&'static str);
+
+    impl sqlx::error::DatabaseError for Refusal {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn what_may_pass_depends_on_the_code_and_on_when_it_came() {
+        let refused = |code| sqlx::Error::Database(Box::new(Refusal(code)));
+        for (code, while_connecting, later) in [
+            ("08006", true, true),
+            ("0A000", true, false),
+            ("22P02", true, false),
+            ("23505", true, false),
+            ("25006", true, true),
+            ("28P01", true, false),
+            ("3D000", true, false),
+            ("40P01", true, true),
+            ("42501", true, false),
+            ("42601", true, false),
+            ("53100", true, true),
+            ("53300", true, true),
+            ("55P03", true, true),
+            ("57014", true, true),
+            ("57P03", true, true),
+            ("58030", true, true),
+            // SQLite's numbers, some of them extended.
+            ("1", false, false),
+            ("5", true, true),
+            ("261", true, true),
+            ("6", true, true),
+            ("8", true, true),
+            ("1032", true, true),
+            ("10", true, true),
+            ("6410", true, true),
+            ("11", false, false),
+            ("13", true, true),
+            ("14", false, false),
+            ("19", false, false),
+        ] {
+            let migration = MigrateError::ExecuteMigration(refused(code), 1);
+            for (error, expected) in [
+                (DatabaseError::Connect(refused(code)), while_connecting),
+                (DatabaseError::Migration(migration), later),
+                (DatabaseError::Sql(refused(code)), later),
+            ] {
+                assert_eq!(error.may_pass(), expected, "{}", chain(&error));
+            }
+        }
+        assert!(DatabaseError::Timeout.may_pass());
+        assert!(!DatabaseError::PasswordWithoutHost.may_pass());
+        assert!(!DatabaseError::Migration(MigrateError::VersionMissing(99)).may_pass());
+    }
+}

@@ -106,17 +106,17 @@ impl EventService for Events {
 }
 
 pub(crate) fn message(entry: &EventEntry) -> Event {
-    let subject = match &entry.subject {
+    let subject = entry.subject.as_ref().map(|subject| match subject {
         Subject::Key(key) => event::Subject::Key(key.clone()),
         Subject::Session(session) => event::Subject::Session((**session).clone()),
-    };
+    });
     Event {
         id: entry.id.clone(),
         r#type: entry.event_type.into(),
         time: Some(timestamp(entry.create_ms)),
         tenant: entry.tenant.clone(),
         cursor: LogCursor(entry.position).encode(),
-        subject: Some(subject),
+        subject,
     }
 }
 

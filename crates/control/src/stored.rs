@@ -1,16 +1,19 @@
 //! What control has in its database, opened at its start. A database that is down, slow, or lets nobody in yet is waited for:
 //! control says so, and tries again. What no waiting can mend ends the start.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, pin::pin, time::Duration};
 
 use runtime::{admin::Readiness, error::chain};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     ControlError,
     config::DatabaseConfig,
     credential_ids::CredentialIds,
-    database::{Database, EventEntry},
+    database::{Database, DatabaseError, EventEntry},
     log_tail::{self, LogFollower, LogTail},
     metrics::ControlMetrics,
     pepper::{PepperFile, Peppers},
@@ -60,7 +63,7 @@ impl Stored {
         metrics: &ControlMetrics,
         readiness: &Readiness,
     ) -> Result<Self, ControlError> {
-        let database = Database::open(database).await?;
+        let database = opened(database, readiness).await?;
         let pepper_file = PepperFile::open(pepper_file, database.clone()).await?;
         let peppers = pepper_file.peppers();
         let credential_ids = CredentialIds::open(&database, &peppers.load()).await?;
@@ -79,6 +82,23 @@ impl Stored {
     }
 }
 
+/// A migration takes as long as it takes, and one waits for another: it is told.
+async fn opened(
+    database: &DatabaseConfig,
+    readiness: &Readiness,
+) -> Result<Database, DatabaseError> {
+    let mut opening = pin!(Database::open(database));
+    if let Ok(opened) = timeout(OPENED_AFTER, &mut opening).await {
+        return opened;
+    }
+    let what = "being opened: a migration is under way, here or at another control";
+    tracing::info!(what, "waiting for the database");
+    readiness.unmet(log_tail::READINESS, what);
+    opening.await
+}
+
+/// For what is not a migration; connections have deadlines below it.
+const OPENED_AFTER: Duration = Duration::from_secs(10);
 /// Between two attempts; doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Short: all that is missing is the database, and nobody is let in meanwhile.

@@ -133,14 +133,24 @@ async fn find(client: &mut Client, named: &str) -> anyhow::Result<Edge> {
 /// How the edge is then. What becomes of it is told as it goes.
 async fn until_empty(client: &mut Client, mut edge: Edge, json: bool) -> anyhow::Result<Edge> {
     let (mut begun, mut told) = (false, None);
-    let (ordered, mut seen) = (Instant::now(), Instant::now());
+    let ordered = Instant::now();
+    let (mut answered, mut seen) = (ordered, ordered);
     loop {
         let edges = match list(client).await {
             Ok(edges) => edges,
-            // As an edge that is missing: the registry, or control, may be back in a moment.
-            Err(status) if status.code() == Code::Unavailable => Vec::new(),
+            // Control, or its registry, may be back in a moment. It says nothing of the edge meanwhile.
+            Err(status) if UNREACHED.contains(&status.code()) => {
+                if answered.elapsed() > UNREACHED_MAX {
+                    let what = "control cannot be reached, or does not reach the registry; the order stands";
+                    return Err(explain(&status).context(what));
+                }
+                sleep(LOOK_PERIOD).await;
+                seen = Instant::now();
+                continue;
+            }
             Err(status) => return Err(explain(&status)),
         };
+        answered = Instant::now();
         let Some(now) = edges.into_iter().find(|now| now.name == edge.name) else {
             if edge.stopping && edge.sessions == 0 {
                 return Ok(edge);
@@ -157,19 +167,20 @@ async fn until_empty(client: &mut Client, mut edge: Edge, json: bool) -> anyhow:
             sleep(LOOK_PERIOD).await;
             continue;
         };
-        seen = Instant::now();
+        seen = answered;
         edge = now;
-        if !begun && ordered.elapsed() > BEGIN_MAX {
-            bail!(
-                "edge {} has not begun to drain; the order stands",
-                edge.name
-            );
-        }
         match edge.phase() {
             EdgePhase::Empty => return Ok(edge),
             EdgePhase::Serving if begun => bail!("edge {} was told to serve again", edge.name),
             EdgePhase::Draining | EdgePhase::Noticed => begun = true,
-            EdgePhase::Serving | EdgePhase::Unspecified => {}
+            EdgePhase::Serving | EdgePhase::Unspecified => {
+                if !begun && ordered.elapsed() > BEGIN_MAX {
+                    bail!(
+                        "edge {} has not begun to drain; the order stands",
+                        edge.name
+                    );
+                }
+            }
         }
         if begun && !json && told != Some(edge.sessions) {
             told = Some(edge.sessions);
@@ -233,6 +244,17 @@ const HEADING: [&str; 8] = [
 
 /// How long an edge may be missing among those announced, each for 15 s.
 const ABSENT_MAX: Duration = Duration::from_secs(20);
+
+/// How control fails that is being replaced, by way of the channel or of a tunnel.
+const UNREACHED: [Code; 4] = [
+    Code::Cancelled,
+    Code::DeadlineExceeded,
+    Code::Unavailable,
+    Code::Unknown,
+];
+
+/// For a control to be replaced where there is one alone.
+const UNREACHED_MAX: Duration = Duration::from_secs(60);
 
 /// For an edge to hear of an order and to say so.
 const BEGIN_MAX: Duration = Duration::from_secs(30);

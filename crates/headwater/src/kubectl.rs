@@ -115,7 +115,10 @@ async fn reach(desk: &Desk, cluster: &str) -> anyhow::Result<ApiChannel> {
     let endpoint = Endpoint::from_shared(format!("https://{}", access.server_name))
         .context("the name of control's Service is not a host name")?
         .connect_timeout(TUNNEL_TIMEOUT)
-        .timeout(REQUEST_TIMEOUT);
+        .timeout(REQUEST_TIMEOUT)
+        // A pod that is gone with its node says nothing, and the API server does not notice.
+        .http2_keep_alive_interval(TUNNEL_TIMEOUT)
+        .keep_alive_timeout(TUNNEL_TIMEOUT);
     let tunnel = access.tunnel;
     let connector = tower::service_fn(move |uri: Uri| through(tunnel.clone(), uri, tls.clone()));
     let channel = endpoint

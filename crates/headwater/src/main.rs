@@ -28,7 +28,7 @@ mod standalone;
 mod tokens;
 mod webhooks;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 
@@ -38,6 +38,9 @@ use crate::cli::{Cli, Command, EdgesRequest};
 const FAILURE: u8 = 1;
 /// The command line or the configuration is wrong (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
+
+/// For threads that still work when all is done.
+const LEFT_BEHIND_MAX: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(kubectl::arguments(std::env::args_os())) {
@@ -55,7 +58,10 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILURE);
         }
     };
-    match runtime.block_on(run(cli.command)) {
+    let ended = runtime.block_on(run(cli.command));
+    // Not for what cannot be ended, such as a resolver that hangs.
+    runtime.shutdown_timeout(LEFT_BEHIND_MAX);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);

@@ -7,8 +7,12 @@ pub(crate) mod origin;
 mod redis_metrics;
 
 use anyhow::Context as _;
-use registry::{RedisRegistry, Registry};
-use runtime::tls::{CertificateFiles, InternalTls, ReloadingCertificate};
+use registry::{RedisCertificate, RedisRegistry, Registry};
+use runtime::{
+    error::chain,
+    metrics::ProcessMetrics,
+    tls::{CertificateFiles, InternalTls, ReloadingCertificate},
+};
 
 use crate::{config::Shared, live::LiveConfiguration, process::Process};
 
@@ -35,6 +39,9 @@ impl Wiring {
             process.log_filter(),
             &shared.process.log_filter,
         );
+        if let Some(shown) = &shared.registry.access.certificate {
+            show_redis_certificate(&process.own_metrics, shown);
+        }
         let observe = redis_metrics::observer(&process.metrics);
         let redis = RedisRegistry::open_observed(&shared.registry, observe)
             .context("registry.redis cannot be used")?;
@@ -44,6 +51,21 @@ impl Wiring {
             process,
             registry: Registry::Redis(redis),
         })
+    }
+}
+
+/// For its end alone: each connection to Redis reads the files by itself. One that is damaged keeps from Redis, not from a start.
+fn show_redis_certificate(metrics: &ProcessMetrics, shown: &RedisCertificate) {
+    let files = CertificateFiles {
+        certificate: shown.certificate.clone(),
+        private_key: shown.private_key.clone(),
+    };
+    match ReloadingCertificate::load(&files) {
+        Ok(certificate) => metrics.certificate("redis", move || certificate.not_after()),
+        Err(error) => tracing::warn!(
+            reason = chain(&error),
+            "the certificate for Redis cannot be used"
+        ),
     }
 }
 
@@ -58,4 +80,32 @@ fn public_certificate(
         .own_metrics
         .certificate("public", move || shown.not_after());
     Ok(certificate)
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::{metrics::Metrics, shutdown::Shutdown};
+
+    use super::*;
+    use crate::bootstrap;
+
+    #[tokio::test]
+    async fn the_end_of_the_certificate_for_redis_is_told() {
+        runtime::tls::install_crypto_provider();
+        let directory = tempfile::tempdir().unwrap();
+        bootstrap::write(directory.path()).unwrap();
+        let shown = |private_key: &str| {
+            let metrics = Metrics::default();
+            let own = ProcessMetrics::register(&metrics, "1.2.3", &Shutdown::default());
+            let certificate = RedisCertificate {
+                certificate: directory.path().join("public.pem"),
+                private_key: directory.path().join(private_key),
+            };
+            show_redis_certificate(&own, &certificate);
+            let line = r#"headwater_certificate_not_after_timestamp_seconds{certificate="redis"}"#;
+            metrics.encode().contains(line)
+        };
+        assert!(shown("public.key"));
+        assert!(!shown("missing.key"));
+    }
 }

@@ -26,7 +26,8 @@ pub(crate) struct EventEntry {
     pub(crate) create_ms: i64,
     pub(crate) tenant: String,
     pub(crate) event_type: EventType,
-    pub(crate) subject: Subject,
+    /// `None`: of a type that a newer version has written. It has its place in the log, and is told to nobody.
+    pub(crate) subject: Option<Subject>,
 }
 
 /// What an event is about.
@@ -195,17 +196,22 @@ impl Logged for EventEntry {
         let Some(position) = row.try_get::<Option<i64>, _>("position")? else {
             return Ok(None);
         };
-        let malformed = || DatabaseError::Malformed { what: "event" };
         let event_type: i32 = number(row.try_get("type")?, "event type")?;
-        let event_type = EventType::try_from(event_type).map_err(|_unknown| malformed())?;
-        let subject: String = row.try_get("subject")?;
+        let event_type = EventType::try_from(event_type).unwrap_or(EventType::Unspecified);
+        let subject = if event_type == EventType::Unspecified {
+            None
+        } else {
+            let subject: String = row.try_get("subject")?;
+            let subject = Subject::decode(event_type, &subject);
+            Some(subject.ok_or(DatabaseError::Malformed { what: "event" })?)
+        };
         Ok(Some(Self {
             position: number(position, "position")?,
             id: row.try_get("id")?,
             create_ms: row.try_get("create_ms")?,
             tenant: row.try_get("tenant")?,
             event_type,
-            subject: Subject::decode(event_type, &subject).ok_or_else(malformed)?,
+            subject,
         }))
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Receiver {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Delivered,
-    /// The event is older than what the log keeps.
+    /// The event is older than what the log keeps, or of a type that this version does not know.
     Forgotten,
     /// 410: the receiver wants nothing any more.
     Gone,
@@ -49,6 +49,7 @@ pub(super) async fn attempt(
 
 async fn attempt_now(context: &Context, receiver: &Receiver, position: u64) -> Outcome {
     match event(context, position).await {
+        Ok(Some(event)) if event.subject.is_none() => Outcome::Forgotten,
         Ok(Some(event)) => send(context, receiver, &event).await,
         Ok(None) => Outcome::Forgotten,
         Err(error) => {

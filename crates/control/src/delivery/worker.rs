@@ -23,7 +23,9 @@ use super::{
     metrics::Share,
 };
 use crate::{
-    database::{Database, DatabaseError, Delivery, EventEntry, Settled, Settlement, WebhookRecord},
+    database::{
+        Database, DatabaseError, Delivery, EventEntry, Settled, Settlement, Subject, WebhookRecord,
+    },
     field::now_ms,
     log_tail::LogTail,
     standard_webhooks::Secret,
@@ -252,12 +254,14 @@ impl Worker {
             .iter()
             .filter(|event| self.webhook.wants(&event.tenant, event.event_type.into()));
         wanted
-            .map(|event| Delivery {
-                position: event.position,
-                lane: lane(event),
-                create_ms: now_ms,
-                attempts: 0,
-                next_ms: now_ms,
+            .filter_map(|event| {
+                Some(Delivery {
+                    position: event.position,
+                    lane: lane(event.subject.as_ref()?),
+                    create_ms: now_ms,
+                    attempts: 0,
+                    next_ms: now_ms,
+                })
             })
             .collect()
     }
@@ -451,8 +455,8 @@ impl Worker {
 }
 
 /// Deliveries about one stream keep their order.
-fn lane(event: &EventEntry) -> i64 {
-    let named = format!("{}\0{}", event.subject.app(), event.subject.stream());
+fn lane(subject: &Subject) -> i64 {
+    let named = format!("{}\0{}", subject.app(), subject.stream());
     let digest = digest::digest(&digest::SHA256, named.as_bytes());
     let first = digest.as_ref().first_chunk().copied();
     i64::from_le_bytes(first.unwrap_or_default())

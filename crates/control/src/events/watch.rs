@@ -113,8 +113,11 @@ impl EventWatch {
 
 impl Filter {
     fn wants(&self, event: &EventEntry) -> bool {
+        let Some(subject) = &event.subject else {
+            return false;
+        };
         let of_type = self.types.is_empty() || self.types.contains(&event.event_type.into());
-        let of_app = self.app.is_empty() || self.app == event.subject.app();
+        let of_app = self.app.is_empty() || self.app == subject.app();
         let of_tenant = self
             .tenant
             .as_deref()

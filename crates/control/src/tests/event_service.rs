@@ -29,6 +29,7 @@ on_both!(
     what_is_reported_twice_is_an_event_once,
     a_watch_goes_on_behind_its_cursor_at_another_replica,
     a_watch_hears_what_it_asked_for_alone,
+    a_watch_passes_over_what_a_newer_version_wrote,
     a_cursor_behind_forgotten_events_has_expired,
     an_event_of_long_ago_takes_no_newer_ones_with_it,
     a_watcher_that_is_told_nothing_of_much_hears_a_sign_of_life,
@@ -72,6 +73,26 @@ impl Replica {
             stream: watch.into_inner(),
             cursor: String::new(),
         })
+    }
+
+    /// What a newer version would write: at which position.
+    pub(super) async fn write_newer_event(&self) -> i64 {
+        let pool = self.shared.database.pool();
+        let mut transaction = pool.begin().await.unwrap();
+        let head = "UPDATE events_head SET position = position + 1 RETURNING position";
+        let head = sqlx::query_scalar(head).fetch_one(&mut *transaction);
+        let position: i64 = head.await.unwrap();
+        // Nothing of it is as this version would read it.
+        let event = "INSERT INTO events (position, id, create_ms, tenant, app, type, subject) \
+                     VALUES ($1, $2, $3, 'default', 'live', 9999, 'of another form')";
+        let inserted = sqlx::query(event)
+            .bind(position)
+            .bind(format!("newer-{position}"))
+            .bind(now_ms())
+            .execute(&mut *transaction);
+        inserted.await.unwrap();
+        transaction.commit().await.unwrap();
+        position
     }
 
     async fn all_events(&self) -> Vec<(EventType, String)> {
@@ -245,6 +266,33 @@ async fn a_watch_hears_what_it_asked_for_alone(fixture: Fixture) {
             invalid
         );
     }
+}
+
+async fn a_watch_passes_over_what_a_newer_version_wrote(fixture: Fixture) {
+    let control = fixture.replica().await;
+    let started = |session: &str| vec![report(EventType::SessionStarted, session, "one")];
+    let all = WatchEventsRequest {
+        since: Some(prost_types::Timestamp::default()),
+        ..WatchEventsRequest::default()
+    };
+    let mut live = control.watch_events("default", all.clone()).await.unwrap();
+    control.report(started("s-1")).await.unwrap();
+    control.write_newer_event().await;
+    control.report(started("s-2")).await.unwrap();
+    let sessions = |events: Vec<Event>| events.iter().map(session).collect::<Vec<_>>();
+    assert_eq!(sessions(live.next(2).await), ["s-1", "s-2"]);
+    // From the database, at a process that was not there; and from a cursor right before it.
+    let second = fixture.replica().await;
+    let mut read = second.watch_events("default", all).await.unwrap();
+    let told = read.next(2).await;
+    assert_eq!(sessions(told.clone()), ["s-1", "s-2"]);
+    let behind = WatchEventsRequest {
+        cursor: told[0].cursor.clone(),
+        ..WatchEventsRequest::default()
+    };
+    let mut behind = second.watch_events("default", behind).await.unwrap();
+    assert_eq!(sessions(behind.next(1).await), ["s-2"]);
+    assert_eq!(second.all_events().await.len(), 3, "it keeps its position");
 }
 
 async fn a_cursor_behind_forgotten_events_has_expired(fixture: Fixture) {

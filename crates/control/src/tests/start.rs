@@ -8,7 +8,7 @@ use std::{
 
 use data_encoding::{BASE64, HEXLOWER};
 use runtime::{admin::Readiness, error::chain};
-use sqlx::{AnyConnection, Connection as _};
+use sqlx::{AnyConnection, Connection as _, migrate::Migrate as _};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -19,7 +19,7 @@ use super::{
     postgres::PostgresServer,
     reload::replace,
 };
-use crate::{ControlError, DatabaseConfig, POSTGRES_CONNECTIONS};
+use crate::{ControlError, DatabaseConfig, POSTGRES_CONNECTIONS, database::Database};
 
 on_both!(a_restart_keeps_keys, the_database_does_not_hold_the_secret);
 
@@ -163,7 +163,7 @@ async fn opened_behind(
         let mut missing = String::new();
         until(&format!("{told:?} is told"), async || {
             missing = readiness.missing().join("; ");
-            missing.contains("database: waiting for it: ") && missing.contains(told)
+            missing.contains("database: ") && missing.contains(told)
         })
         .await;
         mended().await;
@@ -225,6 +225,27 @@ async fn control_waits_for_sqlite_that_another_process_has_locked() {
     locking.await.unwrap();
     let end = async || other.close().await.unwrap();
     let (control, _) = opened_behind(&fixture, "database is locked", end).await;
+    control.create("main").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_waits_for_a_migration_that_is_under_way_elsewhere() {
+    let fixture = Fixture::postgres().await;
+    let DatabaseConfig::Postgres { url, .. } = &fixture.config.database else {
+        panic!("{:?}", fixture.config.database);
+    };
+    let mut other = AnyConnection::connect(url).await.unwrap();
+    other.lock().await.unwrap();
+    // The wait itself ends, and is of those that begin anew.
+    let limit = Duration::from_millis(100);
+    let waited = Database::open_within(&fixture.config.database, limit).await;
+    let error = waited.err().unwrap();
+    assert!(chain(&error).contains("lock timeout"), "{}", chain(&error));
+    assert!(error.may_pass());
+    // While it lasts, it is told.
+    let told = "being opened: a migration is under way";
+    let end = async || other.unlock().await.unwrap();
+    let (control, _) = opened_behind(&fixture, told, end).await;
     control.create("main").await;
 }
 

@@ -84,6 +84,7 @@ impl RedisSection {
                 return None;
             }
         };
+        nothing_in_clear("registry.redis", &config.access, check);
         if let Some(prefix) = self.prefix {
             config.prefix = prefix;
         }
@@ -101,17 +102,36 @@ impl SentinelSection {
         let ca_file = check.optional_file("registry.redis.sentinel.ca_file", self.ca_file);
         let section = "registry.redis.sentinel";
         let certificate = certificate(section, self.certificate, self.private_key, check);
+        let own = RedisAccess {
+            tls: self.tls.unwrap_or(servers.tls),
+            username: self.username,
+            password_file,
+            ca_file,
+            certificate,
+        };
+        nothing_in_clear(section, &own, check);
         Some(RedisSentinels {
             master_name: master_name?,
             addresses: addresses?,
             access: RedisAccess {
-                tls: self.tls.unwrap_or(servers.tls),
-                username: self.username,
-                password_file,
-                ca_file: ca_file.or_else(|| servers.ca_file.clone()),
-                certificate: certificate.or_else(|| servers.certificate.clone()),
+                ca_file: own.ca_file.or_else(|| servers.ca_file.clone()),
+                certificate: own.certificate.or_else(|| servers.certificate.clone()),
+                ..own
             },
         })
+    }
+}
+
+/// Who names an authority or a certificate means TLS.
+fn nothing_in_clear(section: &str, access: &RedisAccess, check: &mut Check) {
+    for (field, is_given) in [
+        ("ca_file", access.ca_file.is_some()),
+        ("certificate", access.certificate.is_some()),
+    ] {
+        if is_given && !access.tls {
+            let path = format!("{section}.{field}");
+            check.mistake(path, "is for TLS, and the connection is in clear");
+        }
     }
 }
 

@@ -391,6 +391,19 @@ fn redis_is_in_one_of_its_forms() {
         assert!(certificate.private_key.ends_with("public.key"));
     }
 
+    // Sentinels without TLS are no mistake where they have nothing of their own that is for TLS.
+    let in_clear = sentinel.replace("username", "tls: false, username");
+    let found = registry(&format!(
+        "{{ {in_clear}, tls: true, ca_file: internal/ca.pem }}"
+    ));
+    assert!(found.access.tls);
+}
+
+#[test]
+fn what_is_wrong_with_the_place_of_redis_is_told() {
+    let directory = bootstrapped();
+    let file = directory.path().join("edge.yaml");
+    let load = |redis: &str| load_edge(&file, &[("HEADWATER__REGISTRY__REDIS", redis)]);
     for (redis, expected) in [
         (
             "{ url: 'redis://a', cluster: { addresses: ['b:1'] } }",
@@ -404,6 +417,22 @@ fn redis_is_in_one_of_its_forms() {
         (
             "{ url: 'rediss://a', certificate: internal/ca.pem }",
             "registry.redis.private_key: is required",
+        ),
+        (
+            "{ url: 'redis://a', ca_file: internal/ca.pem }",
+            "registry.redis.ca_file: is for TLS, and the connection is in clear",
+        ),
+        (
+            "{ url: 'redis://a', certificate: public.pem, private_key: public.key }",
+            "registry.redis.certificate: is for TLS",
+        ),
+        (
+            "{ cluster: { addresses: ['a:1'] }, ca_file: internal/ca.pem }",
+            "registry.redis.ca_file: is for TLS",
+        ),
+        (
+            "{ sentinel: { master_name: a, addresses: ['a:1'], tls: false, ca_file: internal/ca.pem }, tls: true }",
+            "registry.redis.sentinel.ca_file: is for TLS",
         ),
         (
             "{ cluster: { addresses: [] } }",

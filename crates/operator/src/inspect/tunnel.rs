@@ -1,8 +1,12 @@
 //! A connection to control's gRPC API from a desk: through the API server's port forwarding, so that nothing has to be exposed, with the
 //! token and the certificates from the cluster's Secrets.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::{Api, Client};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Desk, InspectError, installation};
@@ -23,27 +27,24 @@ pub struct ApiAccess {
     pub tunnel: Tunnel,
 }
 
-/// Opens connections to one control pod.
+/// Opens connections to control, each to a pod that is ready by then: pods come and go while somebody waits.
 #[derive(Clone)]
 pub struct Tunnel {
-    client: Client,
-    namespace: String,
-    pod: String,
+    desk: Desk,
+    cluster: String,
+    /// Pods take turns: one that is gone may pass for ready for a while.
+    turn: Arc<AtomicUsize>,
 }
 
 impl ApiAccess {
     /// Finds a ready control of a cluster, and the credentials of its API.
     pub async fn find(desk: &Desk, names: &Names) -> Result<Self, InspectError> {
-        let pods = installation::pods(desk, names.cluster()).await?;
-        let pod = pods
-            .into_iter()
-            .find(|pod| pod.component == Component::Control && pod.ready)
-            .ok_or_else(|| {
-                InspectError::Missing(format!(
-                    "no control of {} is ready; `headwater doctor` says why",
-                    names.cluster()
-                ))
-            })?;
+        let tunnel = Tunnel {
+            desk: desk.clone(),
+            cluster: names.cluster().to_owned(),
+            turn: Arc::default(),
+        };
+        tunnel.pod().await?;
         let token = secret(desk, &names.api_token()).await?;
         let token = value(&token, "token")
             .and_then(|token| {
@@ -61,32 +62,44 @@ impl ApiAccess {
             token,
             ca: value(&certificate, "ca.crt").filter(|ca| !ca.is_empty()),
             server_name: format!("{tier}.{}.svc", desk.namespace),
-            tunnel: Tunnel {
-                client: desk.client.clone(),
-                namespace: desk.namespace.clone(),
-                pod: pod.name,
-            },
+            tunnel,
         })
     }
 }
 
 impl Tunnel {
-    /// A new connection to the pod's API port.
+    /// A new connection to a pod's API port.
     pub async fn connect(
         &self,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, InspectError> {
+        let pod = self.pod().await?;
         let tunnel = |reason: String| InspectError::Tunnel {
-            pod: self.pod.clone(),
+            pod: pod.clone(),
             reason,
         };
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        let mut forwarder = pods
-            .portforward(&self.pod, &[API_PORT])
+        let mut forwarder = self
+            .desk
+            .api::<Pod>()
+            .portforward(&pod, &[API_PORT])
             .await
             .map_err(|error| tunnel(error.to_string()))?;
         forwarder
             .take_stream(API_PORT)
             .ok_or_else(|| tunnel("the port is not forwarded".to_owned()))
+    }
+
+    /// The ready control whose turn it is.
+    async fn pod(&self) -> Result<String, InspectError> {
+        let mut pods = installation::pods(&self.desk, &self.cluster).await?;
+        pods.retain(|pod| pod.component == Component::Control && pod.ready && !pod.draining);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let pod = pods.into_iter().cycle().nth(turn);
+        pod.map(|pod| pod.name).ok_or_else(|| {
+            InspectError::Missing(format!(
+                "no control of {} is ready; `headwater doctor` says why",
+                self.cluster
+            ))
+        })
     }
 }
 

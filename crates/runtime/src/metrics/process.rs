@@ -49,7 +49,7 @@ impl ProcessMetrics {
         this
     }
 
-    /// Shows a certificate from now on, as `public` or `internal`. `not_after`: its end, in seconds since the Unix
+    /// Shows a certificate from now on, as `public`, `internal` or `redis`. `not_after`: its end, in seconds since the Unix
     /// epoch.
     pub fn certificate(
         &self,

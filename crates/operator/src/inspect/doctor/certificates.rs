@@ -32,6 +32,10 @@ pub(super) async fn examine(desk: &Desk, cluster: &IngestCluster, report: &mut R
         let name = names.internal_certificate(role);
         one(desk, report, "internal certificate", &name, false).await;
     }
+    let redis = cluster.spec.redis.tls.as_ref();
+    if let Some(name) = redis.and_then(|tls| tls.certificate_secret_name.as_ref()) {
+        one(desk, report, "certificate for Redis", name, false).await;
+    }
 }
 
 async fn one(desk: &Desk, report: &mut Report, what: &'static str, name: &str, names: bool) {
