@@ -153,6 +153,13 @@ impl Origins {
         ranked
     }
 
+    /// Origins that take no stream any more, and are there still.
+    pub(crate) fn leaving(&self) -> Vec<OriginName> {
+        let known = self.known.load();
+        let leaving = known.named.iter().filter(|origin| origin.draining);
+        leaving.map(|origin| origin.name.clone()).collect()
+    }
+
     /// A connection with room for one more session.
     pub(crate) fn connect(&self, origin: &Origin) -> Arc<Connection> {
         let destination = Destination {

@@ -189,6 +189,7 @@ impl Publication {
             broadcast_id: String::new(),
             timeline_offset_ms: None,
             standby: false,
+            origins_before: Vec::new(),
             traceparent: telemetry::traceparent(),
         };
         let mut relay = Relay::new(&self.context, &live, &self.feed, terms);

@@ -110,16 +110,19 @@ impl Relay {
         }
     }
 
-    /// Opens a session's first RPC at this origin, if its turn comes by then. Epoch 0 asks the origin for one.
+    /// Opens a session's first RPC at this origin, if its turn comes by then. Epoch 0 asks the origin for one. `before`:
+    /// origins that may have the stream's log.
     pub(crate) async fn open(
         &mut self,
         origin: &Origin,
         epoch: u64,
         broadcast_id: String,
+        before: Vec<OriginName>,
         turn_by: Instant,
     ) -> Result<Rpc, OpenError> {
         self.terms.epoch = epoch;
         self.terms.broadcast_id = broadcast_id;
+        self.terms.origins_before = before;
         let _turn = self.turn(turn_by).await.ok_or(OpenError::Busy)?;
         let open_timeout = self.context.config.relay.open_timeout;
         self.open_at(origin, Instant::now() + open_timeout).await

@@ -18,11 +18,11 @@ mod upstream;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use registry::{Origin, Registry, StreamId};
+use registry::{Origin, OriginName, Registry, StreamId};
 use runtime::{grpc::Target, shutdown::Shutdown};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use self::{directory::Directory, following::Following, upstream::Upstreams};
@@ -71,6 +71,8 @@ const NOT_LIVE_PERIOD: Duration = Duration::from_secs(1);
 /// Between tries while a stream has an owner that does not have it (it is about to open, or has just died), doubling.
 const NOT_THERE_PAUSE: Duration = Duration::from_millis(50);
 const NOT_THERE_PAUSE_MAX: Duration = Duration::from_millis(400);
+/// How long a publisher waits for what another origin has of its stream: less than its edge waits for an acceptance.
+const TAKE_IN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Follower {
     pub(crate) fn new(
@@ -137,6 +139,30 @@ impl Follower {
                 return streams.readable(stream_id).map(|stream| (stream, true));
             }
         }
+    }
+
+    /// Before a new session goes on here with a stream that one of these origins may have: takes in what it has, so that readers
+    /// find that here, and the session's place in time behind it. Not for long.
+    pub(crate) async fn take_in(&self, id: StreamId, origins: &[OriginName]) {
+        let streams = &self.shared.streams;
+        let taken_in = async {
+            if streams.find(id).is_none() {
+                self.follow_one_of(id, origins).await;
+            }
+            if let Some(stream) = streams.find(id) {
+                stream.taken_in().await;
+            }
+        };
+        timeout(TAKE_IN_TIMEOUT, taken_in).await.ok();
+    }
+
+    async fn follow_one_of(&self, id: StreamId, origins: &[OriginName]) -> Option<()> {
+        let elsewhere = self.shared.elsewhere.as_ref()?;
+        let candidates = elsewhere.directory.announced(id, origins).await;
+        let admitted = self.shared.streams.admit_followed()?;
+        let following = Following::begin(self, id, &candidates, admitted).await?;
+        tokio::spawn(following.run());
+        Some(())
     }
 
     /// The search for a stream that is not here: the one under way, or a new one. `None`: there is nowhere to look, or too

@@ -188,6 +188,7 @@ impl Origin {
         Services {
             relay: Relay {
                 config: Arc::clone(&config),
+                follower: follower.clone(),
                 grants: dependencies.grants,
                 ownership: ownership.clone(),
                 registry: dependencies.registry,

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use registry::{Origin, Owner, Registry, RegistryError, Slot};
 use runtime::shutdown::Shutdown;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
@@ -25,6 +26,11 @@ pub(crate) struct Ownership {
 
 /// Streams that are asked about in one go.
 const RECHECK_STREAMS: usize = 256;
+/// How long an origin that leaves keeps what readers have of a stream whose publisher is about to connect again. Encoders wait
+/// two seconds before they do.
+const RETURN_ELSEWHERE: Duration = Duration::from_secs(5);
+/// How often it asks meanwhile.
+const LEAVING_CHECK_PERIOD: Duration = Duration::from_millis(50);
 /// How long one exchange with the registry may take.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -88,12 +94,22 @@ impl Ownership {
                 let reason = "publisher lost".to_owned();
                 stream.depart_if_lost(slot, lost, End::Ended { reason });
             }
-            () = self.shutdown.draining() => {
+            () = self.leaves(&stream) => {
                 let origin = String::new();
                 stream.depart_if_lost(slot, lost, End::Moved { origin });
             }
             // Waiting on would hold the stream's memory for nothing.
             () = stream.found_again(slot, lost) => {}
+        }
+    }
+
+    /// Until readers need not wait at an origin that leaves for a publisher that comes back elsewhere: where it does, they are
+    /// sent there, by way of [`check`](Self::check).
+    async fn leaves(&self, stream: &Arc<Stream>) {
+        self.shutdown.draining().await;
+        let by = Instant::now() + RETURN_ELSEWHERE;
+        while Instant::now() < by && self.check(std::slice::from_ref(stream)).await.is_ok() {
+            tokio::time::sleep(LEAVING_CHECK_PERIOD).await;
         }
     }
 

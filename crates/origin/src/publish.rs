@@ -29,6 +29,7 @@ use tracing::{Instrument as _, info};
 use self::opening::Accepted;
 use crate::{
     config::Config,
+    follow::Follower,
     metrics::OpenLabels,
     output::follow::{self, FollowStream},
     ownership::Ownership,
@@ -39,6 +40,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Relay {
     pub(crate) config: Arc<Config>,
+    pub(crate) follower: Follower,
     pub(crate) grants: Reloading<GrantVerifier>,
     pub(crate) ownership: Ownership,
     pub(crate) registry: Registry,

@@ -116,6 +116,8 @@ struct Followed {
     timeline_offset_ms: i64,
     /// When frames came last.
     fed: Option<Instant>,
+    /// Nothing more comes from that owner.
+    dry: bool,
     /// Dropped when a publisher comes here.
     _superseded: oneshot::Sender<()>,
 }
@@ -352,6 +354,17 @@ impl Stream {
     pub(crate) async fn found_again(&self, slot: Slot, lost: Instant) {
         let mut changed = self.changed.subscribe();
         while self.lost(slot) == Some(lost) && changed.changed().await.is_ok() {}
+    }
+
+    /// Until everything is here that the origin has which this stream is followed from.
+    pub(crate) async fn taken_in(&self) {
+        let mut changed = self.changed.subscribe();
+        let is_fed = || {
+            let state = self.state.lock();
+            let followed = state.followed.as_ref();
+            state.end.is_none() && followed.is_some_and(|followed| !followed.dry)
+        };
+        while is_fed() && changed.changed().await.is_ok() {}
     }
 
     /// The publisher must not go on: the registry knows of a higher token.

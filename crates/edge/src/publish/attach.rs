@@ -65,9 +65,11 @@ impl Publication {
         for _ in 0..TRIES_MAX {
             let place = self.place(granted, live, floor, &failed).await?;
             *claimed = Some(place.epoch);
+            let mut before = self.context.origins.leaving();
+            before.extend(failed.iter().cloned());
             // Not while a claim is under way: its answer says what to give back.
             let opened = tokio::select! {
-                opened = relay.open(&place.origin, place.epoch, place.broadcast_id, deadline) => opened,
+                opened = relay.open(&place.origin, place.epoch, place.broadcast_id, before, deadline) => opened,
                 refusal = self.over() => return Err(refusal),
             };
             let rejected = match opened {

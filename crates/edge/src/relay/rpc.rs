@@ -12,7 +12,7 @@ use proto::{
         relay_service_client::RelayServiceClient,
     },
 };
-use registry::{Origin, SessionId, Slot, StreamId};
+use registry::{Origin, OriginName, SessionId, Slot, StreamId};
 use runtime::telemetry;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,6 +34,8 @@ pub(crate) struct Terms {
     pub(crate) timeline_offset_ms: Option<i64>,
     /// Readers have the frames of the stream's other slot.
     pub(crate) standby: bool,
+    /// Until a first acceptance: origins that may have what readers had of the stream before.
+    pub(crate) origins_before: Vec<OriginName>,
     /// The publish, which later attempts are linked to.
     pub(crate) traceparent: String,
 }
@@ -110,6 +112,11 @@ impl Rpc {
             traceparent: telemetry::traceparent(),
             gap_before: replay.gap,
             standby: terms.standby,
+            origins_before: terms
+                .origins_before
+                .iter()
+                .map(OriginName::to_string)
+                .collect(),
         };
         let headers = replay
             .headers

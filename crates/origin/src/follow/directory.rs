@@ -141,6 +141,16 @@ impl Directory {
         }
     }
 
+    /// Those of these origins that are announced.
+    pub(super) async fn announced(&self, id: StreamId, names: &[OriginName]) -> Vec<Origin> {
+        // Learns who is announced.
+        self.whereabouts(id).await;
+        let announced = self.announced.lock();
+        let known = names.iter().filter(|name| **name != self.config.name);
+        let known = known.filter_map(|name| announced.get(name).cloned());
+        known.take(CANDIDATES_MAX).collect()
+    }
+
     fn anywhere(&self) -> Whereabouts {
         let announced = self.announced.lock();
         let others = announced

@@ -146,6 +146,9 @@ impl Following {
                 Err(lost) => lost,
             };
             info!(stream_id = %self.id, owner = %self.upstream.origin, reason = %lost, "lost a stream's owner");
+            if self.feed.runs_dry().is_err() {
+                break Over::Released;
+            }
             if let Err(over) = self.find_again().await {
                 break over;
             }
@@ -177,6 +180,9 @@ impl Following {
             match step {
                 Step::On | Step::CaughtUp => {}
                 Step::Ended(reason) => {
+                    if self.feed.runs_dry().is_err() {
+                        return Ok(Over::Released);
+                    }
                     // One that lost the stream without knowing it ends it too, once its publisher has been away.
                     if !matches!(self.moves_on_in_turn().await, Tried::Follows) {
                         return Ok(ended(&reason));

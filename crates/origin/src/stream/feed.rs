@@ -76,6 +76,7 @@ impl Feed {
             owner,
             timeline_offset_ms: 0,
             fed: None,
+            dry: false,
             _superseded: sender,
         });
         Self {
@@ -99,6 +100,7 @@ impl Feed {
         self.partial.set(0);
         self.write(|state, followed| {
             followed.owner = owner.clone();
+            followed.dry = false;
             for (slot, token) in tokens.iter() {
                 state.raise_token(slot, *token);
             }
@@ -175,6 +177,13 @@ impl Feed {
         if self.partial.budget().overrun() {
             return Err(FeedError::Budget);
         }
+        Ok(())
+    }
+
+    /// Its owner has told all that it had.
+    pub(crate) fn runs_dry(&self) -> Result<(), Superseded> {
+        self.write(|_state, followed| followed.dry = true)?;
+        self.stream.changed.send_replace(());
         Ok(())
     }
 

@@ -424,3 +424,32 @@ async fn a_follower_that_drains_sends_its_readers_to_the_owner() {
         unexpected => panic!("{unexpected:?}"),
     }
 }
+
+#[tokio::test]
+async fn a_new_session_goes_on_behind_what_an_origin_that_leaves_has() {
+    let cluster = cluster(|_| {}).await;
+    let (mut first, _) = cluster.published().await;
+    first.publish(&recording(2)).await;
+    let (leaving, next) = (&cluster.origins[0], &cluster.origins[1]);
+    let mut player = leaving.subscribe("main", lossless).await;
+    player.header().await;
+    let before = player.frames(22).await;
+    leaving.shutdown.drain();
+    // Its edge leaves too, and the encoder comes by another one.
+    drop(first);
+    let epoch = claim(&cluster.registry, "main", "s2", NAMES[1]).await;
+    let mut open = next.open_request(&grant("main", "s2"), epoch, 1);
+    open.origins_before = vec!["not there".to_owned(), NAMES[0].to_owned()];
+    let mut second = next.open(open).await.unwrap();
+    second.publish(&recording(1)).await;
+
+    match player.next().await.unwrap() {
+        subscribe_event::Event::Moved(moved) => assert_eq!(moved.origin, NAMES[1]),
+        unexpected => panic!("{unexpected:?}"),
+    }
+    let mut player = next.subscribe("main", behind(player.cursor)).await;
+    assert_eq!(player.header().await.0, "s2");
+    let after = player.frames(12).await;
+    let last_ms = before.last().unwrap().1.timestamp_ms;
+    assert!(after.iter().all(|(_, frame)| frame.timestamp_ms > last_ms));
+}
