@@ -143,9 +143,11 @@ impl Origin {
             .add_service(PlaybackServiceServer::new(playback));
         readiness.met(SERVING);
 
+        let streams = ownership.streams.clone();
+        let relay_shutdown = Shutdown::default();
         let serving = async {
             tokio::try_join!(
-                grpc::serve(relay, listeners.relay, shutdown.clone()),
+                grpc::serve(relay, listeners.relay, relay_shutdown.clone()),
                 grpc::serve(playback, listeners.playback, shutdown.clone()),
                 async {
                     serve_players(players, &config, listeners.http, listeners.rtmp).await;
@@ -158,6 +160,7 @@ impl Origin {
             // These last as long as the process.
             () = ownership.announce() => Ok(((), (), ())),
             () = ownership.recheck() => Ok(((), (), ())),
+            () = close_relay(&relay_shutdown, &streams, &shutdown) => Ok(((), (), ())),
             () = say_draining(&health, &readiness, &shutdown) => Ok(((), (), ())),
         };
         readiness.unmet(SERVING, "stopped");
@@ -246,6 +249,22 @@ async fn serve_players(
         }
     };
     tokio::join!(http, rtmp);
+}
+
+/// A drain closes the port of edges and other origins once every stream is elsewhere: who goes on with one takes in what is
+/// here first. Lasts until the end.
+async fn close_relay(relay: &Shutdown, streams: &Streams, shutdown: &Shutdown) {
+    let left = async {
+        shutdown.draining().await;
+        streams.none().await;
+        relay.drain();
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = left => {}
+        () = shutdown.stopping() => relay.stop(),
+    }
+    std::future::pending().await
 }
 
 /// Tells who asks that new work goes elsewhere; lasts until the end.

@@ -89,15 +89,18 @@ impl Ownership {
         };
         // An unanswered question is asked again by the recheck.
         self.check(std::slice::from_ref(&stream)).await.ok();
+        let moved = End::Moved {
+            origin: String::new(),
+        };
         tokio::select! {
             () = tokio::time::sleep(grace) => {
                 let reason = "publisher lost".to_owned();
-                stream.depart_if_lost(slot, lost, End::Ended { reason });
+                // It may have come back elsewhere.
+                let leaves = self.shutdown.is_draining();
+                let end = if leaves { moved } else { End::Ended { reason } };
+                stream.depart_if_lost(slot, lost, end);
             }
-            () = self.leaves(&stream) => {
-                let origin = String::new();
-                stream.depart_if_lost(slot, lost, End::Moved { origin });
-            }
+            () = self.leaves(&stream) => stream.depart_if_lost(slot, lost, moved),
             // Waiting on would hold the stream's memory for nothing.
             () = stream.found_again(slot, lost) => {}
         }
@@ -107,6 +110,7 @@ impl Ownership {
     /// sent there, by way of [`check`](Self::check).
     async fn leaves(&self, stream: &Arc<Stream>) {
         self.shutdown.draining().await;
+        stream.hold();
         let by = Instant::now() + RETURN_ELSEWHERE;
         while Instant::now() < by && self.check(std::slice::from_ref(stream)).await.is_ok() {
             tokio::time::sleep(LEAVING_CHECK_PERIOD).await;

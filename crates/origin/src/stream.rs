@@ -356,6 +356,15 @@ impl Stream {
         while self.lost(slot) == Some(lost) && changed.changed().await.is_ok() {}
     }
 
+    /// Whether its publishers have left this origin, which leaves too.
+    pub(super) fn has_gone_on(&self) -> bool {
+        let state = self.state.lock();
+        match &state.end {
+            Some(End::Moved { .. }) => state.held,
+            Some(End::Ended { .. }) | None => false,
+        }
+    }
+
     /// Until everything is here that the origin has which this stream is followed from.
     pub(crate) async fn taken_in(&self) {
         let mut changed = self.changed.subscribe();

@@ -86,9 +86,17 @@ fn owned(streams: &Streams, request: &FollowRequest) -> Result<Arc<stream::Strea
     if request.session_id.len() > SESSION_ID_BYTES_MAX {
         return Err(invalid("not a session id"));
     }
+    let seen = seen(request);
     let held = streams.readable(stream_id);
     let owner = held.as_ref().and_then(|stream| stream.owner());
-    held.filter(|stream| owner.is_none() && may_follow(stream, &seen(request)))
+    let departed = || {
+        let stream = streams.departed(stream_id)?;
+        let here = stream.tokens();
+        let may_follow = seen.iter().all(|(slot, seen)| here.of(slot) >= seen);
+        may_follow.then_some(stream)
+    };
+    held.filter(|stream| owner.is_none() && may_follow(stream, &seen))
+        .or_else(departed)
         .ok_or_else(|| {
             status_with(
                 Code::FailedPrecondition,

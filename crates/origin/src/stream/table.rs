@@ -2,10 +2,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +11,10 @@ use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use registry::StreamId;
 use runtime::{budget::Budget, metrics::Metrics};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::sleep,
+};
 
 use super::{AttachError, Attached, Feed, Opening, Stream};
 use crate::{
@@ -46,11 +46,16 @@ struct Shared {
     /// Locked before a stream's own state, never after it.
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
     /// Streams owned here.
-    count: AtomicUsize,
+    count: watch::Sender<usize>,
+    /// Streams that were owned here, and moved because this origin leaves: others take in what it had of them.
+    departed: watch::Sender<BTreeMap<StreamId, Arc<Stream>>>,
     /// Says that a stream was opened.
     opened: watch::Sender<()>,
     subscribers: Arc<Semaphore>,
 }
+
+/// How long another origin may begin to take in what this one had of a stream: its publisher is there already.
+const DEPARTED_FOR: Duration = Duration::from_secs(2);
 
 impl Streams {
     pub(crate) fn new(config: &Config, metrics: &Metrics) -> Self {
@@ -68,7 +73,8 @@ impl Streams {
                 budget,
                 metrics,
                 streams: RwLock::default(),
-                count: AtomicUsize::new(0),
+                count: watch::Sender::default(),
+                departed: watch::Sender::default(),
                 opened: watch::Sender::new(()),
                 subscribers: Arc::new(Semaphore::new(config.limits.subscribers_max)),
             }),
@@ -108,7 +114,35 @@ impl Streams {
 
     /// Streams owned here.
     pub(crate) fn count(&self) -> usize {
-        self.shared.count.load(Ordering::Relaxed)
+        *self.shared.count.borrow()
+    }
+
+    /// Until no stream is owned here, and none that was is to be taken in elsewhere.
+    pub(crate) async fn none(&self) {
+        let mut count = self.shared.count.subscribe();
+        let mut departed = self.shared.departed.subscribe();
+        // The senders are here.
+        count.wait_for(|count| *count == 0).await.ok();
+        departed.wait_for(BTreeMap::is_empty).await.ok();
+    }
+
+    /// A stream that has just left this origin, which leaves too.
+    pub(crate) fn departed(&self, id: StreamId) -> Option<Arc<Stream>> {
+        self.shared.departed.borrow().get(&id).cloned()
+    }
+
+    fn depart(&self, stream: &Arc<Stream>) {
+        let (id, departed) = (stream.id, Arc::clone(stream));
+        self.shared.departed.send_modify(|streams| {
+            streams.insert(id, departed);
+        });
+        let streams = self.clone();
+        tokio::spawn(async move {
+            sleep(DEPARTED_FOR).await;
+            streams.shared.departed.send_modify(|streams| {
+                streams.remove(&id);
+            });
+        });
     }
 
     /// Logs that are here, whoever owns their streams, and whether or not readers find them yet: of a stream with two
@@ -240,6 +274,9 @@ impl Streams {
             if stream.owner().is_some() {
                 self.metrics().followed_streams.dec();
             } else {
+                if stream.has_gone_on() {
+                    self.depart(stream);
+                }
                 self.counted(-1);
             }
         }
@@ -253,7 +290,7 @@ impl Streams {
     /// Under the table's lock.
     fn counted(&self, change: isize) {
         let count = self.count().saturating_add_signed(change);
-        self.shared.count.store(count, Ordering::Relaxed);
+        self.shared.count.send_replace(count);
         let gauge = &self.shared.metrics.streams;
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }

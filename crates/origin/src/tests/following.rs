@@ -433,7 +433,7 @@ async fn a_new_session_goes_on_behind_what_an_origin_that_leaves_has() {
     let (leaving, next) = (&cluster.origins[0], &cluster.origins[1]);
     let mut player = leaving.subscribe("main", lossless).await;
     player.header().await;
-    let before = player.frames(22).await;
+    let before = player.frames(10).await;
     leaving.shutdown.drain();
     // Its edge leaves too, and the encoder comes by another one.
     drop(first);

@@ -36,6 +36,8 @@ impl World {
         let (floor, highest, forgotten) = (claim.floor, self.highest(), self.forgotten);
         let mine = self.registries.owner().await.lease;
         let mine = mine.filter(|lease| lease.session == claim.session);
+        // A server's own clock goes on meanwhile.
+        let clock_ms = self.registries.true_ms(self.clock_ms());
         let write = Write::Claim(Box::new(claim));
         let Written::Claimed(outcome) = self.write(&write, None).await else {
             unreachable!()
@@ -46,7 +48,6 @@ impl World {
             ensure(above && *epoch > floor, || {
                 format!("epochs grow: {epoch} behind {highest}, with the floor {floor}")
             })?;
-            let clock_ms = self.registries.true_ms(self.clock_ms());
             ensure(again || *epoch > forgotten || clock_ms <= forgotten, || {
                 format!("epochs are above those that were forgotten: {epoch}, {forgotten}")
             })?;
