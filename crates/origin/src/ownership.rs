@@ -87,6 +87,9 @@ impl Ownership {
         let Some(lost) = stream.lost(slot) else {
             return;
         };
+        if self.shutdown.is_draining() {
+            stream.hold();
+        }
         // An unanswered question is asked again by the recheck.
         self.check(std::slice::from_ref(&stream)).await.ok();
         let moved = End::Moved {

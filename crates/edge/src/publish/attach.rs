@@ -6,7 +6,7 @@ use aws_lc_rs::rand;
 use proto::v1::{EventType, SessionEvent};
 use registry::{Claim, ClaimOutcome, EdgeName, Origin, OriginName, RegistryError, SessionId};
 use runtime::{error::chain, telemetry};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument as _, error, info, info_span, warn};
 use uuid::Uuid;
 
@@ -30,6 +30,8 @@ struct Place {
 
 /// How often it is asked whether an owner that was asked to leave has left.
 const LEAVING_PERIOD: Duration = Duration::from_millis(50);
+/// How long a new publish waits for an origin where none that is known takes it.
+const ORIGIN_WAIT: Duration = Duration::from_secs(2);
 /// Claims and origins that a new publish tries before it is refused.
 const TRIES_MAX: usize = 5;
 
@@ -222,14 +224,18 @@ impl Publication {
             origins.retain(|origin| !failed.contains(&origin.name));
             origins
         };
-        let candidates = ranked();
-        if !candidates.is_empty() {
-            return Ok(candidates);
-        }
-        // One may have announced itself since the last poll: in a rollout as those leave that were asked.
-        tokio::select! {
-            () = self.context.origins.refreshed() => Ok(ranked()),
-            refusal = self.over() => Err(refusal),
+        // In a rollout one may be about to announce itself as those leave that were asked.
+        let by = Instant::now() + ORIGIN_WAIT;
+        loop {
+            let candidates = ranked();
+            if !candidates.is_empty() || Instant::now() >= by {
+                return Ok(candidates);
+            }
+            tokio::select! {
+                () = self.context.origins.refreshed() => {}
+                refusal = self.over() => return Err(refusal),
+                () = sleep_until(by) => {}
+            }
         }
     }
 

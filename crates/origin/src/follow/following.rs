@@ -132,6 +132,8 @@ impl Following {
             match self.take(response) {
                 Step::On => {}
                 Step::CaughtUp => return true,
+                // It has just left that origin: what that had is here.
+                Step::Lost(Lost::Moved) => return self.feed.position().is_some(),
                 Step::Ended(_) | Step::Lost(_) | Step::Over(_) => return false,
             }
         }
