@@ -97,18 +97,20 @@ async fn replace(nodes: impl IntoIterator<Item = &mut Node>) {
     }
 }
 
-/// Waits until so many sessions are in the registry, and at exactly one origin each.
+/// Waits until so many sessions are in the registry, at exactly one origin each, and read again.
 async fn is_well(cluster: &Cluster, sessions: usize) {
-    wait_for("every session at one origin", STEP, async || {
+    wait_for("every session at one origin, and read", STEP, async || {
         let listed = cluster.deployment.api.sessions().await.ok()?.len();
-        let mut at_origins = 0.0;
+        let (mut at_origins, mut readers) = (0.0, 0.0);
         for origin in &cluster.origins {
             let metrics = origin.metrics().await?;
             at_origins += http::metric(&metrics, "headwater_origin_publishers_active", &[]);
+            let output = ["output=\"grpc\""];
+            readers += http::metric(&metrics, "headwater_origin_subscribers_active", &output);
         }
         #[expect(clippy::cast_precision_loss, reason = "few of them")]
-        let all = listed == sessions && (at_origins - sessions as f64).abs() < 0.5;
-        all.then_some(())
+        let is_all = |count: f64| (count - sessions as f64).abs() < 0.5;
+        (listed == sessions && is_all(at_origins) && is_all(readers)).then_some(())
     })
     .await;
 }
