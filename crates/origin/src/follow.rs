@@ -71,6 +71,8 @@ const NOT_LIVE_PERIOD: Duration = Duration::from_secs(1);
 /// Between tries while a stream has an owner that does not have it (it is about to open, or has just died), doubling.
 const NOT_THERE_PAUSE: Duration = Duration::from_millis(50);
 const NOT_THERE_PAUSE_MAX: Duration = Duration::from_millis(400);
+/// Origins that are asked for what they have of a stream before its publisher goes on here.
+const ORIGINS_BEFORE_MAX: usize = 8;
 /// How long a publisher waits for what another origin has of its stream: less than its edge waits for an acceptance.
 const TAKE_IN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -143,10 +145,10 @@ impl Follower {
 
     /// Before a new session goes on here with a stream that one of these origins may have: takes in what it has, so that readers
     /// find that here, and the session's place in time behind it. Not for long.
-    pub(crate) async fn take_in(&self, id: StreamId, origins: &[OriginName]) {
+    pub(crate) async fn take_in(&self, id: StreamId, origins: &[String]) {
         let streams = &self.shared.streams;
         let taken_in = async {
-            if streams.find(id).is_none() {
+            if !origins.is_empty() && streams.find(id).is_none() {
                 self.follow_one_of(id, origins).await;
             }
             if let Some(stream) = streams.find(id) {
@@ -156,9 +158,13 @@ impl Follower {
         timeout(TAKE_IN_TIMEOUT, taken_in).await.ok();
     }
 
-    async fn follow_one_of(&self, id: StreamId, origins: &[OriginName]) -> Option<()> {
+    async fn follow_one_of(&self, id: StreamId, origins: &[String]) -> Option<()> {
         let elsewhere = self.shared.elsewhere.as_ref()?;
-        let candidates = elsewhere.directory.announced(id, origins).await;
+        let names = origins.iter().take(ORIGINS_BEFORE_MAX);
+        let names: Vec<_> = names
+            .filter_map(|name| OriginName::new(name).ok())
+            .collect();
+        let candidates = elsewhere.directory.announced(id, &names).await;
         let admitted = self.shared.streams.admit_followed()?;
         let following = Following::begin(self, id, &candidates, admitted).await?;
         tokio::spawn(following.run());

@@ -209,6 +209,7 @@ impl Terms {
             self.epoch = accepted.epoch;
         }
         self.broadcast_id.clone_from(&accepted.broadcast_id);
+        self.origins_before.clear();
         self.standby = accepted.standby;
         self.timeline_offset_ms
             .get_or_insert(accepted.timeline_offset_ms);

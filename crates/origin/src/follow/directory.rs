@@ -147,8 +147,9 @@ impl Directory {
         self.whereabouts(id).await;
         let announced = self.announced.lock();
         let known = names.iter().filter(|name| **name != self.config.name);
-        let known = known.filter_map(|name| announced.get(name).cloned());
-        known.take(CANDIDATES_MAX).collect()
+        known
+            .filter_map(|name| announced.get(name).cloned())
+            .collect()
     }
 
     fn anywhere(&self) -> Whereabouts {

@@ -90,12 +90,10 @@ fn owned(streams: &Streams, request: &FollowRequest) -> Result<Arc<stream::Strea
     let held = streams.readable(stream_id);
     let owner = held.as_ref().and_then(|stream| stream.owner());
     let departed = || {
-        let stream = streams.departed(stream_id)?;
-        let here = stream.tokens();
-        let may_follow = seen.iter().all(|(slot, seen)| here.of(slot) >= seen);
-        may_follow.then_some(stream)
+        let departed = streams.departed(stream_id);
+        departed.filter(|stream| may_follow(stream, &Slot::ALL, &seen))
     };
-    held.filter(|stream| owner.is_none() && may_follow(stream, &seen))
+    held.filter(|stream| owner.is_none() && may_follow(stream, &stream.slots(), &seen))
         .or_else(departed)
         .ok_or_else(|| {
             status_with(
@@ -122,10 +120,10 @@ fn seen(request: &FollowRequest) -> Slots<FencingToken> {
     Slots::new(token(epoch, attempt), token(backup_epoch, backup_attempt))
 }
 
-/// Whether no origin is known to have a better right to a slot whose publisher is here. One that is elsewhere, or gone, says
-/// nothing.
-fn may_follow(stream: &stream::Stream, seen: &Slots<FencingToken>) -> bool {
-    let (slots, here) = (stream.slots(), stream.tokens());
+/// Whether no origin is known to have a better right to these slots: those whose publisher is here. One that is elsewhere, or
+/// gone, says nothing.
+fn may_follow(stream: &stream::Stream, slots: &[Slot], seen: &Slots<FencingToken>) -> bool {
+    let here = stream.tokens();
     !slots.is_empty() && slots.iter().all(|slot| here.of(*slot) >= seen.of(*slot))
 }
 

@@ -1,15 +1,12 @@
 //! A Publish RPC's first message: what must hold before a frame is taken.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::{
     error::{status, status_with},
     internal::v1::{Grant, PublishOpen, PublishRequest, publish_request::Request as Message},
 };
-use registry::{EPOCH_AHEAD_MS_MAX, FencingToken, OriginName, SessionId, Slot, StreamId};
+use registry::{EPOCH_AHEAD_MS_MAX, FencingToken, SessionId, Slot, StreamId};
 use runtime::telemetry;
 use tonic::{Code, Status, Streaming};
 use tracing::{Instrument as _, Span, field::Empty, info, info_span, warn};
@@ -20,7 +17,7 @@ use super::{
 };
 use crate::{
     fencing::{self, Refused},
-    stream::{AttachError, Attached, Opening, Place, Stream},
+    stream::{AttachError, Attached, Opening, Place},
 };
 
 /// An open that was taken.
@@ -32,8 +29,6 @@ pub(super) struct Accepted {
     pub(super) span: Span,
 }
 
-/// Origins that are asked for what they have of a stream.
-const ORIGINS_BEFORE_MAX: usize = 8;
 /// Longest broadcast id, in bytes.
 const BROADCAST_ID_BYTES_MAX: usize = 64;
 
@@ -73,8 +68,10 @@ impl Relay {
         span.record("app", &grant.app);
         let presented = presented_token(&open)?;
         let (stream_id, slot) = place;
+        // A new session goes on behind what readers had. A backup that is alone begins anew.
         if open.timeline_offset_ms.is_none() && slot == Slot::PRIMARY {
-            self.take_in(stream_id, &open.origins_before).await;
+            let before = &open.origins_before;
+            self.follower.take_in(stream_id, before).await;
         }
         let held = self.streams.owned(stream_id);
         // Publishers that this origin has go on, whatever its memory.
@@ -129,20 +126,6 @@ impl Relay {
             until: remaining.and_then(|r| tokio::time::Instant::now().checked_add(r)),
             span: session,
         })
-    }
-
-    /// What readers had of the stream before, where an origin of these has it and this one does not: a new session goes on
-    /// behind it. A backup that is alone begins anew.
-    async fn take_in(&self, stream_id: StreamId, origins_before: &[String]) {
-        let is_followed = |stream: Arc<Stream>| stream.owner().is_some();
-        let followed = self.streams.find(stream_id).map(is_followed);
-        let names = origins_before.iter().take(ORIGINS_BEFORE_MAX);
-        let names: Vec<_> = names
-            .filter_map(|name| OriginName::new(name).ok())
-            .collect();
-        if followed == Some(true) || (followed.is_none() && !names.is_empty()) {
-            self.follower.take_in(stream_id, &names).await;
-        }
     }
 
     /// The grant allows this stream, slot and session, now.

@@ -52,9 +52,10 @@ impl Run {
             return 0;
         }
         self.received += 1;
-        let announced = match std::mem::take(&mut self.broken_off) {
-            true => u64::MAX,
-            false => excuse.announced,
+        let announced = if std::mem::take(&mut self.broken_off) {
+            u64::MAX
+        } else {
+            excuse.announced
         };
         let skipped = (number - self.next).min(announced);
         self.skipped += skipped;
