@@ -34,7 +34,7 @@ use sqlx::{
     Any, AnyConnection, AnyPool, AssertSqlSafe, ConnectOptions as _, Connection as _,
     SqlSafeStr as _, Transaction,
     any::AnyConnectOptions,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
 use tokio::{sync::watch, time::timeout};
@@ -339,8 +339,12 @@ async fn migrate(
         .await
         .map_err(|_elapsed| DatabaseError::Timeout)?
         .map_err(DatabaseError::Connect)?;
+    // A server that vanished ends no wait.
+    timeout(lock_timeout + OPERATION_TIMEOUT, connection.lock())
+        .await
+        .map_err(|_elapsed| DatabaseError::Timeout)??;
     migrator().run(&mut connection).await?;
-    // It may hang: that is for the next one to find out.
+    // Releases the lock. It may hang: that is for the next one to find out.
     timeout(OPERATION_TIMEOUT, connection.close()).await.ok();
     Ok(())
 }
@@ -350,7 +354,7 @@ fn migrator() -> Migrator {
         let (description, sql) = (description.into(), sql.into_sql_str());
         Migration::new(version, description, MigrationType::Simple, sql, false)
     };
-    Migrator::with_migrations(vec![
+    let mut migrator = Migrator::with_migrations(vec![
         migration(
             1,
             "stream keys and revocations",
@@ -393,7 +397,10 @@ fn migrator() -> Migrator {
             "old peppers",
             include_str!("../migrations/0010_old_peppers.sql"),
         ),
-    ])
+    ]);
+    // Who runs it holds the lock, which this would wait for without end.
+    migrator.set_locking(false);
+    migrator
 }
 
 /// For the first connection: at a start, everything else on the machine may be starting too.

@@ -14,14 +14,17 @@ use proto::{
     },
 };
 use runtime::identity::Role;
-use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, migrate::Migrate as _};
 use tonic::{Code, Status};
 
 use super::{
     admission_service::is_granted,
-    fixture::{Fixture, Replica, of_role, of_tenant, reason},
+    fixture::{Fixture, Replica, of_role, of_tenant, reason, until},
 };
-use crate::DatabaseConfig;
+use crate::{
+    DatabaseConfig,
+    database::{Database, DatabaseError},
+};
 
 /// Five times what an edge waits for a decision.
 const ANSWER_MAX: Duration = Duration::from_millis(12_500);
@@ -274,6 +277,36 @@ async fn connections_that_hang_for_ever_are_replaced() {
     }
     assert!(begun.elapsed() < ANSWER_MAX, "{:?}", begun.elapsed());
     recovers(&control, &key.id, &secret).await;
+    drop(stopped);
+}
+
+/// The server gives up such a wait, unless it has vanished.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_vanishes_while_a_migration_waits_for_another_is_given_up() {
+    let fixture = Fixture::postgres().await;
+    let mut holder = other_connection(&fixture).await;
+    holder.lock().await.unwrap();
+    let database = fixture.config.database.clone();
+    let limit = Duration::from_secs(3);
+    let begun = Instant::now();
+    let waiting =
+        tokio::spawn(async move { Database::open_within(&database, limit).await.err().unwrap() });
+    let mut looking = other_connection(&fixture).await;
+    let mut waits = None;
+    until("the migration waits for the other one", async || {
+        let asked = sqlx::query_scalar::<_, i32>(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+             AND wait_event_type = 'Lock' AND wait_event = 'advisory'",
+        );
+        waits = asked.fetch_optional(&mut looking).await.unwrap();
+        waits.is_some()
+    })
+    .await;
+    let stopped = Stopped::new(waits.into_iter().collect());
+    let error = waiting.await.unwrap();
+    println!("given up after {:?}", begun.elapsed());
+    assert!(matches!(error, DatabaseError::Timeout), "{error:?}");
+    assert!(begun.elapsed() >= limit && error.may_pass());
     drop(stopped);
 }
 
