@@ -420,7 +420,7 @@ impl Stream {
     }
 
     fn depart_if(self: &Arc<Self>, slot: Slot, end: End, departs: impl FnOnce(&Input) -> bool) {
-        let mut remains = false;
+        let (mut remains, is_over) = (false, matches!(end, End::Ended { .. }));
         self.end_if(end, |stream, state| {
             if !departs(state.inputs.of(slot)) {
                 return false;
@@ -435,6 +435,10 @@ impl Stream {
                     publisher.dismiss(Dismissal::Fenced(input.token));
                 }
                 state.count_backup(stream.streams.metrics());
+                // It goes on nowhere.
+                if is_over && slot == state.selection.on_air() {
+                    state.held = false;
+                }
                 stream.select(state, now);
             }
             !remains

@@ -296,16 +296,7 @@ async fn the_backup_comes_on_air_at_an_origin_that_drains_once_the_primary_is_si
     let held_for = Duration::from_secs(10);
     let origin = start(quick()).await;
     let (mut primary, mut backup, mut player, mut seen) = both(&origin).await;
-    origin.shutdown.drain();
-    for encoder in [&mut primary, &mut backup] {
-        loop {
-            match next_answer(&mut encoder.publisher.answers).await.unwrap() {
-                Some(publish_response::Response::Goodbye(_)) => break,
-                Some(publish_response::Response::Ack(_)) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
+    asked_to_leave(&origin, [&mut primary, &mut backup]).await;
     let encoders = &mut [&mut primary, &mut backup];
     until(encoders, seen.on_air(&mut player, "p1")).await;
     let since = std::time::Instant::now();
@@ -316,6 +307,32 @@ async fn the_backup_comes_on_air_at_an_origin_that_drains_once_the_primary_is_si
     println!("held for {:?}", since.elapsed());
     assert!(since.elapsed() >= held_for);
     assert!(seen.first.as_ref().unwrap().1.keyframe());
+}
+
+async fn asked_to_leave(origin: &Running, encoders: [&mut Encoder; 2]) {
+    origin.shutdown.drain();
+    for encoder in encoders {
+        loop {
+            match next_answer(&mut encoder.publisher.answers).await.unwrap() {
+                Some(publish_response::Response::Goodbye(_)) => break,
+                Some(publish_response::Response::Ack(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_backup_comes_on_air_at_an_origin_that_drains_as_soon_as_the_primary_has_finished() {
+    let origin = start(quick()).await;
+    let (mut primary, mut backup, mut player, mut seen) = both(&origin).await;
+    asked_to_leave(&origin, [&mut primary, &mut backup]).await;
+    let since = std::time::Instant::now();
+    primary.publisher.close("the programme is over").await;
+    until(&mut [&mut backup], seen.on_air(&mut player, "b1")).await;
+    println!("on air after {:?}", since.elapsed());
+    // It would be held for ten seconds.
+    assert!(since.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
