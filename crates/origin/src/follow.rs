@@ -220,21 +220,22 @@ impl Follower {
     /// Asks once, and follows where the answer leads. `None`: the stream is here.
     async fn ask(&self, id: StreamId) -> Option<Progress> {
         let elsewhere = self.shared.elsewhere.as_ref()?;
-        let whereabouts = elsewhere.directory.whereabouts(id).await;
-        let admitted = self.shared.streams.admit_followed();
-        let Some(admitted) = admitted.filter(|_| !self.shared.shutdown.is_draining()) else {
-            return Some(Progress::NotLive);
+        let follow = async |candidates: Vec<Origin>| {
+            let admitted = self.shared.streams.admit_followed();
+            let admitted = admitted.filter(|_| !self.shared.shutdown.is_draining());
+            let admitted = admitted.ok_or(Progress::NotLive)?;
+            Ok(Following::begin(self, id, &candidates, admitted).await)
         };
-        let candidates = &whereabouts.candidates;
-        if let Some(following) = Following::begin(self, id, candidates, admitted).await {
-            tokio::spawn(following.run());
-            return None;
+        let (followed, told) = elsewhere.directory.ask(id, follow).await;
+        match followed {
+            Ok(Some(following)) => {
+                tokio::spawn(following.run());
+                None
+            }
+            Ok(None) if told.may_be_owned() => Some(Progress::NotThere),
+            Ok(None) => Some(Progress::NotLive),
+            Err(not_admitted) => Some(not_admitted),
         }
-        Some(if whereabouts.told.may_be_owned() {
-            Progress::NotThere
-        } else {
-            Progress::NotLive
-        })
     }
 }
 

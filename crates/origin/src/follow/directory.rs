@@ -73,6 +73,8 @@ const ASKED_MAX: usize = 256;
 const ASKED_TOGETHER: usize = 128;
 /// Between two rounds, for each stream of the first: the registry is asked about 10 000 streams a second at most.
 const PAUSE_PER_STREAM: Duration = Duration::from_micros(100);
+/// How soon it is asked again who owns a stream whose owner is silent.
+pub(super) const ASK_PAUSE: Duration = Duration::from_millis(100);
 /// How long one more waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(1);
 /// How long the list of origins stands.
@@ -138,6 +140,40 @@ impl Directory {
         Whereabouts {
             candidates: owners.iter().filter_map(known).collect(),
             told: Told::Owned,
+        }
+    }
+
+    /// What comes of asking those who may have a stream. Where the registry names others meanwhile, those are asked instead:
+    /// an origin that is frozen is named until the edge has left it, and says nothing.
+    pub(super) async fn ask<T, F: Future<Output = T>>(
+        &self,
+        id: StreamId,
+        ask: impl Fn(Vec<Origin>) -> F,
+    ) -> (T, Told) {
+        let mut named = self.whereabouts(id).await;
+        loop {
+            tokio::select! {
+                biased;
+                answer = ask(named.candidates.clone()) => return (answer, named.told),
+                others = self.others(id, &named.candidates) => named = others,
+            }
+        }
+    }
+
+    /// Where the stream may be, once the registry names an origin that is none of these.
+    async fn others(&self, id: StreamId, named: &[Origin]) -> Whereabouts {
+        let is_other = |origin: &Origin| {
+            let same = |named: &Origin| {
+                (&named.name, &named.relay_address) == (&origin.name, &origin.relay_address)
+            };
+            !named.iter().any(same)
+        };
+        loop {
+            sleep(ASK_PAUSE).await;
+            let whereabouts = self.whereabouts(id).await;
+            if whereabouts.told == Told::Owned && whereabouts.candidates.iter().any(is_other) {
+                return whereabouts;
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::{
     Elsewhere, Follower, NOT_THERE_PAUSE, NOT_THERE_PAUSE_MAX,
-    directory::{Told, Whereabouts},
+    directory::{ASK_PAUSE, Told, Whereabouts},
     upstream::Upstream,
 };
 use crate::{
@@ -87,8 +87,6 @@ enum Tried {
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether anybody reads.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
-/// How soon it is asked again who owns a stream whose owner is silent.
-const ASK_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is asked who owns a stream before its end is believed, while others take the turns.
 const TURNS_MAX: usize = 5;
 
@@ -347,8 +345,8 @@ impl Following {
             }
             self.loss = Some(loss);
             // Also the origin that was followed: an RPC can break without its origin.
-            let whereabouts = elsewhere.directory.whereabouts(self.id).await;
-            let opened = self.open(elsewhere, &whereabouts.candidates).await;
+            let open = async |candidates: Vec<Origin>| self.open(elsewhere, &candidates).await;
+            let (opened, _told) = elsewhere.directory.ask(self.id, open).await;
             match opened.map(|upstream| self.go_on(upstream)) {
                 Some(Tried::Follows) => {
                     self.found_again(loss.since);

@@ -51,8 +51,7 @@ pub(super) struct Upstream {
     _connection: Arc<Channel>,
 }
 
-/// To reach an origin and have it accept. A reader that leaves a frozen origin finds it named by the registry still, until
-/// the edge has left it too: what is asked again sooner is found sooner.
+/// To reach an origin and have it accept.
 const OPEN_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Upstreams {
