@@ -14,7 +14,7 @@ use tests::{
     deployment::{APP, Deployment},
     http,
     process::{self, Process},
-    turn, turn_alone,
+    synthetic, turn, turn_alone,
     wait::{wait_for, wait_until},
     witness::{Witness, publish_when_free},
 };
@@ -23,6 +23,8 @@ const READY: Duration = Duration::from_secs(60);
 /// For an order to reach an edge that watches the control that was asked, and one that does not.
 const PUSH_GOAL: Duration = Duration::from_millis(100);
 const REGISTRY_GOAL: Duration = Duration::from_secs(1);
+/// Of a process that ends, for its sessions.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn three_edges() -> Layout {
     Layout {
@@ -304,4 +306,41 @@ async fn a_drain_that_is_waited_for_outlasts_its_control() {
         printed.contains(&format!("Edge {edge} is empty.")),
         "{printed}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_ends_in_its_own_time_whatever_its_edge_was_ordered() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::start(Layout {
+        origins: 1,
+        edge: vec![("DRAIN_TIMEOUT", format!("{}s", DRAIN_TIMEOUT.as_secs()))],
+        ..Layout::default()
+    })
+    .await;
+    let operator = Operator::new(&cluster, 0);
+    let edge = name(&cluster.edge).await;
+    // Neither leaves by itself, and the second one has no keyframe at which it could be closed.
+    let key = cluster.deployment.api.create_key(APP, "stays").await;
+    let witness = Witness::start(&cluster.deployment, key).await;
+    let key = cluster.deployment.api.create_key(APP, "silent").await;
+    let mut silent = cluster.deployment.publish(&key).await;
+    silent.send(&synthetic::video_header()).await.unwrap();
+    let ordered = Instant::now();
+    operator.types(&["drain", &edge, "--timeout", "1h"]);
+    enters(&cluster.edge, 2.0, ordered).await;
+    witness.is_alive().await;
+
+    let told = Instant::now();
+    cluster.edge.process().signal("TERM");
+    let status = cluster.edge.process_mut().exit(READY).await;
+    let took = told.elapsed();
+    println!("under an order for an hour the process ends after {took:?} (of {DRAIN_TIMEOUT:?})");
+    assert!(status.success(), "{status}");
+    assert!(took >= DRAIN_TIMEOUT, "the last one has its time: {took:?}");
+    assert!(took < 5 * DRAIN_TIMEOUT, "{took:?}");
+    wait_until("the publisher to be closed", READY, || {
+        !witness.is_publishing()
+    })
+    .await;
+    silent.until_closed(READY).await;
 }
