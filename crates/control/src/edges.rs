@@ -74,7 +74,7 @@ impl Edges {
         let timeout_ms = request.timeout.map(field::period_ms).transpose();
         let timeout_ms = violations.check("timeout", timeout_ms).flatten();
         violations.finish()?;
-        let edge = self.find(&request.name).await?.name;
+        let edge = self.find(&request.name).await?;
         let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()));
         let order = DrainOrder {
             timeout,
@@ -83,7 +83,7 @@ impl Edges {
         };
         let told = self.tell(&edge, &Command::Drain(order)).await;
         // Also where it is not known whether the registry took it.
-        self.audit("drain_edge", &edge, &caller, &request.reason, timeout);
+        self.audit("drain_edge", &edge.name, &caller, &request.reason, timeout);
         told?;
         Ok(DrainEdgeResponse {})
     }
@@ -100,7 +100,7 @@ impl Edges {
             let reason = "EDGE_STOPPING";
             return Err(status(Code::FailedPrecondition, reason, description));
         }
-        let told = self.tell(&edge.name, &Command::Undrain).await;
+        let told = self.tell(&edge, &Command::Undrain).await;
         self.audit("undrain_edge", &edge.name, &caller, "", None);
         told?;
         Ok(UndrainEdgeResponse {})
@@ -117,10 +117,13 @@ impl Edges {
         edges.map_err(|error| unavailable(&error))
     }
 
-    async fn tell(&self, edge: &EdgeName, command: &Command) -> Result<(), Status> {
-        let id = self.0.registry.command(edge, command).await;
+    /// Above what the edge has heard of, which the registry may have lost: an order below that counts as one that comes
+    /// late.
+    async fn tell(&self, edge: &Edge, command: &Command) -> Result<(), Status> {
+        let (registry, name) = (&self.0.registry, &edge.name);
+        let id = registry.command_after(name, command, edge.heard).await;
         let id = id.map_err(|error| unavailable(&error))?;
-        self.0.pushes.push(edge, id, command);
+        self.0.pushes.push(name, id, command);
         Ok(())
     }
 

@@ -3,14 +3,33 @@
 //! Commands come through the registry, which keeps them for an hour, and some of them also from the control that this edge
 //! watches, which is faster. Either way they have the registry's number, and what comes twice is done once. A session
 //! that is ended here ends by the revocation log as well: this is the way past a control that is down or hangs.
+//!
+//! What this edge has heard of stands in its announcement ([`Heard`]). Where the registry lost that, control has the next
+//! order numbered above it all the same, and it does not count as one that comes late.
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use proto::internal::v1::{EdgeCommand, edge_command};
 use registry::{Command, CommandId, DrainOrder};
 use tracing::{info, warn};
 
 use crate::{Context, live::Target, metrics::CommandLabels};
+
+/// The highest number of a command that came, by either way.
+#[derive(Default)]
+pub(crate) struct Heard(Mutex<CommandId>);
+
+impl Heard {
+    pub(crate) fn highest(&self) -> CommandId {
+        *self.0.lock()
+    }
+
+    fn note(&self, id: CommandId) {
+        let mut highest = self.0.lock();
+        *highest = id.max(*highest);
+    }
+}
 
 /// Follows the registry for as long as the edge runs.
 pub(crate) async fn follow(context: Arc<Context>) {
@@ -59,6 +78,8 @@ impl By {
 }
 
 fn obey(context: &Context, id: CommandId, command: Command, way: By) {
+    // Before what comes of it is announced.
+    context.heard.note(id);
     let by = way.word();
     let (kind, news) = match command {
         Command::Drain(order) => {

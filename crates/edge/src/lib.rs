@@ -120,6 +120,7 @@ pub(crate) struct Context {
     drain: drain::Drain,
     edge: EdgeName,
     guesses: guesses::Guesses,
+    heard: commands::Heard,
     live: live::LiveSessions,
     metrics: metrics::EdgeMetrics,
     /// A turn for each session that opens at an origin.
@@ -249,6 +250,7 @@ impl Context {
             drain: drain::Drain::new(),
             edge: new_edge_name(),
             guesses: guesses::Guesses::new(),
+            heard: commands::Heard::default(),
             live: live::LiveSessions::default(),
             openings: Arc::new(Semaphore::new(config.relay.openings_max)),
             origins: origins::Origins::new(

@@ -74,6 +74,7 @@ fn edge(context: &Context, phase: Phase) -> Edge {
         sessions: sessions(context),
         drain_until_ms,
         drain_reason: context.drain.reason().unwrap_or_default(),
+        heard: context.heard.highest(),
     }
 }
 

@@ -134,23 +134,14 @@ async fn find(client: &mut Client, named: &str) -> anyhow::Result<Edge> {
 async fn until_empty(client: &mut Client, mut edge: Edge, json: bool) -> anyhow::Result<Edge> {
     let (mut begun, mut told) = (false, None);
     let ordered = Instant::now();
-    let (mut answered, mut seen) = (ordered, ordered);
+    let mut seen = ordered;
     loop {
-        let edges = match list(client).await {
-            Ok(edges) => edges,
-            // Control, or its registry, may be back in a moment. It says nothing of the edge meanwhile.
-            Err(status) if UNREACHED.contains(&status.code()) => {
-                if answered.elapsed() > UNREACHED_MAX {
-                    let what = "control cannot be reached, or does not reach the registry; the order stands";
-                    return Err(explain(&status).context(what));
-                }
-                sleep(LOOK_PERIOD).await;
-                seen = Instant::now();
-                continue;
-            }
-            Err(status) => return Err(explain(&status)),
-        };
-        answered = Instant::now();
+        let (edges, was_away) = list_once_reached(client).await?;
+        let answered = Instant::now();
+        if was_away {
+            // It said nothing of the edge meanwhile.
+            seen = answered;
+        }
         let Some(now) = edges.into_iter().find(|now| now.name == edge.name) else {
             if edge.stopping && edge.sessions == 0 {
                 return Ok(edge);
@@ -186,6 +177,30 @@ async fn until_empty(client: &mut Client, mut edge: Edge, json: bool) -> anyhow:
             told = Some(edge.sessions);
             let (sessions, state) = (edge.sessions, state(&edge));
             output::line(format_args!("{sessions} sessions left ({state})"));
+        }
+        sleep(LOOK_PERIOD).await;
+    }
+}
+
+/// The edges, and whether control was away: it, or its registry, may be back in a moment.
+async fn list_once_reached(client: &mut Client) -> anyhow::Result<(Vec<Edge>, bool)> {
+    let asked = Instant::now();
+    let mut was_away = false;
+    loop {
+        let status = match list(client).await {
+            Ok(edges) => return Ok((edges, was_away)),
+            Err(status) => status,
+        };
+        let error = explain(&status);
+        if !UNREACHED.contains(&status.code()) {
+            return Err(error);
+        }
+        let what = "control cannot be reached, or does not reach the registry";
+        if asked.elapsed() > UNREACHED_MAX {
+            return Err(error.context(format!("{what}; the order stands")));
+        }
+        if !std::mem::replace(&mut was_away, true) {
+            output::notice(format_args!("{what}; waiting for it: {error:#}"));
         }
         sleep(LOOK_PERIOD).await;
     }
@@ -245,10 +260,12 @@ const HEADING: [&str; 8] = [
 /// How long an edge may be missing among those announced, each for 15 s.
 const ABSENT_MAX: Duration = Duration::from_secs(20);
 
-/// How control fails that is being replaced, by way of the channel or of a tunnel.
-const UNREACHED: [Code; 4] = [
+/// How control fails that is being replaced, by way of the channel or of a tunnel. A request that meets its goodbye is an
+/// internal error of HTTP/2.
+const UNREACHED: [Code; 5] = [
     Code::Cancelled,
     Code::DeadlineExceeded,
+    Code::Internal,
     Code::Unavailable,
     Code::Unknown,
 ];

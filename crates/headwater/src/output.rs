@@ -29,6 +29,11 @@ pub(crate) fn error(error: &anyhow::Error) {
     writeln!(io::stderr(), "headwater: {error:#}").ok();
 }
 
+/// Tells what somebody who waits should know, beside the answer that is still to come.
+pub(crate) fn notice(text: impl std::fmt::Display) {
+    writeln!(io::stderr(), "headwater: {text}").ok();
+}
+
 /// Prints what the command line's parser says: help and version are no mistakes.
 pub(crate) fn usage(error: &clap::Error, usage: u8) -> ExitCode {
     error.print().ok();

@@ -25,6 +25,8 @@ pub struct Edge {
     pub drain_until_ms: Option<u64>,
     /// What the order to drain said why; empty without one.
     pub drain_reason: String,
+    /// The highest number of a command that it has heard of; zero: of none, or it does not say.
+    pub heard: CommandId,
 }
 
 /// How far an edge is on its way to be empty.
@@ -100,6 +102,19 @@ pub struct CommandId {
     pub at_ms: u64,
     /// Within the millisecond.
     pub number: u64,
+}
+
+impl CommandId {
+    /// The first one above it.
+    pub(crate) fn above(self) -> Self {
+        match self.number.checked_add(1) {
+            Some(number) => Self { number, ..self },
+            None => Self {
+                at_ms: self.at_ms.saturating_add(1),
+                number: 0,
+            },
+        }
+    }
 }
 
 impl std::fmt::Display for CommandId {

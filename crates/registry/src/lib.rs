@@ -204,9 +204,21 @@ impl Registry {
         edge: &EdgeName,
         command: &Command,
     ) -> Result<CommandId, RegistryError> {
+        self.command_after(edge, command, CommandId::default())
+            .await
+    }
+
+    /// The same, numbered above `after` whatever the registry has lost and its clock says: an edge does not heed an order
+    /// whose number is below that of one it has heard of.
+    pub async fn command_after(
+        &self,
+        edge: &EdgeName,
+        command: &Command,
+        after: CommandId,
+    ) -> Result<CommandId, RegistryError> {
         match self {
-            Self::Memory(memory) => Ok(memory.command(edge, command)),
-            Self::Redis(redis) => redis.command(edge, command).await,
+            Self::Memory(memory) => Ok(memory.command(edge, command, after)),
+            Self::Redis(redis) => redis.command(edge, command, after).await,
         }
     }
 

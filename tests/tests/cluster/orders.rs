@@ -12,8 +12,10 @@ use tests::{
     binary,
     cluster::{Cluster, Layout, Node},
     deployment::{APP, Deployment},
-    http, turn_alone,
-    wait::wait_for,
+    http,
+    process::{self, Process},
+    synthetic, turn, turn_alone,
+    wait::{wait_for, wait_until},
     witness::{Witness, publish_when_free},
 };
 
@@ -21,6 +23,8 @@ const READY: Duration = Duration::from_secs(60);
 /// For an order to reach an edge that watches the control that was asked, and one that does not.
 const PUSH_GOAL: Duration = Duration::from_millis(100);
 const REGISTRY_GOAL: Duration = Duration::from_secs(1);
+/// Of a process that ends, for its sessions.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn three_edges() -> Layout {
     Layout {
@@ -67,6 +71,13 @@ impl Operator {
         let printed = String::from_utf8_lossy(&printed).into_owned();
         println!("$ headwater {}\n{printed}", arguments.join(" "));
         (output.status.success(), printed)
+    }
+
+    /// What takes its time.
+    fn begins(&self, cluster: &Cluster, arguments: &[&str]) -> Process {
+        let mut program = process::command(binary::headwater());
+        program.args(arguments).args(&self.server);
+        Process::spawn("operator", &mut program, cluster.directory.path())
     }
 }
 
@@ -255,4 +266,81 @@ async fn an_order_arrives_where_the_control_of_an_edge_is_gone() {
     let took = enters(&cluster.edge, 0.0, ordered).await;
     println!("without its control it serves again after {took:?}");
     assert!(took < 5 * REGISTRY_GOAL, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_that_is_waited_for_outlasts_its_control() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::start(Layout {
+        origins: 1,
+        ..Layout::default()
+    })
+    .await;
+    let operator = Operator::new(&cluster, 0);
+    let edge = name(&cluster.edge).await;
+    let key = cluster.deployment.api.create_key(APP, "waited-for").await;
+    let witness = Witness::start(&cluster.deployment, key).await;
+    let order = ["drain", edge.as_str(), "--timeout", "10m", "--wait"];
+    let mut waiting = operator.begins(&cluster, &order);
+    wait_until("the wait", READY, || {
+        waiting.printed().contains("1 sessions left")
+    })
+    .await;
+
+    let control = &mut cluster.controls[0];
+    control.kill();
+    // It was missed, and is the only one.
+    let told = waiting.log_line(&["control cannot be reached"], READY);
+    println!("{}", told.await);
+    control.start().await;
+    control.serves(READY).await;
+    // As a rollout does it.
+    control.replace(READY).await;
+
+    assert!(waiting.ended().is_none(), "{}", waiting.log());
+    witness.finish().await;
+    let status = waiting.exit(READY).await;
+    let printed = waiting.printed();
+    assert!(status.success(), "{status}: {printed}{}", waiting.log());
+    assert!(
+        printed.contains(&format!("Edge {edge} is empty.")),
+        "{printed}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_ends_in_its_own_time_whatever_its_edge_was_ordered() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::start(Layout {
+        origins: 1,
+        edge: vec![("DRAIN_TIMEOUT", format!("{}s", DRAIN_TIMEOUT.as_secs()))],
+        ..Layout::default()
+    })
+    .await;
+    let operator = Operator::new(&cluster, 0);
+    let edge = name(&cluster.edge).await;
+    // Neither leaves by itself, and the second one has no keyframe at which it could be closed.
+    let key = cluster.deployment.api.create_key(APP, "stays").await;
+    let witness = Witness::start(&cluster.deployment, key).await;
+    let key = cluster.deployment.api.create_key(APP, "silent").await;
+    let mut silent = cluster.deployment.publish(&key).await;
+    silent.send(&synthetic::video_header()).await.unwrap();
+    let ordered = Instant::now();
+    operator.types(&["drain", &edge, "--timeout", "1h"]);
+    enters(&cluster.edge, 2.0, ordered).await;
+    witness.is_alive().await;
+
+    let told = Instant::now();
+    cluster.edge.process().signal("TERM");
+    let status = cluster.edge.process_mut().exit(READY).await;
+    let took = told.elapsed();
+    println!("under an order for an hour the process ends after {took:?} (of {DRAIN_TIMEOUT:?})");
+    assert!(status.success(), "{status}");
+    assert!(took >= DRAIN_TIMEOUT, "the last one has its time: {took:?}");
+    assert!(took < 5 * DRAIN_TIMEOUT, "{took:?}");
+    wait_until("the publisher to be closed", READY, || {
+        !witness.is_publishing()
+    })
+    .await;
+    silent.until_closed(READY).await;
 }

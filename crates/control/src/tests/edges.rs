@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant};
 
 use proto::{
-    internal::v1::edge_command,
+    internal::v1::{EdgeCommand, edge_command},
     v1::{
         DrainEdgeRequest, EdgePhase as PhaseMessage, ListEdgesRequest, TerminateSessionRequest,
         UndrainEdgeRequest, edge_service_server::EdgeService as _,
         session_service_server::SessionService as _,
     },
 };
-use registry::{Command, Commands, DrainOrder, Edge, EdgeName, EdgePhase, Slot, StreamId};
+use registry::{
+    Command, CommandId, Commands, DrainOrder, Edge, EdgeName, EdgePhase, Slot, StreamId,
+};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -36,6 +38,7 @@ pub(super) fn edge(name: &str) -> Edge {
         sessions: 3,
         drain_until_ms: None,
         drain_reason: String::new(),
+        heard: CommandId::default(),
     }
 }
 
@@ -66,11 +69,17 @@ async fn next(commands: &mut Commands) -> Command {
 /// The next command that a watch tells, and how long that took.
 async fn pushed(watcher: &mut Watcher) -> (edge_command::Command, Duration) {
     let began = Instant::now();
+    let command = pushed_whole(watcher).await;
+    assert!(command.at_ms > 0);
+    (command.command.unwrap(), began.elapsed())
+}
+
+async fn pushed_whole(watcher: &mut Watcher) -> EdgeCommand {
     loop {
         let mut answer = watcher.answer().await.unwrap();
         if let Some(command) = answer.commands.pop() {
-            assert!(command.at_ms > 0 && answer.commands.is_empty());
-            return (command.command.unwrap(), began.elapsed());
+            assert_eq!(answer.commands, []);
+            return command;
         }
     }
 }
@@ -168,6 +177,32 @@ async fn an_ended_session_and_a_revoked_key_are_told_to_their_edge(fixture: Fixt
         stream_key_id: key.id,
     };
     assert_eq!(next(&mut told).await, revoke);
+}
+
+#[tokio::test]
+async fn an_order_is_numbered_above_what_its_edge_has_heard() {
+    let fixture = Fixture::sqlite();
+    let control = fixture.replica().await;
+    // The registry has lost it, and its clock went back.
+    let heard = CommandId {
+        at_ms: 9_999_999_999_999,
+        number: 7,
+    };
+    let edge = Edge {
+        heard,
+        ..edge("edge-a")
+    };
+    fixture.registry.announce_edge(&edge).await.unwrap();
+    let mut watcher = control.watch_as("edge-a", None).await.unwrap();
+    watcher.answer().await.unwrap();
+    let mut kept = fixture.registry.commands(&edge.name);
+    let request = of_everybody(drain("edge-a", None));
+    control.edges.drain_edge(request).await.unwrap();
+    let told = pushed_whole(&mut watcher).await;
+    let kept = timeout(Duration::from_secs(20), kept.next()).await;
+    let (id, _) = kept.expect("a command");
+    assert!(id > heard, "{id}");
+    assert_eq!((told.at_ms, told.number), (id.at_ms, id.number));
 }
 
 #[tokio::test]

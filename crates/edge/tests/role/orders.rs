@@ -6,7 +6,8 @@ use edge::Config;
 use futures_util::future::join_all;
 use proto::internal::v1::{DrainOrder as DrainMessage, EdgeCommand, UndrainOrder, edge_command};
 use registry::{
-    ClaimOutcome, Command, DrainOrder, Edge, EdgeName, EdgePhase, Policy, SessionId, Slot, StreamId,
+    ClaimOutcome, Command, CommandId, DrainOrder, Edge, EdgeName, EdgePhase, Policy, SessionId,
+    Slot, StreamId,
 };
 use runtime::shutdown::DrainTimes;
 use tokio::task::JoinSet;
@@ -322,6 +323,33 @@ async fn control_is_heard_as_well_and_what_comes_late_says_nothing() {
     .await;
     assert_eq!(phase(&harness), 0);
     assert!(harness.readiness.missing().is_empty());
+}
+
+#[tokio::test]
+async fn an_order_counts_whose_registry_has_lost_what_control_told() {
+    let harness = Harness::start_with(1, quick).await;
+    // By control alone, and above whatever the registry numbers by its clock.
+    let lost = CommandId {
+        at_ms: 9_999_999_999_999,
+        number: 7,
+    };
+    harness.control.command(EdgeCommand {
+        at_ms: lost.at_ms,
+        number: lost.number,
+        command: Some(edge_command::Command::Drain(DrainMessage::default())),
+    });
+    let edge = announced_as(&harness, EdgePhase::Empty).await;
+    assert_eq!(edge.heard, lost);
+    // Below that it counts as one that comes late.
+    tell(&harness, Command::Undrain).await;
+    obeyed(&harness, "undrain", "known").await;
+    assert_eq!(phase(&harness), 3);
+    let undrain = Command::Undrain;
+    let ordered = harness
+        .registry
+        .command_after(&edge.name, &undrain, edge.heard);
+    assert!(ordered.await.unwrap() > lost);
+    until("the edge serves", || phase(&harness) == 0).await;
 }
 
 #[tokio::test]

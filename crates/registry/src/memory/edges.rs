@@ -43,7 +43,12 @@ impl MemoryRegistry {
         })
     }
 
-    pub(crate) fn command(&self, edge: &EdgeName, command: &Command) -> CommandId {
+    pub(crate) fn command(
+        &self,
+        edge: &EdgeName,
+        command: &Command,
+        after: CommandId,
+    ) -> CommandId {
         let id = self.with_state(|state, now| {
             let there = state.commands.remove(edge);
             let there = there.filter(|kept| kept.at(now).is_some());
@@ -53,13 +58,8 @@ impl MemoryRegistry {
                 number: 0,
             };
             // As Redis does it: above the last one, whatever the clock says.
-            let id = match kept.back() {
-                Some((last, _)) if *last >= first => CommandId {
-                    number: last.number.saturating_add(1),
-                    ..*last
-                },
-                Some(_) | None => first,
-            };
+            let last = kept.back().map_or(after, |(last, _)| after.max(*last));
+            let id = first.max(last.above());
             kept.push_back((id, command.clone()));
             if kept.len() > COMMANDS_MAX {
                 kept.pop_front();

@@ -44,7 +44,32 @@ impl RedisRegistry {
         &self,
         edge: &EdgeName,
         command: &Command,
+        after: CommandId,
     ) -> Result<CommandId, RegistryError> {
+        if after != CommandId::default() {
+            let now = self.run_one("command", cmd("TIME"), Repeat::Always);
+            let now = CommandId {
+                at_ms: value::time_ms(now.await?)?,
+                number: 0,
+            };
+            // Never below it first: an edge that looks back would take that for the last word.
+            let above = now.max(after.above()).to_string();
+            let added = self.add(edge, command, &above).await?;
+            // Refused where the last one there is as high already: the next one is above both.
+            if !matches!(added, Value::ServerError(_)) {
+                return id(added);
+            }
+        }
+        id(accepted(self.add(edge, command, "*").await?)?)
+    }
+
+    /// Appends a command with this number, `*`: the next one. What Redis says to that, a refusal too.
+    async fn add(
+        &self,
+        edge: &EdgeName,
+        command: &Command,
+        number: &str,
+    ) -> Result<Value, RegistryError> {
         let key = self.keys.commands(edge);
         let mut commands = Pipeline::with_capacity(2);
         let add = commands
@@ -53,16 +78,16 @@ impl RedisRegistry {
             .arg("MAXLEN")
             .arg("~")
             .arg(COMMANDS_MAX)
-            .arg("*");
+            .arg(number);
         for (field, value) in encode(command) {
             add.arg(field).arg(value);
         }
         commands.cmd("PEXPIRE").arg(&key).arg(ttl(COMMANDS_TTL));
         let replies = self.connection.run("command", &commands, Repeat::Always);
         let mut replies = replies.await?.into_iter();
-        let id = id(next(&mut replies)?)?;
+        let added = replies.next().ok_or_else(|| value::malformed("reply"))?;
         next(&mut replies)?;
-        Ok(id)
+        Ok(added)
     }
 
     pub(crate) fn commands(&self, edge: &EdgeName) -> Commands {
@@ -175,13 +200,7 @@ fn entry(entry: Value) -> Result<Entry, RegistryError> {
 fn id(id: Value) -> Result<CommandId, RegistryError> {
     let texts = value::texts(Value::Array(vec![id]))?;
     let text = texts.first().and_then(Option::as_deref);
-    let (at_ms, number) = text
-        .and_then(|text| text.split_once('-'))
-        .ok_or_else(|| value::malformed("command"))?;
-    Ok(CommandId {
-        at_ms: value::number(Some(at_ms), "command")?,
-        number: value::number(Some(number), "command")?,
-    })
+    value::command_id(text, "command")
 }
 
 /// What [`decode`] reads.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use redis::Value;
 
 use crate::{
-    ClaimOutcome, Edge, EdgeName, EdgePhase, Home, ID_BYTES_MAX, InvalidId, LEASE_TRACKS_MAX,
-    Lease, LeaseStats, LeaseTrack, Origin, OriginName, REASON_BYTES_MAX, RegistryError,
-    RenewalOutcome, SessionId, Slot, StreamId,
+    ClaimOutcome, CommandId, Edge, EdgeName, EdgePhase, Home, ID_BYTES_MAX, InvalidId,
+    LEASE_TRACKS_MAX, Lease, LeaseStats, LeaseTrack, Origin, OriginName, REASON_BYTES_MAX,
+    RegistryError, RenewalOutcome, SessionId, Slot, StreamId,
 };
 
 /// Fields of a lease, in the order in which [`lease`] reads them.
@@ -166,12 +166,12 @@ pub(super) fn origin(origin: OriginName, reply: Value) -> Result<Option<Origin>,
 }
 
 /// Fields of an edge, in the order in which [`edge`] reads them and [`encode_edge`] writes them.
-pub(super) const EDGE_FIELDS: [&str; 8] = [
-    "host", "zone", "version", "phase", "stopping", "sessions", "until", "reason",
+pub(super) const EDGE_FIELDS: [&str; 9] = [
+    "host", "zone", "version", "phase", "stopping", "sessions", "until", "reason", "heard",
 ];
 
 /// What [`edge`] reads.
-pub(super) fn encode_edge(edge: &Edge) -> [String; 8] {
+pub(super) fn encode_edge(edge: &Edge) -> [String; 9] {
     let Edge {
         name: _,
         host,
@@ -182,6 +182,7 @@ pub(super) fn encode_edge(edge: &Edge) -> [String; 8] {
         sessions,
         drain_until_ms,
         drain_reason,
+        heard,
     } = edge;
     [
         host.clone(),
@@ -194,6 +195,7 @@ pub(super) fn encode_edge(edge: &Edge) -> [String; 8] {
             .map(|until| until.to_string())
             .unwrap_or_default(),
         reason(drain_reason.clone()),
+        heard.to_string(),
     ]
 }
 
@@ -213,6 +215,7 @@ pub(super) fn edge(edge: EdgeName, reply: Value) -> Result<Option<Edge>, Registr
         sessions,
         until,
         Some(said),
+        heard,
     ] = *reply.as_slice()
     else {
         return Err(malformed("edge"));
@@ -232,7 +235,25 @@ pub(super) fn edge(edge: EdgeName, reply: Value) -> Result<Option<Edge>, Registr
         sessions: number(sessions, "edge")?,
         drain_until_ms: optional(until, "edge")?,
         drain_reason: reason(said.to_owned()),
+        // An edge of the version before does not say.
+        heard: match heard {
+            None => CommandId::default(),
+            heard => command_id(heard, "edge")?,
+        },
     }))
+}
+
+/// As it is displayed.
+pub(super) fn command_id(
+    text: Option<&str>,
+    what: &'static str,
+) -> Result<CommandId, RegistryError> {
+    let halves = text.and_then(|text| text.split_once('-'));
+    let (at_ms, within) = halves.ok_or_else(|| malformed(what))?;
+    Ok(CommandId {
+        at_ms: number(Some(at_ms), what)?,
+        number: number(Some(within), what)?,
+    })
 }
 
 /// An entry of an edge's index.

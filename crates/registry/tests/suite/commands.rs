@@ -79,6 +79,33 @@ pub(crate) async fn a_command_reaches_whoever_waits_for_it(place: Place) {
     assert!(took < 5 * GOAL, "{took:?}");
 }
 
+pub(crate) async fn a_command_is_numbered_above_what_its_edge_has_heard(place: Place) {
+    let to = edge("a");
+    let mut heard = place.edge.commands(&to);
+    let mut sent = vec![];
+    // As of a registry whose clock was far ahead, and which is gone.
+    let mut after = CommandId {
+        at_ms: 9_999_999_999_999,
+        number: u64::MAX,
+    };
+    for command in every_command() {
+        let id = place.control.command_after(&to, &command, after).await;
+        let id = id.unwrap();
+        assert!(id > after, "{id}");
+        sent.push((id, command.clone()));
+        // Whoever orders next may not know yet that the edge has heard of these.
+        let id = place.control.command(&to, &command).await.unwrap();
+        sent.push((id, command.clone()));
+        let id = place.control.command_after(&to, &command, after).await;
+        sent.push((id.unwrap(), command));
+        after = sent[sent.len() - 1].0;
+        for expected in sent.drain(..) {
+            assert_eq!(next(&mut heard).await, expected);
+        }
+        place.lose_everything().await;
+    }
+}
+
 pub(crate) async fn commands_are_forgotten_after_an_hour(place: Place) {
     let to = edge("a");
     place.control.command(&to, &Command::Undrain).await.unwrap();
@@ -113,6 +140,7 @@ async fn a_malformed_edge_does_not_hide_the_others() {
         ("stopping", "2"),
         ("sessions", "-1"),
         ("until", "soon"),
+        ("heard", "1"),
     ];
     for name in spoilt.iter().map(|(field, _)| *field).chain(["sound"]) {
         let announced = announced(name, EdgePhase::Serving);
@@ -127,9 +155,12 @@ async fn a_malformed_edge_does_not_hide_the_others() {
     server
         .admin(&["HSET", &sound, "reason", "two\nlines \u{1b}[31m"])
         .await;
+    // As of an edge of the version before.
+    server.admin(&["HDEL", &sound, "heard"]).await;
     let edges = server.registry("control").edges().await.unwrap();
     assert_eq!(edges.len(), 1, "{edges:?}");
     assert_eq!(edges[0].drain_reason, "twolines [31m");
+    assert_eq!(edges[0].heard, CommandId::default());
 }
 
 #[tokio::test]
@@ -348,6 +379,10 @@ fn announced(name: &str, phase: EdgePhase) -> Edge {
         sessions: 7,
         drain_until_ms: draining.then_some(1_800_000_000_000),
         drain_reason: if draining { "größer" } else { "" }.to_owned(),
+        heard: CommandId {
+            at_ms: 1_800_000_000_000,
+            number: 1,
+        },
     }
 }
 

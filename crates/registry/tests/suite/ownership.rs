@@ -8,8 +8,9 @@ use registry::{
 };
 
 use crate::commands::{
-    a_command_reaches_whoever_waits_for_it, about_a_thousand_commands_are_kept,
-    commands_are_forgotten_after_an_hour, commands_come_in_their_order_and_once, edges_come_and_go,
+    a_command_is_numbered_above_what_its_edge_has_heard, a_command_reaches_whoever_waits_for_it,
+    about_a_thousand_commands_are_kept, commands_are_forgotten_after_an_hour,
+    commands_come_in_their_order_and_once, edges_come_and_go,
 };
 use crate::forms::Form;
 use crate::home::{HOME_TTL, Place, claim, edge, origin, renewal, session, stats, stream};
@@ -104,6 +105,7 @@ in_both! {
     edges_come_and_go
     commands_come_in_their_order_and_once
     a_command_reaches_whoever_waits_for_it
+    a_command_is_numbered_above_what_its_edge_has_heard
     commands_are_forgotten_after_an_hour
     about_a_thousand_commands_are_kept
 }
