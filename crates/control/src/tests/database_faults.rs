@@ -288,22 +288,23 @@ async fn a_server_that_vanishes_while_a_migration_waits_for_another_is_given_up(
     holder.lock().await.unwrap();
     let database = fixture.config.database.clone();
     let limit = Duration::from_secs(3);
-    let begun = Instant::now();
-    let waiting =
-        tokio::spawn(async move { Database::open_within(&database, limit).await.err().unwrap() });
     let mut looking = other_connection(&fixture).await;
-    let mut waits = None;
-    until("the migration waits for the other one", async || {
-        let asked = sqlx::query_scalar::<_, i32>(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
-             AND wait_event_type = 'Lock' AND wait_event = 'advisory'",
-        );
-        waits = asked.fetch_optional(&mut looking).await.unwrap();
-        waits.is_some()
-    })
-    .await;
-    let stopped = Stopped::new(waits.into_iter().collect());
-    let error = waiting.await.unwrap();
+    let stopping = async {
+        let mut waits = None;
+        until("the migration waits for the other one", async || {
+            let asked = sqlx::query_scalar::<_, i32>(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+                 AND wait_event_type = 'Lock' AND wait_event = 'advisory'",
+            );
+            waits = asked.fetch_optional(&mut looking).await.unwrap();
+            waits.is_some()
+        })
+        .await;
+        Stopped::new(waits.into_iter().collect())
+    };
+    let begun = Instant::now();
+    let (opened, stopped) = tokio::join!(Database::open_within(&database, limit), stopping);
+    let error = opened.err().unwrap();
     println!("given up after {:?}", begun.elapsed());
     assert!(matches!(error, DatabaseError::Timeout), "{error:?}");
     assert!(begun.elapsed() >= limit && error.may_pass());
