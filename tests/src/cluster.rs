@@ -12,6 +12,7 @@ use crate::{
     api::Api,
     binary,
     deployment::Deployment,
+    free_address,
     node::{ORIGIN_CONFIG, READY},
     postgres::Postgres,
     redis::Redis,
@@ -290,20 +291,16 @@ impl Setup<'_> {
         extra: Vec<(&'static str, String)>,
     ) -> Node {
         let mut settings = self.common.clone();
-        settings.push(("CONTROL__PUBLIC__LISTEN", "127.0.0.1:0".to_owned()));
-        settings.push(("CONTROL__INTERNAL__LISTEN", "127.0.0.1:0".to_owned()));
+        settings.push(("CONTROL__PUBLIC__LISTEN", free_address()));
+        settings.push(("CONTROL__INTERNAL__LISTEN", free_address()));
         let database = match postgres {
             Some(postgres) => format!("{{postgres: {{url: \"{}\"}}}}", postgres.url()),
             None => "{sqlite: control.db}".to_owned(),
         };
         settings.push(("CONTROL__DATABASE", database));
         settings.extend(extra);
-        let mut node = self
-            .node("control", format!("control-{index}"), settings)
-            .await;
-        node.keep("CONTROL__PUBLIC__LISTEN", "public");
-        node.keep("CONTROL__INTERNAL__LISTEN", "internal");
-        node
+        self.node("control", format!("control-{index}"), settings)
+            .await
     }
 
     async fn origin(&self, index: usize, extra: Vec<(&'static str, String)>) -> Node {
@@ -311,18 +308,14 @@ impl Setup<'_> {
         let mut settings = self.common.clone();
         settings.push(("ORIGIN__NAME", name.clone()));
         let config = fs::read_to_string(self.base.join(ORIGIN_CONFIG)).unwrap();
-        let mut listeners = ORIGIN_LISTENERS.to_vec();
-        // Another version may not have them all.
-        listeners.retain(|(_, section)| config.contains(&format!("\n  {section}:\n")));
-        for (field, _) in &listeners {
-            settings.push((field, "127.0.0.1:0".to_owned()));
+        for (field, section) in ORIGIN_LISTENERS {
+            // Another version may not have them all.
+            if config.contains(&format!("\n  {section}:\n")) {
+                settings.push((field, free_address()));
+            }
         }
         settings.extend(extra);
-        let mut node = self.node("origin", name, settings).await;
-        for (field, section) in listeners {
-            node.keep(field, section);
-        }
-        node
+        self.node("origin", name, settings).await
     }
 
     async fn edge(
@@ -332,17 +325,14 @@ impl Setup<'_> {
         extra: Vec<(&'static str, String)>,
     ) -> Node {
         let mut settings = self.common.clone();
-        settings.push(("EDGE__LISTEN", "127.0.0.1:0".to_owned()));
+        settings.push(("EDGE__LISTEN", free_address()));
         settings.push(("EDGE__CONTROL", format!("{controls:?}")));
         settings.extend(extra);
         let name = match index {
             0 => "edge".to_owned(),
             further => format!("edge-{further}"),
         };
-        let mut node = self.node("edge", name, settings).await;
-        let listen = node.rtmps().to_string();
-        node.set("EDGE__LISTEN", listen);
-        node
+        self.node("edge", name, settings).await
     }
 
     async fn node(

@@ -67,7 +67,12 @@ pub mod volume;
 pub mod wait;
 pub mod witness;
 
-use std::{io::Write as _, path::PathBuf};
+use std::{
+    io::Write as _,
+    net::TcpListener,
+    path::PathBuf,
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -91,11 +96,29 @@ pub fn not_run(what: &str, why: &str) {
     std::io::stderr().write_all(said.as_bytes()).unwrap();
 }
 
-/// A loopback port that is free now. The system hands ports out in turn: another process hardly gets the same one soon.
+/// A loopback port that is free now, and stays so while who listens there is away: the system gives none of these to
+/// connections by itself.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    // Other processes begin elsewhere.
+    let own = u16::try_from(std::process::id() % u32::from(PORTS)).unwrap_or_default();
+    let next = || {
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed) % PORTS;
+        FIRST_PORT + (own.wrapping_mul(97) % PORTS + tried) % PORTS
+    };
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = std::iter::repeat_with(next).take(PORTS.into());
+    ports.find(free).expect("a port is free")
 }
+
+/// The same, as an address.
+pub fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
+/// Of [`free_port`]: above those of services, below those of Kubernetes' nodes and of connections.
+const FIRST_PORT: u16 = 12_000;
+const PORTS: u16 = 18_000;
 
 /// A stream's id as everybody computes it: the first half of SHA-256 over the length-prefixed tenant, app and name.
 pub fn stream_id(tenant: &str, app: &str, stream: &str) -> Vec<u8> {

@@ -170,12 +170,6 @@ impl Node {
         self.process.is_some()
     }
 
-    /// A later start listens where this one does.
-    pub fn keep(&mut self, field: &'static str, address: &str) {
-        let address = self.text(address);
-        self.set(field, address);
-    }
-
     /// Where encoders reach it: an edge.
     pub fn rtmps(&self) -> SocketAddr {
         let address = self.ready["rtmps"][0].as_str();
