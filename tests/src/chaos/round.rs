@@ -161,9 +161,12 @@ impl Rounds {
         let struck = Instant::now();
         let newcomer = newcomers.next().expect("a key for each round");
         if let Some(within) = within {
-            self.let_in(vec![newcomer], within, number).await;
-            sleep(fault.lasts().saturating_sub(struck.elapsed())).await;
-            field.heal(fault, victim).await;
+            // It lasts no longer where somebody new takes long.
+            let over = async {
+                sleep(fault.lasts().saturating_sub(struck.elapsed())).await;
+                field.heal(fault, victim).await;
+            };
+            tokio::join!(self.let_in(vec![newcomer], within, number), over);
             return;
         }
         sleep(fault.lasts()).await;

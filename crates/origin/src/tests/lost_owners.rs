@@ -98,8 +98,18 @@ async fn what_no_edge_has_any_more_is_an_explicit_gap() {
 
 #[tokio::test]
 async fn a_frozen_owner_is_left_where_the_registry_names_another() {
+    left_where_the_registry_names_another(Duration::from_millis(100)).await;
+}
+
+/// Readers come from an origin whose edges do not reach it any more.
+#[tokio::test]
+async fn an_owner_that_is_silent_from_the_beginning_is_left_sooner() {
+    left_where_the_registry_names_another(Duration::from_secs(3600)).await;
+}
+
+async fn left_where_the_registry_names_another(silence: Duration) {
     let cluster = cluster(|config| {
-        config.timing.follow_silence = Duration::from_millis(100);
+        config.timing.follow_silence = silence;
         // It does not learn that it lost the stream.
         config.timing.recheck_period = Duration::from_secs(3600);
     })
