@@ -103,9 +103,7 @@ class Cluster:
     def client(self, *command):
         """In node1's network, with the cluster's names."""
         resolver = self.work / "client-resolv.conf"
-        # Questions for A and AAAA at once, from one port, lose one another where the Service's address is translated.
-        options = "ndots:5 single-request-reopen timeout:1 attempts:5"
-        resolver.write_text(f"nameserver 10.96.0.10\nsearch svc.cluster.local cluster.local\noptions {options}\n")
+        resolver.write_text("nameserver 10.96.0.10\nsearch svc.cluster.local cluster.local\noptions ndots:5\n")
         names = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
         return self.in_network("node1", "unshare", "--mount", "--", "sh", "-c", names, resolver, *command)
 

@@ -223,11 +223,10 @@ impl Following {
                 Tried::Over(over) => Step::Over(over),
             }
         };
-        let pause = match patience.checked_sub(heard.elapsed()) {
-            Some(rest) if !rest.is_zero() => rest.min(LOOK_PERIOD),
-            Some(_) | None => look_pause(heard.elapsed(), silence, answered),
-        };
-        (step, pause)
+        (
+            step,
+            look_pause(heard.elapsed(), patience, silence, answered),
+        )
     }
 
     fn take(&mut self, response: Result<Response, Status>) -> Step {
@@ -426,13 +425,14 @@ impl Following {
     }
 }
 
-/// Until the next look at an owner that has been silent for so long. Soon, where its publisher is on the way to another
-/// one; not as soon, where it has been away for long, or where the registry did not answer: then a look asks several origins.
-fn look_pause(silent: Duration, silence: Duration, answered: bool) -> Duration {
-    if answered {
-        (silent / 20).min(silence / 2).max(ASK_PAUSE)
-    } else {
-        (silence / 2).max(ASK_PAUSE)
+/// Until the next look at an owner that has been silent for so long, of which the first is nothing unusual (`patience`). Soon,
+/// where its publisher is on the way to another one; not as soon, where it has been away for long, or where the registry did
+/// not answer: then a look asks several origins.
+fn look_pause(silent: Duration, patience: Duration, silence: Duration, answered: bool) -> Duration {
+    match patience.checked_sub(silent) {
+        Some(rest) if !rest.is_zero() => rest.min(LOOK_PERIOD),
+        Some(_) | None if answered => (silent / 20).min(silence / 2).max(ASK_PAUSE),
+        Some(_) | None => (silence / 2).max(ASK_PAUSE),
     }
 }
 
@@ -448,7 +448,11 @@ mod tests {
     #[test]
     fn a_silent_owner_is_looked_at_as_soon_as_it_is_one_and_rarely_for_long() {
         let silence = Duration::from_secs(1);
+        let look_pause =
+            |silent, silence, answered| super::look_pause(silent, silence, silence, answered);
         let pause = |silent_ms| look_pause(Duration::from_millis(silent_ms), silence, true);
+        assert_eq!(pause(0), LOOK_PERIOD);
+        assert_eq!(pause(900), Duration::from_millis(100));
         // An edge leaves a frozen origin after two seconds.
         let looks = std::iter::successors(Some(1000), |silent_ms| {
             Some(silent_ms + u64::try_from(pause(*silent_ms).as_millis()).unwrap())
@@ -460,5 +464,16 @@ mod tests {
         assert_eq!(look_pause(silence, Duration::ZERO, true), ASK_PAUSE);
         // Each look asks several origins while the registry does not answer.
         assert_eq!(look_pause(silence, silence, false), silence / 2);
+        assert_eq!(look_pause(silence / 2, silence, false), LOOK_PERIOD);
+        // Sooner from the beginning on, and no oftener.
+        let first = |silent_ms| {
+            let silent = Duration::from_millis(silent_ms);
+            super::look_pause(silent, FIRST_SILENCE, silence, true)
+        };
+        assert_eq!(
+            [0, 150, 200].map(first),
+            [200, 50, 100].map(Duration::from_millis)
+        );
+        assert_eq!(first(60_000), silence / 2);
     }
 }
