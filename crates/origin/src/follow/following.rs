@@ -448,8 +448,7 @@ mod tests {
     #[test]
     fn a_silent_owner_is_looked_at_as_soon_as_it_is_one_and_rarely_for_long() {
         let silence = Duration::from_secs(1);
-        let look_pause =
-            |silent, silence, answered| super::look_pause(silent, silence, silence, answered);
+        let look_pause = |silent, silence, answered| look_pause(silent, silence, silence, answered);
         let pause = |silent_ms| look_pause(Duration::from_millis(silent_ms), silence, true);
         assert_eq!(pause(0), LOOK_PERIOD);
         assert_eq!(pause(900), Duration::from_millis(100));
