@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use registry::{Origin, OriginName, Registry, RegistryError, StreamId};
 use runtime::{
     error::chain,
-    grpc::{SESSIONS_PER_CONNECTION, Target, channel},
+    grpc::{self, Pool, Target},
     identity::Role,
     resolve::keep_resolved,
 };
@@ -24,7 +24,6 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
 };
-use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use crate::{Context, OriginDialer, config::StaticOrigin, placement};
@@ -36,7 +35,7 @@ pub(crate) struct Origins {
     static_origins: Vec<StaticOrigin>,
     sources: Mutex<Sources>,
     known: ArcSwap<Known>,
-    pools: Mutex<BTreeMap<Destination, Vec<Arc<Connection>>>>,
+    connections: Pool<Destination>,
     /// Origins that were out of reach, and until when they come last.
     avoided: Mutex<BTreeMap<OriginName, Instant>>,
     /// An origin was out of reach, or none was known.
@@ -65,15 +64,12 @@ struct Known {
     unnamed: Vec<Origin>,
 }
 
-/// One HTTP/2 connection to an origin; its sessions hold it.
-pub(crate) struct Connection {
-    destination: Destination,
-    channel: Channel,
-}
+/// One to an origin; its sessions hold it.
+pub(crate) type Connection = grpc::Connection<Destination>;
 
 /// An origin that moves is another one to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Destination {
+pub(crate) struct Destination {
     name: OriginName,
     relay_address: String,
 }
@@ -95,7 +91,7 @@ impl Origins {
             static_origins,
             sources: Mutex::default(),
             known: ArcSwap::default(),
-            pools: Mutex::default(),
+            connections: Pool::default(),
             avoided: Mutex::default(),
             failed: Notify::new(),
             wanted: Notify::new(),
@@ -166,38 +162,21 @@ impl Origins {
             name: origin.name.clone(),
             relay_address: origin.relay_address.clone(),
         };
-        let mut pools = self.pools.lock();
-        let pool = pools.entry(destination.clone()).or_default();
-        // Each session holds its connection, and so does the pool.
-        if let Some(connection) = pool
-            .iter()
-            .find(|connection| Arc::strong_count(connection) <= SESSIONS_PER_CONNECTION)
-        {
-            return connection.clone();
-        }
-        let target = match &self.dialer {
-            OriginDialer::InProcess(target) => Target::InProcess(target.clone()),
-            OriginDialer::Internal(tls) => {
-                Target::Internal(origin.relay_address.clone(), tls.clone(), Role::Origin)
-            }
-        };
-        let connection = Arc::new(Connection {
-            destination,
-            channel: channel(&target),
-        });
-        pool.push(connection.clone());
-        connection
+        self.connections
+            .connection(&destination, || match &self.dialer {
+                OriginDialer::InProcess(target) => Target::InProcess(target.clone()),
+                OriginDialer::Internal(tls) => {
+                    Target::Internal(origin.relay_address.clone(), tls.clone(), Role::Origin)
+                }
+            })
     }
 
     /// The connection was of no use: new sessions get another one, and the origin comes last for a while.
     pub(crate) fn avoid(&self, connection: &Arc<Connection>) {
-        self.avoided
-            .lock()
-            .insert(connection.destination.name.clone(), Instant::now() + AVOID);
+        let origin = connection.destination().name.clone();
+        self.avoided.lock().insert(origin, Instant::now() + AVOID);
         self.failed.notify_one();
-        if let Some(pool) = self.pools.lock().get_mut(&connection.destination) {
-            pool.retain(|pooled| !Arc::ptr_eq(pooled, connection));
-        }
+        self.connections.give_up(connection);
     }
 
     fn announced(&self, announced: Vec<Origin>) {
@@ -220,19 +199,6 @@ impl Origins {
         if before.names() != known.names() {
             info!(origins = ?known.names(), "known origins");
         }
-        self.pools.lock().retain(|destination, pool| {
-            let current = known.all().any(|origin| {
-                origin.name == destination.name && origin.relay_address == destination.relay_address
-            });
-            // One idle connection may stay.
-            let mut idle = 0;
-            pool.retain(|connection| {
-                let in_use = Arc::strong_count(connection) > 1;
-                idle += usize::from(!in_use);
-                in_use || (current && idle == 1)
-            });
-            !pool.is_empty()
-        });
         self.known.store(Arc::new(known));
     }
 
@@ -275,12 +241,6 @@ impl Known {
 
     fn names(&self) -> Vec<String> {
         self.all().map(|origin| origin.name.to_string()).collect()
-    }
-}
-
-impl Connection {
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
     }
 }
 
@@ -379,27 +339,6 @@ mod tests {
 
     fn stream() -> StreamId {
         StreamId::derive("default", "live", "main")
-    }
-
-    #[tokio::test]
-    async fn no_connection_carries_more_sessions_than_it_should() {
-        let origins = origins(Vec::new());
-        let origin = origin("a", "a:1");
-        let sessions: Vec<_> = (0..SESSIONS_PER_CONNECTION * 2 + 1)
-            .map(|_| origins.connect(&origin))
-            .collect();
-        let pooled = |origins: &Origins| origins.pools.lock().values().map(Vec::len).sum::<usize>();
-        assert_eq!(pooled(&origins), 3);
-        for pool in origins.pools.lock().values() {
-            for connection in pool {
-                assert!(Arc::strong_count(connection) <= SESSIONS_PER_CONNECTION + 1);
-            }
-        }
-        drop(sessions);
-        origins.announced(vec![origin]);
-        assert_eq!(pooled(&origins), 1, "one idle connection stays");
-        origins.announced(Vec::new());
-        assert_eq!(pooled(&origins), 0);
     }
 
     #[tokio::test]

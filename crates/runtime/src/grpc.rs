@@ -3,6 +3,7 @@
 
 mod accept;
 mod endpoints;
+mod pool;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,7 +17,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Server};
 
-pub use self::endpoints::{ATTEMPT_TIMEOUT, Endpoints};
+pub use self::{
+    endpoints::{ATTEMPT_TIMEOUT, Endpoints},
+    pool::{Connection, Pool, SESSIONS_PER_CONNECTION},
+};
 use crate::{
     identity::Role,
     shutdown::Shutdown,
@@ -31,8 +35,6 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 pub const HTTP2_FRAME_BYTES: u32 = 256 * 1024;
 /// To reach a peer, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Sessions (long-lived RPCs) on one HTTP/2 connection; hyper's own limit of 200 would hang the 201st.
-pub const SESSIONS_PER_CONNECTION: usize = 64;
 /// RPCs that a server takes on one connection at a time: far more than [`SESSIONS_PER_CONNECTION`], so that no client
 /// of ours ever queues behind the limit.
 pub const STREAMS_PER_CONNECTION: u32 = 1024;

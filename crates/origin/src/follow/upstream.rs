@@ -1,14 +1,9 @@
 //! One Follow RPC, and the connections that they share.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use media::Frame;
-use parking_lot::Mutex;
 use proto::{
     frames::{Assembler, FrameError, Parts},
     internal::v1::{
@@ -18,9 +13,9 @@ use proto::{
     v1::FrameBatch,
 };
 use registry::{FencingToken, Origin, OriginName, Slot, StreamId};
-use runtime::grpc::{SESSIONS_PER_CONNECTION, channel};
+use runtime::grpc::{Connection, Pool};
 use tokio::time::timeout;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 use tracing::debug;
 
 use super::Dialer;
@@ -33,7 +28,7 @@ use crate::{
 pub(super) struct Upstreams {
     dialer: Dialer,
     metrics: OriginMetrics,
-    connections: Mutex<BTreeMap<Destination, Vec<Weak<Channel>>>>,
+    connections: Pool<Destination>,
 }
 
 /// An origin that moves is another one to connect to.
@@ -48,7 +43,7 @@ pub(super) struct Upstream {
     responses: Streaming<FollowResponse>,
     assembler: Assembler,
     /// Held for as long as the RPC lasts.
-    _connection: Arc<Channel>,
+    _connection: Arc<Connection<Destination>>,
 }
 
 /// To reach an origin and have it accept.
@@ -59,7 +54,7 @@ impl Upstreams {
         Self {
             dialer,
             metrics: metrics.clone(),
-            connections: Mutex::default(),
+            connections: Pool::default(),
         }
     }
 
@@ -84,7 +79,10 @@ impl Upstreams {
         position: Option<Position>,
         seen: Slots<FencingToken>,
     ) -> Option<Upstream> {
-        let connection = self.connection(origin);
+        let destination = (origin.name.clone(), origin.relay_address.clone());
+        let connection = self
+            .connections
+            .connection(&destination, || (self.dialer)(origin));
         let opening = Upstream::open(origin, connection.clone(), id, position, seen);
         let opened = timeout(OPEN_TIMEOUT, opening).await;
         let opened =
@@ -100,45 +98,17 @@ impl Upstreams {
                 debug!(stream_id = %id, origin = %origin.name, outcome, reason = refusal.message(),
                     "an origin does not give a stream");
                 if outcome == UNREACHABLE {
-                    self.give_up(origin, &connection);
+                    self.connections.give_up(&connection);
                 }
             })
             .ok()
-    }
-
-    /// A connection with room for one more stream.
-    fn connection(&self, origin: &Origin) -> Arc<Channel> {
-        let mut connections = self.connections.lock();
-        for pool in connections.values_mut() {
-            pool.retain(|connection| connection.strong_count() > 0);
-        }
-        connections.retain(|_, pool| !pool.is_empty());
-        let destination = (origin.name.clone(), origin.relay_address.clone());
-        let pool = connections.entry(destination).or_default();
-        let with_room = pool
-            .iter()
-            .filter(|c| c.strong_count() < SESSIONS_PER_CONNECTION);
-        if let Some(connection) = with_room.filter_map(Weak::upgrade).next() {
-            return connection;
-        }
-        let connection = Arc::new(channel(&(self.dialer)(origin)));
-        pool.push(Arc::downgrade(&connection));
-        connection
-    }
-
-    /// The next stream gets another connection.
-    fn give_up(&self, origin: &Origin, connection: &Arc<Channel>) {
-        let destination = (origin.name.clone(), origin.relay_address.clone());
-        if let Some(pool) = self.connections.lock().get_mut(&destination) {
-            pool.retain(|pooled| !std::ptr::eq(pooled.as_ptr(), Arc::as_ptr(connection)));
-        }
     }
 }
 
 impl Upstream {
     async fn open(
         origin: &Origin,
-        connection: Arc<Channel>,
+        connection: Arc<Connection<Destination>>,
         stream_id: StreamId,
         position: Option<Position>,
         seen: Slots<FencingToken>,
@@ -155,7 +125,7 @@ impl Upstream {
             backup_epoch: backup.epoch,
             backup_attempt: backup.attempt,
         };
-        let mut client = RelayServiceClient::new(Channel::clone(&connection));
+        let mut client = RelayServiceClient::new(connection.channel());
         let mut responses = client.follow(request).await?.into_inner();
         let first = responses.message().await?;
         let Some(Response::Accepted(FollowAccepted {
