@@ -304,13 +304,10 @@ fn read_range(row: &Value, asked: &Address) -> Option<Range> {
         return None;
     };
     let (first, last) = (number(first)?, number(last)?);
-    // A node that does not know its own name leaves it out.
     let host: Option<String> = from_redis_value_ref(primary.first()?).ok()?;
-    let host = host.filter(|host| !host.is_empty());
-    let host = host.as_deref().unwrap_or_else(|| asked.host());
     let port = number(primary.get(1)?)?;
-    let usable = first <= last && last < SLOTS && host != "?";
-    usable.then(|| (first, last, Address::new(host, port)))
+    let address = Address::of_node(host.as_deref().unwrap_or_default(), port, asked)?;
+    (first <= last && last < SLOTS).then_some((first, last, address))
 }
 
 /// The crate would wrap what is too large.

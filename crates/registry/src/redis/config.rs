@@ -233,8 +233,14 @@ impl Address {
         }
     }
 
-    pub(super) fn host(&self) -> &str {
-        &self.host
+    /// As a node of a cluster names another one: nothing, where it does not know its host, is who was asked; `?` is
+    /// nobody.
+    pub(super) fn of_node(host: &str, port: u16, asked: &Self) -> Option<Self> {
+        match host {
+            "?" => None,
+            "" => Some(Self::new(&asked.host, port)),
+            host => Some(Self::new(host, port)),
+        }
     }
 }
 

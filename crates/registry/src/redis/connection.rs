@@ -186,7 +186,7 @@ impl Connection {
             let mut round = Round::default();
             for (batch, sent) in self.exchange(commands, open, deadline).await {
                 match sent {
-                    Ok(values) => round.sort(batch, values, replies),
+                    Ok((asked, values)) => round.sort(asked.as_ref(), batch, values, replies),
                     Err(error) if error.is_ambiguous() && repeat == Repeat::Refused => {
                         return Err(error);
                     }
@@ -215,7 +215,7 @@ impl Connection {
         commands: &[&Cmd],
         open: Vec<(usize, To)>,
         deadline: Instant,
-    ) -> Vec<(Batch, Result<Vec<Value>, CommandError>)> {
+    ) -> Vec<(Batch, Result<Answer, CommandError>)> {
         let mut outcomes = Vec::new();
         let mut batches = BTreeMap::<_, (Node, Batch)>::new();
         // What has no key is asked of somebody who is asked something else: nobody more has to answer.
@@ -235,17 +235,19 @@ impl Connection {
                 Err(error) => outcomes.push((vec![(at, to)], Err(error))),
             }
         }
-        if let (1, Some((_, (node, batch)))) = (batches.len(), batches.first_key_value()) {
-            let values = node.send(&pipeline(commands, batch), deadline).await;
-            outcomes.push((batch.clone(), values));
+        if batches.len() == 1
+            && let Some((address, (node, batch))) = batches.pop_first()
+        {
+            let values = node.send(&pipeline(commands, &batch), deadline).await;
+            outcomes.push((batch, values.map(|values| (address, values))));
             return outcomes;
         }
         let mut sent = JoinSet::new();
-        for (node, batch) in batches.into_values() {
+        for (address, (node, batch)) in batches {
             let pipeline = pipeline(commands, &batch);
             sent.spawn(async move {
                 let values = node.send(&pipeline, deadline).await;
-                (batch, values)
+                (batch, values.map(|values| (address, values)))
             });
         }
         outcomes.extend(sent.join_all().await);
@@ -255,6 +257,9 @@ impl Connection {
 
 /// Commands for one server, by their place among all.
 type Batch = Vec<(usize, To)>;
+
+/// What a server said; its address, where there are several.
+type Answer = (Option<Address>, Vec<Value>);
 
 /// To whom a command goes.
 #[derive(Clone)]
@@ -303,7 +308,13 @@ struct Round {
 
 impl Round {
     /// An answer, or the server's word that another one has it.
-    fn sort(&mut self, batch: Batch, values: Vec<Value>, replies: &mut [Option<Value>]) {
+    fn sort(
+        &mut self,
+        asked: Option<&Address>,
+        batch: Batch,
+        values: Vec<Value>,
+        replies: &mut [Option<Value>],
+    ) {
         let mut values = values.into_iter();
         for (at, to) in batch {
             if to.is_asking() {
@@ -313,7 +324,8 @@ impl Round {
             match kind(&value) {
                 Some(kind @ (ServerErrorKind::Ask | ServerErrorKind::Moved)) => {
                     self.moved |= kind == ServerErrorKind::Moved;
-                    self.open.push((at, redirected(&value).unwrap_or(to)));
+                    self.open
+                        .push((at, redirected(&value, asked).unwrap_or(to)));
                 }
                 Some(ServerErrorKind::TryAgain) => {
                     self.wait = true;
@@ -345,13 +357,14 @@ impl Round {
 }
 
 /// The node that a MOVED or ASK names: `slot host:port`.
-fn redirected(value: &Value) -> Option<To> {
+fn redirected(value: &Value, asked: Option<&Address>) -> Option<To> {
     let Value::ServerError(error) = value else {
         return None;
     };
-    let (_slot, address) = error.details()?.split_once(' ')?;
+    let (_slot, named) = error.details()?.split_once(' ')?;
+    let (host, port) = named.rsplit_once(':')?;
     Some(To::Named {
-        address: address.parse().ok()?,
+        address: Address::of_node(host, port.parse().ok()?, asked?)?,
         asking: error.kind() == Some(ServerErrorKind::Ask),
     })
 }

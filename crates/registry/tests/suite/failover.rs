@@ -28,6 +28,7 @@ with_redis_and_valkey! {
     sentinels_replace_a_killed_primary
     a_cluster_replaces_a_killed_node
     a_slot_moves_under_its_sessions
+    a_slot_moves_between_nodes_without_hosts
 }
 
 async fn sentinels_replace_a_killed_primary(program: Program) {
@@ -160,7 +161,14 @@ async fn one_frozen_node_keeps_no_other_node_from_renewing() {
 }
 
 async fn a_slot_moves_under_its_sessions(program: Program) {
-    let form = Form::cluster(program, 3, false).await;
+    slot_moves(Form::cluster(program, 3, false).await).await;
+}
+
+async fn a_slot_moves_between_nodes_without_hosts(program: Program) {
+    slot_moves(Form::cluster_without_hosts(program).await).await;
+}
+
+async fn slot_moves(form: Form) {
     let load = Load::start(&form).await;
     let moving = form.begin_move(&own()).await;
     load.goes_on().await;

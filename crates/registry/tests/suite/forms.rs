@@ -1,4 +1,5 @@
-//! Redis in the forms in which it is run, as processes of a test's own. TLS and users are everywhere.
+//! Redis in the forms in which it is run, as processes of a test's own. TLS and users are everywhere; who are several ask
+//! each other and their clients for certificates.
 
 use std::{
     fs::{self, File},
@@ -9,7 +10,8 @@ use std::{
 
 use redis::Value;
 use registry::{
-    RedisAccess, RedisConfig, RedisEvent, RedisRegistry, RedisSentinels, RedisServers, Registry,
+    RedisAccess, RedisCertificate, RedisConfig, RedisEvent, RedisRegistry, RedisSentinels,
+    RedisServers, Registry,
 };
 use tempfile::TempDir;
 
@@ -66,7 +68,10 @@ impl Form {
                 username: Some("watcher".to_owned()),
                 password_file: Some(at.join("watcher")),
                 ca_file: Some(at.join("ca.crt")),
-                certificate: None,
+                certificate: Some(RedisCertificate {
+                    certificate: at.join("tls.crt"),
+                    private_key: at.join("tls.key"),
+                }),
             },
         });
         let form = Self::of(servers, vec![primary, replica], 1, sentinels);
@@ -76,6 +81,22 @@ impl Form {
 
     /// Primaries that have the slots evenly, and as many replicas as are wanted of each.
     pub(crate) async fn cluster(program: Program, primaries: usize, replicated: bool) -> Self {
+        Self::cluster_with(program, primaries, replicated, &[]).await
+    }
+
+    /// Whose nodes leave their host out where they name each other.
+    pub(crate) async fn cluster_without_hosts(program: Program) -> Self {
+        let options = ["--cluster-preferred-endpoint-type", "unknown-endpoint"];
+        Self::cluster_with(program, 3, false, &options).await
+    }
+
+    async fn cluster_with(
+        program: Program,
+        primaries: usize,
+        replicated: bool,
+        options: &[&str],
+    ) -> Self {
+        let more = options;
         let certificates = Certificates::new();
         let mut servers = Vec::new();
         let mut buses = Vec::new();
@@ -92,7 +113,11 @@ impl Form {
             ];
             options.extend(cluster.map(str::to_owned));
             options.extend(["--cluster-port".to_owned(), bus.clone()]);
-            let options: Vec<_> = options.iter().map(String::as_str).collect();
+            let options = options
+                .iter()
+                .map(String::as_str)
+                .chain(more.iter().copied());
+            let options: Vec<_> = options.collect();
             servers.push(RedisServer::start_with(program, &certificates, &options).await);
             buses.push(bus);
         }
@@ -149,7 +174,10 @@ impl Form {
     /// With the timeout that processes have.
     pub(crate) fn config(&self, role: &str) -> RedisConfig {
         let mut config = self.config.clone();
-        config.access = self.servers[0].access(role);
+        let server = &self.servers[0];
+        config.access = server.access(role);
+        let tls = config.access.tls;
+        config.access.certificate = tls.then(|| server.certificate());
         config
     }
 
@@ -266,6 +294,7 @@ fn replication() -> Vec<String> {
     let options = [
         ["--tls-ca-cert-file", "ca.crt"],
         ["--tls-replication", "yes"],
+        ["--tls-auth-clients", "yes"],
         ["--masteruser", "admin"],
         ["--masterauth", &password],
         ["--repl-diskless-sync-delay", "0"],
@@ -289,7 +318,7 @@ impl Sentinel {
         let port = free_port();
         let configuration = format!(
             "port 0\ntls-port {port}\ntls-cert-file tls.crt\ntls-key-file tls.key\ntls-ca-cert-file ca.crt\n\
-             tls-auth-clients no\ntls-replication yes\nbind 127.0.0.1\n\
+             tls-auth-clients yes\ntls-replication yes\nbind 127.0.0.1\n\
              user default off\nuser peer on >password-of-peer ~* &* +@all\n\
              user watcher on >password-of-watcher resetchannels &+switch-master -@all +ping +subscribe \
              +sentinel|get-master-addr-by-name +sentinel|master\n\
@@ -337,9 +366,13 @@ impl Sentinel {
             "rediss://watcher:password-of-watcher@127.0.0.1:{}",
             self.port
         );
+        let read = |name| fs::read(self.directory.path().join(name)).unwrap();
         let certificates = redis::TlsCertificates {
-            client_tls: None,
-            root_cert: Some(fs::read(self.directory.path().join("ca.crt")).unwrap()),
+            client_tls: Some(redis::ClientTlsConfig {
+                client_cert: read("tls.crt"),
+                client_key: read("tls.key"),
+            }),
+            root_cert: Some(read("ca.crt")),
         };
         let client = redis::Client::build_with_tls(url, certificates)?;
         let mut connection = client.get_multiplexed_async_connection().await?;
