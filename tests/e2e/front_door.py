@@ -138,9 +138,16 @@ def publish(run, key, *options, loops=False):
 
 
 def phase(run, pod):
-    return json.loads(run.cluster.inside("kubectl", "get", "pod", pod, f"--namespace={NAMESPACE}", "--output=json"))[
-        "status"
-    ]["phase"]
+    return status(run, pod)["phase"]
+
+
+def exit_code(run, pod):
+    return status(run, pod)["containerStatuses"][0]["state"]["terminated"]["exitCode"]
+
+
+def status(run, pod):
+    pod = run.cluster.inside("kubectl", "get", "pod", pod, f"--namespace={NAMESPACE}", "--output=json")
+    return json.loads(pod)["status"]
 
 
 def logs(run, pod):
@@ -168,17 +175,21 @@ def probes(run, key):
 def probe(run, *arguments, input=None, fails=0):
     """What it prints, where it ends with that exit code."""
     command = (
-        *("kubectl", "run", "probe", f"--namespace={NAMESPACE}", "--rm", "--stdin", "--restart=Never", "--quiet"),
-        *(f"--image={run.repository}:e2e", "--image-pull-policy=IfNotPresent", "--", "probe", *arguments),
+        *("kubectl", "run", "probe", f"--namespace={NAMESPACE}", "--restart=Never", "--quiet"),
+        *(f"--image={run.repository}:e2e", "--image-pull-policy=IfNotPresent"),
     )
+    told = ("--", "probe", *arguments)
+    if input is not None:
+        return run.cluster.inside(*command, "--rm", "--stdin", *told, input=input)
+    # Its log is read: one that ends at once has ended before kubectl is attached to it, which then prints nothing.
+    run.cluster.inside(*command, *told)
     try:
-        said, code = run.cluster.inside(*command, input=input), 0
-    except Failure as failure:
-        said, code = str(failure), fails
-        if f"exit code {fails}\n" not in said:
-            raise
+        run.cluster.wait("the probe to end", STARTED_SECONDS, lambda: phase(run, "probe") in ("Failed", "Succeeded"))
+        said, code = logs(run, "probe"), exit_code(run, "probe")
+    finally:
+        run.cluster.inside("kubectl", "delete", "pod", "probe", f"--namespace={NAMESPACE}")
     if code != fails:
-        raise Failure(f"the probe ends well, where it is to end with {fails}:\n{said}")
+        raise Failure(f"the probe ends with {code}, where it is to end with {fails}:\n{said}")
     return said
 
 
