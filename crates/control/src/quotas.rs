@@ -383,7 +383,7 @@ const SNAPSHOT_AGE: Duration = Duration::from_secs(1);
 /// For the registry's answer. An edge waits 2.5 s for a decision.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
 /// For how long a session that was admitted counts without a lease: a claim follows at once, and the bitrate with the first
-/// renewal, 5 s later.
+/// renewal, 2 s later.
 const ADMITTED_AGE: Duration = Duration::from_secs(10);
 const ADMITTED_MAX: usize = 65_536;
 /// Beyond these a session is admitted and not counted until the registry tells of it: some 50 MB.

@@ -167,7 +167,8 @@ pub struct RelayLimits {
     pub open_timeout: Duration,
     /// Until a new publish has an origin, whatever number of origins was tried.
     pub start_timeout: Duration,
-    /// A publisher without media for this long can be replaced (takeover_if_stale).
+    /// A publisher without media for this long can be replaced (takeover_if_stale). Others know of its media by its lease
+    /// alone: [`RENEWAL_LATE_MAX`] above `renew_period` at least, or one that is well looks silent to them.
     pub stale_after: Duration,
     /// Acknowledged frames are kept at least this long, for subscribers of an origin that is lost.
     pub replay_window: Duration,
@@ -196,6 +197,9 @@ pub struct RelayLimits {
     /// A lease is renewed this often.
     pub renew_period: Duration,
 }
+
+/// What a renewal may be late by.
+pub const RENEWAL_LATE_MAX: Duration = Duration::from_secs(1);
 
 const PREFIX_BITS_V4: u8 = 24;
 const PREFIX_BITS_V6: u8 = 48;

@@ -70,7 +70,7 @@ use uuid::Uuid;
 
 pub use config::{
     ClientAddress, Config, ConnectionLimits, DrainLimits, OutagePolicy, PlainRtmp, ProxyProtocol,
-    RelayLimits, StaticOrigin, TerminatedTls,
+    RENEWAL_LATE_MAX, RelayLimits, StaticOrigin, TerminatedTls,
 };
 pub use listener::ConnectionPermits;
 

@@ -157,7 +157,7 @@ impl Default for Timing {
             registry_wait: Duration::from_millis(500),
             publisher_lost_grace: Duration::from_secs(15),
             ack_period: Duration::from_millis(50),
-            recheck_period: registry::RENEW_PERIOD,
+            recheck_period: Duration::from_secs(5),
             announce_period: registry::ANNOUNCE_PERIOD,
             find_wait: Duration::from_secs(4),
             follow_linger: Duration::from_secs(10),

@@ -261,8 +261,9 @@ impl Commands {
 /// How long a lease or an announcement lives without renewal.
 pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_secs(15);
 
-/// How often an edge renews a lease.
-pub const RENEW_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
+/// How often an edge renews a lease, and says with it when the last media came: more often than a publisher may be silent
+/// that others must not replace ([`Policy::TakeoverIfStale`]).
+pub const RENEW_PERIOD: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How often an origin or an edge announces itself.
 pub const ANNOUNCE_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);

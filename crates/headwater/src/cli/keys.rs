@@ -182,7 +182,8 @@ pub(crate) struct SettingsArguments {
     /// Addresses that may publish, such as 192.0.2.0/24; repeat it for several
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub(crate) allow_from: Vec<String>,
-    /// For how long the stream stays open after its publisher went, such as `20s`
+    /// For how long the stream waits for a publisher that was lost, such as `20s`, 30m at most; 0s: not at all [default:
+    /// the cluster's, 15s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) reconnect_window: Option<Duration>,
     /// Which of the stream's two inputs

@@ -201,6 +201,12 @@ impl Section {
                 "is above edge.relay.ring_bytes_max",
             );
         }
+        if edge.relay.stale_after < edge.relay.renew_period + edge::RENEWAL_LATE_MAX {
+            check.mistake(
+                "edge.relay.stale_after",
+                "is less than a second above edge.relay.renew_period: publishers that are well would look silent",
+            );
+        }
         Some(EdgeConfig {
             control: control?.into_iter().map(|address| address.0).collect(),
             edge,

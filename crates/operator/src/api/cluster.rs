@@ -147,7 +147,8 @@ pub struct Origin {
     #[serde(default = "Origin::replicas")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
-    /// For subscribers of a stream to leave before its origin ends, in seconds; edges move their sessions at the end.
+    /// For sessions to move to other origins, which they do at once, and for subscribers to leave, in seconds; the origin
+    /// ends sooner where nobody is left.
     #[serde(default = "Origin::drain_timeout_seconds")]
     #[schemars(range(min = 0, max = 604_800))]
     pub drain_timeout_seconds: i64,

@@ -119,7 +119,7 @@ pub struct Drain {
     /// Encoders that follow a request to connect elsewhere get one when the drain begins, and lose nothing.
     #[serde(default = "Drain::reconnect_request")]
     pub reconnect_request: bool,
-    /// They are asked spread over this time, in seconds.
+    /// They are asked spread over this time, in seconds; over half of the time before the others are closed at most.
     #[serde(default = "Drain::spread_seconds")]
     #[schemars(range(min = 0, max = 3_600))]
     pub reconnect_jitter_seconds: i64,
