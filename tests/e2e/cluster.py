@@ -103,7 +103,9 @@ class Cluster:
     def client(self, *command):
         """In node1's network, with the cluster's names."""
         resolver = self.work / "client-resolv.conf"
-        resolver.write_text("nameserver 10.96.0.10\nsearch svc.cluster.local cluster.local\noptions ndots:5\n")
+        # Once: who looks a name up while the file is written anew finds it empty, and asks nobody.
+        if not resolver.exists():
+            resolver.write_text("nameserver 10.96.0.10\nsearch svc.cluster.local cluster.local\noptions ndots:5\n")
         names = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
         return self.in_network("node1", "unshare", "--mount", "--", "sh", "-c", names, resolver, *command)
 

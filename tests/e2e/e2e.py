@@ -91,7 +91,7 @@ class Run:
             self.live()
             seen = witnesses.stop()
         except BaseException:
-            witnesses.kill()
+            print(f"e2e: publishers were told: {witnesses.kill()}", flush=True)
             raise
         self.report.scenario(what, seconds, seen)
         self.judge_flows(what)

@@ -226,10 +226,18 @@ class Witnesses:
         return Seen(seconds, reports, flv, self.camera.disconnects)
 
     def kill(self):
+        """Why publishers were cut, as far as they had time to say it."""
         self.camera.stopping.set()
+        reasons = set(self.camera.disconnects)
+        for group in GROUPS:
+            self.children[f"{group}-publish"].end()
+            report = self.reports[f"{group}-publish"]
+            published = json.loads(report.read_text())["disconnects"] if report.exists() else []
+            reasons.update(disconnect["reason"] for disconnect in published)
         for child in (*self.children.values(), self.camera.child):
             if child and child.process.poll() is None:
                 child.process.kill()
+        return sorted(reasons)
 
 
 class Seen:
