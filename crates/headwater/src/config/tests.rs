@@ -158,6 +158,20 @@ edge:
 }
 
 #[test]
+fn leases_tell_of_media_before_a_publisher_counts_as_silent() {
+    let directory = bootstrapped();
+    let file = directory.path().join("edge.yaml");
+    let renewed_every =
+        |period| load_edge(&file, &[("HEADWATER__EDGE__RELAY__RENEW_PERIOD", period)]);
+    assert!(renewed_every("2s").is_ok());
+    let expected = [
+        "edge.relay.stale_after: is less than a second above edge.relay.renew_period: publishers that are well would look silent"
+            .to_owned(),
+    ];
+    assert_eq!(mistakes(renewed_every("2001ms")), expected);
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let directory = bootstrapped();
     let file = directory.path().join("edge.yaml");
