@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -40,6 +40,8 @@ const RELAY_PORT: u16 = 7444;
 const PROXY_PORT: u16 = 17440;
 /// For everything to be as it should be again.
 pub const WELL: Duration = Duration::from_secs(90);
+/// Half of it later, why it is not so is told.
+const TOLD_AFTER: Duration = Duration::from_secs(45);
 /// Longer than anybody waits for anybody: what is still wrong with somebody's media shows in the round that it belongs to.
 const CALM: Duration = Duration::from_secs(3);
 
@@ -148,26 +150,54 @@ impl Field {
         self.serves().await;
         self.stores.agree().await;
         let what = format!("{streams} sessions, each of them where the registry says");
+        let began = Instant::now();
         wait_for(&what, WELL, async || {
-            let sessions = self.sessions().await?;
-            let listed = sessions
-                .iter()
-                .filter(|session| session.stream.starts_with(prefix))
-                .count();
-            for origin in &self.origins {
-                let (name, metrics) = (origin.node.name(), origin.node.metrics().await?);
-                let held = http::metric(&metrics, "headwater_origin_publishers_active", &[]);
-                let registered = sessions.iter().filter(|session| session.origin == name);
-                #[expect(clippy::cast_precision_loss, reason = "few of them")]
-                let registered = registered.count() as f64;
-                if (held - registered).abs() > 0.5 {
-                    return None;
-                }
+            let sessions = self.sessions().await;
+            let differs = self.differs(sessions.as_deref(), streams, prefix).await;
+            if began.elapsed() > TOLD_AFTER
+                && let Some(difference) = &differs
+            {
+                eprintln!("chaos: not well yet: {difference}");
             }
-            (listed == streams).then_some(())
+            differs.is_none().then_some(())
         })
         .await;
         tokio::time::sleep(CALM).await;
+    }
+
+    /// How these streams, what is listed and what origins have are not the same.
+    async fn differs(
+        &self,
+        sessions: Option<&[Session]>,
+        streams: usize,
+        prefix: &str,
+    ) -> Option<String> {
+        let Some(sessions) = sessions else {
+            return Some("no control lists sessions".to_owned());
+        };
+        for origin in &self.origins {
+            let name = origin.node.name();
+            let registered = sessions.iter().filter(|session| session.origin == name);
+            #[expect(clippy::cast_precision_loss, reason = "few of them")]
+            let registered = registered.count() as f64;
+            let metrics = origin.node.metrics().await;
+            let held = metrics
+                .map(|metrics| http::metric(&metrics, "headwater_origin_publishers_active", &[]));
+            if held.is_none_or(|held| (held - registered).abs() > 0.5) {
+                let others = sessions
+                    .iter()
+                    .filter(|session| !session.stream.starts_with(prefix));
+                let others: Vec<_> = others.map(|session| &session.stream).collect();
+                return Some(format!(
+                    "{name} has {held:?} publishers, {registered} are listed; of other streams: {others:?}"
+                ));
+            }
+        }
+        let listed = sessions
+            .iter()
+            .filter(|session| session.stream.starts_with(prefix))
+            .count();
+        (listed != streams).then(|| format!("{listed} of {streams} are listed"))
     }
 
     /// As the control tells them that answers first.
