@@ -91,7 +91,7 @@ class Run:
             self.live()
             seen = witnesses.stop()
         except BaseException:
-            print(f"e2e: publishers were told: {witnesses.kill()}", flush=True)
+            witnesses.kill()
             raise
         self.report.scenario(what, seconds, seen)
         self.judge_flows(what)

@@ -226,18 +226,21 @@ class Witnesses:
         return Seen(seconds, reports, flv, self.camera.disconnects)
 
     def kill(self):
-        """Why publishers were cut, as far as they had time to say it."""
+        """Ends everything, and says why publishers were cut, as far as they had time to say it."""
         self.camera.stopping.set()
         reasons = set(self.camera.disconnects)
         for group in GROUPS:
-            self.children[f"{group}-publish"].end()
+            try:
+                self.children[f"{group}-publish"].end()
+            except Failure as failure:
+                reasons.add(str(failure))
             report = self.reports[f"{group}-publish"]
             published = json.loads(report.read_text())["disconnects"] if report.exists() else []
             reasons.update(disconnect["reason"] for disconnect in published)
         for child in (*self.children.values(), self.camera.child):
             if child and child.process.poll() is None:
                 child.process.kill()
-        return sorted(reasons)
+        print(f"e2e: publishers were told: {sorted(reasons)}", flush=True)
 
 
 class Seen:

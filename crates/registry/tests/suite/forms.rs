@@ -94,9 +94,8 @@ impl Form {
         program: Program,
         primaries: usize,
         replicated: bool,
-        options: &[&str],
+        more: &[&str],
     ) -> Self {
-        let more = options;
         let certificates = Certificates::new();
         let mut servers = Vec::new();
         let mut buses = Vec::new();
