@@ -201,7 +201,11 @@ impl Section {
                 "is above edge.relay.ring_bytes_max",
             );
         }
-        if edge.relay.stale_after < edge.relay.renew_period + edge::RENEWAL_LATE_MAX {
+        let renewed_within = edge
+            .relay
+            .renew_period
+            .saturating_add(edge::RENEWAL_LATE_MAX);
+        if edge.relay.stale_after < renewed_within {
             check.mistake(
                 "edge.relay.stale_after",
                 "is less than a second above edge.relay.renew_period: publishers that are well would look silent",
