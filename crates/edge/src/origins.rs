@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use registry::{Origin, OriginName, Registry, RegistryError, StreamId};
+use registry::{LEASE_TTL, Origin, OriginName, Registry, RegistryError, StreamId};
 use runtime::{
     error::chain,
     grpc::{self, Pool, Target},
@@ -36,8 +36,8 @@ pub(crate) struct Origins {
     sources: Mutex<Sources>,
     known: ArcSwap<Known>,
     connections: Pool<Destination>,
-    /// Origins that were out of reach, and until when they come last.
-    avoided: Mutex<BTreeMap<OriginName, Instant>>,
+    /// Addresses that were out of reach, and until when they come last.
+    avoided: Mutex<BTreeMap<String, Instant>>,
     /// An origin was out of reach, or none was known.
     failed: Notify,
     /// The registry is to be asked before its time.
@@ -50,7 +50,9 @@ pub(crate) struct Origins {
 #[derive(Default)]
 struct Sources {
     announced: Vec<Origin>,
-    /// Whether the registry answers.
+    /// Until when those stand where the registry names none.
+    announced_until: Option<Instant>,
+    /// Whether the registry answers, and names some.
     told: bool,
     resolved: BTreeSet<SocketAddr>,
 }
@@ -130,7 +132,7 @@ impl Origins {
     }
 
     /// Origins that may take a stream, best first: those to avoid come last.
-    pub(crate) fn ranked(&self, stream: StreamId, avoid: Option<&OriginName>) -> Vec<Origin> {
+    pub(crate) fn ranked(&self, stream: StreamId, avoid: Option<&Origin>) -> Vec<Origin> {
         let known = self.known.load();
         let now = Instant::now();
         let mut avoided = self.avoided.lock();
@@ -142,8 +144,8 @@ impl Origins {
             .collect();
         ranked.sort_by_key(|origin| {
             (
-                avoid == Some(&origin.name),
-                avoided.contains_key(&origin.name),
+                avoid.is_some_and(|avoid| same(avoid, origin)),
+                avoided.contains_key(&origin.relay_address),
             )
         });
         ranked
@@ -173,16 +175,25 @@ impl Origins {
 
     /// The connection was of no use: new sessions get another one, and the origin comes last for a while.
     pub(crate) fn avoid(&self, connection: &Arc<Connection>) {
-        let origin = connection.destination().name.clone();
-        self.avoided.lock().insert(origin, Instant::now() + AVOID);
+        let address = connection.destination().relay_address.clone();
+        self.avoided.lock().insert(address, Instant::now() + AVOID);
         self.failed.notify_one();
         self.connections.give_up(connection);
     }
 
     fn announced(&self, announced: Vec<Origin>) {
+        let now = Instant::now();
         self.learn(|sources| {
-            sources.announced = announced;
-            sources.told = true;
+            sources.told = !announced.is_empty();
+            if sources.told {
+                sources.announced = announced;
+                sources.announced_until = Some(now + LEASE_TTL);
+            } else if sources.announced_until.is_some_and(|until| now < until) {
+                // It has lost what it knew: who did not say that he leaves is announced again in a moment.
+                sources.announced.retain(|origin| !origin.draining);
+            } else {
+                sources.announced.clear();
+            }
         });
     }
 
@@ -214,11 +225,10 @@ impl Origins {
         let named: BTreeMap<OriginName, Origin> = configured.chain(announced).collect();
         let named: Vec<Origin> = named.into_values().collect();
         // A registry that tells origins tells all of them: who is not among them may be leaving.
-        let last_resort = !sources.told || sources.announced.is_empty();
         let unnamed = sources
             .resolved
             .iter()
-            .filter(|_| last_resort)
+            .filter(|_| !sources.told)
             .filter_map(|address| unnamed(*address))
             .filter(|origin| {
                 !named
@@ -298,7 +308,12 @@ fn unannounced(origin: &StaticOrigin) -> Origin {
     }
 }
 
-/// An origin of which the address alone is known, and serves as its name.
+/// Whether the two are one origin: it may be known by its address alone, and at another one later.
+pub(crate) fn same(one: &Origin, other: &Origin) -> bool {
+    one.name == other.name || one.relay_address == other.relay_address
+}
+
+/// An origin of which the address alone is known, and serves as its name until it gives its own.
 fn unnamed(address: SocketAddr) -> Option<Origin> {
     let relay_address = address.to_string();
     // IPv6 addresses are written in brackets, which no name holds.
@@ -341,7 +356,7 @@ mod tests {
         StreamId::derive("default", "live", "main")
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_announcement_replaces_the_configured_entry() {
         let origins = origins(vec![StaticOrigin {
             name: OriginName::new("a").unwrap(),
@@ -360,11 +375,51 @@ mod tests {
             .collect();
         assert_eq!(addresses.len(), 2);
         assert!(addresses.contains(&"announced:1".to_owned()));
+        tokio::time::advance(LEASE_TTL).await;
         origins.announced(Vec::new());
         assert_eq!(
             origins.ranked(stream(), None)[0].relay_address,
             "configured:1"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_serves_is_known_by_name_while_a_registry_that_was_flushed_names_nobody() {
+        let origins = origins(Vec::new());
+        origins.resolved(addresses(&["10.0.0.1:7444", "10.0.0.2:7444"]));
+        let leaving = Origin {
+            draining: true,
+            ..origin("b", "10.0.0.2:7444")
+        };
+        origins.announced(vec![origin("a", "10.0.0.1:7444"), leaving]);
+        tokio::time::advance(LEASE_TTL - Duration::from_secs(1)).await;
+        origins.announced(Vec::new());
+        // Whoever comes back to the address of the one that has left is not that one.
+        assert_eq!(ranked(&origins), ["a", "10.0.0.2:7444"]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        origins.announced(Vec::new());
+        let by_addresses: BTreeSet<_> = ranked(&origins).into_iter().collect();
+        let gone = ["10.0.0.1:7444", "10.0.0.2:7444"].map(str::to_owned);
+        assert_eq!(by_addresses, gone.into(), "its announcement has run out");
+    }
+
+    #[tokio::test]
+    async fn an_origin_is_the_same_by_its_address_and_by_its_name() {
+        let origins = origins(Vec::new());
+        let addressed = ["10.0.0.1:7444", "10.0.0.2:7444"];
+        origins.resolved(addresses(&addressed));
+        let best = origins.ranked(stream(), None)[0].clone();
+        origins.avoid(&origins.connect(&best));
+        let named = |address| origin(&format!("at-{address}"), address);
+        origins.announced(addressed.map(named).into());
+        let last = |avoid: Option<&Origin>| origins.ranked(stream(), avoid)[1].clone();
+        assert_eq!(last(None).relay_address, best.relay_address, "out of reach");
+        let others = addressed.into_iter().find(|at| *at != best.relay_address);
+        let other = unnamed(others.unwrap().parse().unwrap()).unwrap();
+        assert_eq!(last(Some(&other)).relay_address, other.relay_address);
+        // It has another address by now.
+        let moved = origin(&format!("at-{}", other.relay_address), "10.0.0.3:7444");
+        assert_eq!(last(Some(&moved)).relay_address, other.relay_address);
     }
 
     #[tokio::test(start_paused = true)]
@@ -385,7 +440,7 @@ mod tests {
         );
         tokio::time::advance(AVOID + Duration::from_millis(1)).await;
         assert_eq!(origins.ranked(stream(), None)[0], best);
-        assert_eq!(origins.ranked(stream(), Some(&best.name))[2], best);
+        assert_eq!(origins.ranked(stream(), Some(&best))[2], best);
     }
 
     #[tokio::test(start_paused = true)]
@@ -453,6 +508,7 @@ mod tests {
         );
         origins.announced(Vec::new());
         assert_eq!(ranked(&origins).len(), 2, "an empty registry tells nothing");
+        assert_eq!(ranked(&origins)[0], "a", "it was announced a moment ago");
     }
 
     #[tokio::test]

@@ -125,7 +125,12 @@ impl Relay {
         self.terms.origins_before = before;
         let _turn = self.turn(turn_by).await.ok_or(OpenError::Busy)?;
         let open_timeout = self.context.config.relay.open_timeout;
-        self.open_at(origin, Instant::now() + open_timeout).await
+        let rpc = self.open_at(origin, Instant::now() + open_timeout).await?;
+        if rpc.origin.name != origin.name {
+            // Readers look for it under the name that was claimed.
+            leases::renew_now(&self.context, &self.live);
+        }
+        Ok(rpc)
     }
 
     /// Relays until the session is over and delivered, fenced, or without any origin for too long.
@@ -141,7 +146,7 @@ impl Relay {
                     continue;
                 }
             };
-            let left = rpc.origin.name.clone();
+            let left = rpc.origin.clone();
             if let Lost::Broken(status) = &lost
                 && rpc::out_of_reach(status)
             {
@@ -222,7 +227,7 @@ impl Relay {
                         return Outcome::Lost(Lost::Stalled);
                     }
                     if !close_sent && let Some(to) = rpc.to_be_left_for() {
-                        self.look_for_another(&rpc.origin.name, to, &mut change);
+                        self.look_for_another(&rpc.origin, to, &mut change);
                     }
                 }
             }
@@ -294,10 +299,10 @@ impl Relay {
     }
 
     /// Finds another origin, in time or not at all.
-    async fn reopen(&mut self, left: &OriginName, lost: &Lost) -> Result<Rpc, End> {
+    async fn reopen(&mut self, left: &Origin, lost: &Lost) -> Result<Rpc, End> {
         let started = Instant::now();
         let deadline = started + self.context.config.relay.reopen_timeout;
-        warn!(origin = %left, reason = lost.reason(), error = lost.detail(), attempt = self.attempt,
+        warn!(origin = %left.name, reason = lost.reason(), error = lost.detail(), attempt = self.attempt,
             "lost the origin, looking for another");
         let mut pause = ROUND_PAUSE;
         sleep(jittered(spread(self.context.live.count()))).await;
@@ -330,7 +335,7 @@ impl Relay {
     }
 
     /// Asks every known origin once, the one that was left last.
-    async fn round(&mut self, left: &OriginName, deadline: Instant) -> Result<Option<Rpc>, End> {
+    async fn round(&mut self, left: &Origin, deadline: Instant) -> Result<Option<Rpc>, End> {
         // Not for long: the session may end meanwhile.
         let turn_by = deadline.min(Instant::now() + TURN_WAIT_MAX);
         let Some(_turn) = self.turn(turn_by).await else {

@@ -92,7 +92,7 @@ impl RelayService for Relay {
 
         let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
         let span = accepted.span.clone();
-        let session = Session::new(accepted, requests, answers);
+        let session = Session::new(accepted, requests, answers, &self.config.name);
         tokio::spawn(session.run(self.clone()).instrument(span));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -139,6 +139,7 @@ impl Session {
         accepted: Accepted,
         requests: Streaming<PublishRequest>,
         answers: mpsc::Sender<Result<PublishResponse, Status>>,
+        here: &OriginName,
     ) -> Self {
         let Accepted {
             attached:
@@ -159,6 +160,7 @@ impl Session {
             next_sequence: progress.next_sequence,
             epoch: token.epoch,
             standby: progress.on_air.is_none(),
+            origin: here.to_string(),
         });
         // The channel is empty.
         answers.try_send(Ok(response(accepted))).ok();

@@ -48,6 +48,11 @@ async fn an_edge_that_starts_without_redis_finds_origins_by_dns() {
         deployment.api.session_of("next").await
     });
     assert_eq!(session.await.origin, "origin-0");
+    // Who was published when only its address was known has a lease too by now, in which readers look for it.
+    let session = wait_for("the session of before", LOGGED, async || {
+        deployment.api.session_of("witness").await
+    });
+    assert_eq!(session.await.origin, "origin-0");
     encoder.finish(&next.secret).await.unwrap();
     witness.is_alive().await;
     witness.finish().await;

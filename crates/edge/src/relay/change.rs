@@ -2,12 +2,12 @@
 
 use std::{pin::Pin, time::Duration};
 
-use registry::OriginName;
+use registry::{Origin, OriginName};
 use tokio::time::Instant;
 use tracing::info;
 
 use super::{OpenError, Opened, Outcome, ROUND_PAUSE_MAX, Relay};
-use crate::revocations::jittered;
+use crate::{origins, revocations::jittered};
 
 /// The search for another origin beside the one that the session has.
 #[derive(Default)]
@@ -36,14 +36,14 @@ impl Change {
 
 impl Relay {
     /// Asks the next origin, if it is time and there is one; `to`: this one alone, unless empty.
-    pub(super) fn look_for_another(&mut self, left: &OriginName, to: &str, change: &mut Change) {
+    pub(super) fn look_for_another(&mut self, left: &Origin, to: &str, change: &mut Change) {
         let now = Instant::now();
         let next = *change.next.get_or_insert_with(|| now + jittered(SPREAD));
         if change.opening.is_some() || now < next {
             return;
         }
         let mut others = self.context.origins.ranked(self.live.stream, None);
-        others.retain(|other| other.name != *left);
+        others.retain(|other| !origins::same(other, left));
         // It said which one, and another one would say the same.
         others.retain(|other| to.is_empty() || other.name.as_str() == to);
         let Some(other) = others

@@ -152,7 +152,7 @@ impl Rpc {
             None => return Err(OpenError::Malformed("no answer")),
         };
         let rpc = Self {
-            origin: origin.clone(),
+            origin: named(origin, &accepted.origin)?,
             connection,
             requests: Some(requests),
             responses,
@@ -182,6 +182,16 @@ impl Rpc {
         let holds = goodbye.to.is_empty() || Instant::now() < goodbye.until;
         holds.then_some(&goodbye.to)
     }
+}
+
+/// The origin by the name that it gave itself, under which readers find it: it may be known by its address alone.
+fn named(origin: &Origin, name: &str) -> Result<Origin, OpenError> {
+    let mut named = origin.clone();
+    // Of a version before.
+    if !name.is_empty() {
+        named.name = OriginName::new(name).map_err(|_invalid| OpenError::Malformed("origin"))?;
+    }
+    Ok(named)
 }
 
 /// Sends the first request once there is room for it; nothing is lost where this is cancelled. `false` where the

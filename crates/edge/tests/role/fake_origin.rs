@@ -358,6 +358,7 @@ impl RelayService for FakeOrigin {
             next_sequence,
             epoch,
             standby: matches!(*self.shared.mode.borrow(), Mode::Standby(_)),
+            origin: self.name.to_string(),
         };
         answers
             .send(Ok(answer(Answer::Accepted(accepted))))

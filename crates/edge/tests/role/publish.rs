@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use edge::OutagePolicy;
 use proto::internal::v1::authorize_request::Credential;
-use registry::{ClaimOutcome, Policy, RedisConfig, RedisRegistry, Registry, Slot, StreamId};
+use registry::{
+    ClaimOutcome, Origin, OriginName, Policy, RedisConfig, RedisRegistry, Registry, Slot, StreamId,
+};
 
 use crate::{
     encoder::{Encoder, Said, media},
     fake_control::DENIED,
     fake_origin::Mode,
-    harness::{Harness, assert_same, in_time, logged, until},
+    harness::{Harness, assert_same, found, in_time, logged, until},
 };
 
 #[tokio::test]
@@ -557,6 +559,27 @@ async fn with_the_registry_down_the_origin_grants_the_epoch() {
     })
     .await;
     assert_same(&origin.session(&open.session_id).frames, 0, &sent);
+}
+
+#[tokio::test]
+async fn the_lease_names_the_origin_as_it_names_itself() {
+    let harness = Harness::start_with(0, |config| {
+        // What is to be renewed for it is not made up for in time.
+        config.relay.renew_period = Duration::from_secs(3600);
+    })
+    .await;
+    let origin = harness.unannounced_origin("its-own-name").await;
+    let known_as = Origin {
+        name: OriginName::new(&origin.address).unwrap(),
+        ..origin.announcement()
+    };
+    harness.registry.announce(&known_as).await.unwrap();
+    until("an origin", || harness.readiness.missing().is_empty()).await;
+    let _encoder = Encoder::publish(harness.address, "live", "good-named").await;
+    let named = found("a lease that names it", async || {
+        (harness.lease().await.origin == origin.name).then_some(())
+    });
+    named.await;
 }
 
 #[tokio::test]
