@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use registry::{LEASE_TTL, Origin, OriginName, Registry, RegistryError, StreamId};
+use registry::{Origin, OriginName, Registry, RegistryError, StreamId};
 use runtime::{
     error::chain,
     grpc::{self, Pool, Target},
@@ -50,11 +50,11 @@ pub(crate) struct Origins {
 #[derive(Default)]
 struct Sources {
     announced: Vec<Origin>,
-    /// Until when those stand where the registry names none.
-    announced_until: Option<Instant>,
-    /// Whether the registry answers, and names some.
+    /// Whether the registry answers.
     told: bool,
     resolved: BTreeSet<SocketAddr>,
+    /// By address: who was there last, as it was announced or as it said itself.
+    met: BTreeMap<String, Origin>,
 }
 
 /// What follows from the sources.
@@ -62,8 +62,8 @@ struct Sources {
 struct Known {
     /// Configured or announced.
     named: Vec<Origin>,
-    /// Known by their addresses alone.
-    unnamed: Vec<Origin>,
+    /// Known by their addresses alone, and by the names that they had there.
+    addressed: Vec<Origin>,
 }
 
 /// One to an origin; its sessions hold it.
@@ -72,7 +72,7 @@ pub(crate) type Connection = grpc::Connection<Destination>;
 /// An origin that moves is another one to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Destination {
-    name: OriginName,
+    pub(crate) name: OriginName,
     relay_address: String,
 }
 
@@ -139,7 +139,7 @@ impl Origins {
         avoided.retain(|_, until| *until > now);
         let mut ranked: Vec<Origin> = placement::rank(stream, &known.named, &self.zone)
             .into_iter()
-            .chain(placement::rank(stream, &known.unnamed, &self.zone))
+            .chain(placement::rank(stream, &known.addressed, &self.zone))
             .cloned()
             .collect();
         ranked.sort_by_key(|origin| {
@@ -182,17 +182,28 @@ impl Origins {
     }
 
     fn announced(&self, announced: Vec<Origin>) {
-        let now = Instant::now();
         self.learn(|sources| {
-            sources.told = !announced.is_empty();
-            if sources.told {
-                sources.announced = announced;
-                sources.announced_until = Some(now + LEASE_TTL);
-            } else if sources.announced_until.is_some_and(|until| now < until) {
-                // It has lost what it knew: who did not say that he leaves is announced again in a moment.
-                sources.announced.retain(|origin| !origin.draining);
-            } else {
-                sources.announced.clear();
+            let names: BTreeSet<&OriginName> =
+                announced.iter().map(|origin| &origin.name).collect();
+            let met = &mut sources.met;
+            met.retain(|_, origin| !names.contains(&origin.name));
+            let there = |origin: &Origin| (origin.relay_address.clone(), origin.clone());
+            met.extend(announced.iter().map(there));
+            sources.announced = announced;
+            sources.told = true;
+        });
+    }
+
+    /// An origin said its name itself.
+    pub(crate) fn told_its_name(&self, origin: &Origin) {
+        let (name, address) = (&origin.name, &origin.relay_address);
+        self.learn(|sources| {
+            sources.met.retain(|_, other| other.name != *name);
+            sources.met.insert(address.clone(), origin.clone());
+            // It is not where the registry had it last.
+            let mut announced = sources.announced.iter_mut();
+            if let Some(announced) = announced.find(|announced| announced.name == *name) {
+                announced.relay_address.clone_from(address);
             }
         });
     }
@@ -205,6 +216,7 @@ impl Origins {
     fn learn(&self, change: impl FnOnce(&mut Sources)) {
         let mut sources = self.sources.lock();
         change(&mut sources);
+        sources.forget();
         let known = self.known_from(&sources);
         let before = self.known.load();
         if before.names() != known.names() {
@@ -225,18 +237,19 @@ impl Origins {
         let named: BTreeMap<OriginName, Origin> = configured.chain(announced).collect();
         let named: Vec<Origin> = named.into_values().collect();
         // A registry that tells origins tells all of them: who is not among them may be leaving.
-        let unnamed = sources
+        let last_resort = !sources.told || sources.announced.is_empty();
+        let addressed = sources
             .resolved
             .iter()
-            .filter(|_| !sources.told)
-            .filter_map(|address| unnamed(*address))
+            .filter(|_| last_resort)
+            .filter_map(|address| at(*address, &sources.met))
             .filter(|origin| {
                 !named
                     .iter()
                     .any(|named| named.relay_address == origin.relay_address)
             })
             .collect();
-        Known { named, unnamed }
+        Known { named, addressed }
     }
 
     pub(crate) fn any_known(&self) -> bool {
@@ -244,9 +257,20 @@ impl Origins {
     }
 }
 
+impl Sources {
+    /// Who was at addresses where nobody is any more.
+    fn forget(&mut self) {
+        let announced = self.announced.iter();
+        let announced = announced.map(|origin| origin.relay_address.clone());
+        let resolved = self.resolved.iter().map(SocketAddr::to_string);
+        let addresses: BTreeSet<String> = announced.chain(resolved).collect();
+        self.met.retain(|address, _| addresses.contains(address));
+    }
+}
+
 impl Known {
     fn all(&self) -> impl Iterator<Item = &Origin> {
-        self.named.iter().chain(&self.unnamed)
+        self.named.iter().chain(&self.addressed)
     }
 
     fn names(&self) -> Vec<String> {
@@ -313,9 +337,17 @@ pub(crate) fn same(one: &Origin, other: &Origin) -> bool {
     one.name == other.name || one.relay_address == other.relay_address
 }
 
-/// An origin of which the address alone is known, and serves as its name until it gives its own.
-fn unnamed(address: SocketAddr) -> Option<Origin> {
+/// The origin at an address: who was met there, or one whose address serves as its name until it says its own.
+fn at(address: SocketAddr, met: &BTreeMap<String, Origin>) -> Option<Origin> {
     let relay_address = address.to_string();
+    if let Some(origin) = met.get(&relay_address) {
+        // If it leaves still, it says so.
+        let draining = false;
+        return Some(Origin {
+            draining,
+            ..origin.clone()
+        });
+    }
     // IPv6 addresses are written in brackets, which no name holds.
     let name = OriginName::new(&relay_address.replace(['[', ']'], "")).ok()?;
     Some(unannounced(&StaticOrigin {
@@ -326,208 +358,4 @@ fn unnamed(address: SocketAddr) -> Option<Origin> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::future::join_all;
-    use runtime::grpc::in_process;
-
-    use super::*;
-
-    fn origin(name: &str, relay_address: &str) -> Origin {
-        Origin {
-            relay_address: relay_address.to_owned(),
-            ..unannounced(&StaticOrigin {
-                name: OriginName::new(name).unwrap(),
-                relay_address: String::new(),
-                zone: String::new(),
-            })
-        }
-    }
-
-    fn origins(static_origins: Vec<StaticOrigin>) -> Origins {
-        let (_listener, target) = in_process(Role::Edge);
-        Origins::new(
-            OriginDialer::InProcess(target),
-            String::new(),
-            static_origins,
-        )
-    }
-
-    fn stream() -> StreamId {
-        StreamId::derive("default", "live", "main")
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_announcement_replaces_the_configured_entry() {
-        let origins = origins(vec![StaticOrigin {
-            name: OriginName::new("a").unwrap(),
-            relay_address: "configured:1".to_owned(),
-            zone: String::new(),
-        }]);
-        assert_eq!(
-            origins.ranked(stream(), None)[0].relay_address,
-            "configured:1"
-        );
-        origins.announced(vec![origin("a", "announced:1"), origin("b", "b:1")]);
-        let addresses: Vec<_> = origins
-            .ranked(stream(), None)
-            .into_iter()
-            .map(|origin| origin.relay_address)
-            .collect();
-        assert_eq!(addresses.len(), 2);
-        assert!(addresses.contains(&"announced:1".to_owned()));
-        tokio::time::advance(LEASE_TTL).await;
-        origins.announced(Vec::new());
-        assert_eq!(
-            origins.ranked(stream(), None)[0].relay_address,
-            "configured:1"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_serves_is_known_by_name_while_a_registry_that_was_flushed_names_nobody() {
-        let origins = origins(Vec::new());
-        origins.resolved(addresses(&["10.0.0.1:7444", "10.0.0.2:7444"]));
-        let leaving = Origin {
-            draining: true,
-            ..origin("b", "10.0.0.2:7444")
-        };
-        origins.announced(vec![origin("a", "10.0.0.1:7444"), leaving]);
-        tokio::time::advance(LEASE_TTL - Duration::from_secs(1)).await;
-        origins.announced(Vec::new());
-        // Whoever comes back to the address of the one that has left is not that one.
-        assert_eq!(ranked(&origins), ["a", "10.0.0.2:7444"]);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        origins.announced(Vec::new());
-        let by_addresses: BTreeSet<_> = ranked(&origins).into_iter().collect();
-        let gone = ["10.0.0.1:7444", "10.0.0.2:7444"].map(str::to_owned);
-        assert_eq!(by_addresses, gone.into(), "its announcement has run out");
-    }
-
-    #[tokio::test]
-    async fn an_origin_is_the_same_by_its_address_and_by_its_name() {
-        let origins = origins(Vec::new());
-        let addressed = ["10.0.0.1:7444", "10.0.0.2:7444"];
-        origins.resolved(addresses(&addressed));
-        let best = origins.ranked(stream(), None)[0].clone();
-        origins.avoid(&origins.connect(&best));
-        let named = |address| origin(&format!("at-{address}"), address);
-        origins.announced(addressed.map(named).into());
-        let last = |avoid: Option<&Origin>| origins.ranked(stream(), avoid)[1].clone();
-        assert_eq!(last(None).relay_address, best.relay_address, "out of reach");
-        let others = addressed.into_iter().find(|at| *at != best.relay_address);
-        let other = unnamed(others.unwrap().parse().unwrap()).unwrap();
-        assert_eq!(last(Some(&other)).relay_address, other.relay_address);
-        // It has another address by now.
-        let moved = origin(&format!("at-{}", other.relay_address), "10.0.0.3:7444");
-        assert_eq!(last(Some(&moved)).relay_address, other.relay_address);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_origin_out_of_reach_comes_last_for_a_while() {
-        let origins = origins(Vec::new());
-        origins.announced(vec![
-            origin("a", "a:1"),
-            origin("b", "b:1"),
-            origin("c", "c:1"),
-        ]);
-        let best = origins.ranked(stream(), None)[0].clone();
-        let connection = origins.connect(&best);
-        origins.avoid(&connection);
-        assert_eq!(origins.ranked(stream(), None)[2], best);
-        assert!(
-            !Arc::ptr_eq(&connection, &origins.connect(&best)),
-            "a new connection"
-        );
-        tokio::time::advance(AVOID + Duration::from_millis(1)).await;
-        assert_eq!(origins.ranked(stream(), None)[0], best);
-        assert_eq!(origins.ranked(stream(), Some(&best))[2], best);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_wants_an_origin_that_is_not_known_asks_once_for_all_and_not_all_the_time() {
-        const PERIOD: Duration = Duration::from_secs(60);
-        let origins = origins(Vec::new());
-        let registry = Registry::Memory(registry::MemoryRegistry::new());
-        let polls = async {
-            for _ in 0..5 {
-                origins.due(PERIOD).await;
-                origins.refresh(&registry).await.unwrap();
-            }
-        };
-        let wants = async {
-            for _ in 0..5 {
-                join_all((0..100).map(|_| origins.refreshed())).await;
-            }
-        };
-        let began = Instant::now();
-        let both = async { tokio::join!(polls, wants) };
-        timeout(PERIOD, both).await.expect("one poll for a hundred");
-        let took = began.elapsed();
-        assert!(took >= EAGER_PERIOD * 5, "{took:?}");
-    }
-
-    fn ranked(origins: &Origins) -> Vec<String> {
-        let ranked = origins.ranked(stream(), None);
-        ranked
-            .iter()
-            .map(|origin| origin.name.to_string())
-            .collect()
-    }
-
-    fn addresses(addresses: &[&str]) -> BTreeSet<SocketAddr> {
-        let parse = |address: &&str| address.parse().unwrap();
-        addresses.iter().map(parse).collect()
-    }
-
-    #[tokio::test]
-    async fn addresses_are_candidates_while_the_registry_tells_nothing() {
-        let origins = origins(Vec::new());
-        assert!(!origins.any_known());
-        origins.resolved(addresses(&["10.0.0.1:7444", "[fd00::1]:7444"]));
-        assert!(origins.any_known());
-        let mut found: Vec<_> = origins
-            .ranked(stream(), None)
-            .into_iter()
-            .map(|origin| (origin.name.to_string(), origin.relay_address))
-            .collect();
-        found.sort();
-        let pair = |name: &str, address: &str| (name.to_owned(), address.to_owned());
-        assert_eq!(
-            found,
-            [
-                pair("10.0.0.1:7444", "10.0.0.1:7444"),
-                pair("fd00::1:7444", "[fd00::1]:7444"),
-            ]
-        );
-
-        origins.announced(vec![origin("a", "10.0.0.1:7444")]);
-        assert_eq!(
-            ranked(&origins),
-            ["a"],
-            "who is not announced may be leaving"
-        );
-        origins.announced(Vec::new());
-        assert_eq!(ranked(&origins).len(), 2, "an empty registry tells nothing");
-        assert_eq!(ranked(&origins)[0], "a", "it was announced a moment ago");
-    }
-
-    #[tokio::test]
-    async fn an_announced_origin_replaces_its_address_and_comes_before_others() {
-        let origins = origins(Vec::new());
-        origins.resolved(addresses(&["10.0.0.1:7444", "10.0.0.2:7444"]));
-        origins.announced(vec![origin("a", "10.0.0.1:7444")]);
-        origins.learn(|sources| sources.told = false);
-        assert_eq!(ranked(&origins), ["a", "10.0.0.2:7444"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_announced_origin_out_of_reach_comes_behind_an_address() {
-        let origins = origins(Vec::new());
-        origins.announced(vec![origin("a", "10.0.0.1:7444")]);
-        origins.resolved(addresses(&["10.0.0.2:7444"]));
-        origins.learn(|sources| sources.told = false);
-        let connection = origins.connect(&origins.ranked(stream(), None)[0]);
-        origins.avoid(&connection);
-        assert_eq!(ranked(&origins), ["10.0.0.2:7444", "a"]);
-    }
-}
+mod tests;

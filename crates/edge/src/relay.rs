@@ -426,6 +426,9 @@ impl Relay {
         }
         self.feed.resume(rpc.next_sequence);
         self.terms.accepted(&accepted);
+        if rpc.origin.name != connection.destination().name {
+            self.context.origins.told_its_name(&rpc.origin);
+        }
         let origin = &rpc.origin.name;
         let broadcast_id = &self.terms.broadcast_id;
         self.live
