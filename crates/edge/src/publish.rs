@@ -171,10 +171,7 @@ impl Publication {
             granted = self.authorize(request) => granted?,
             refusal = self.over() => return Err(refusal),
         };
-        // It may have begun meanwhile; from here on the session is there for it to see.
-        if self.context.drain.is_begun() {
-            return Err(Refusal::not_available("draining"));
-        }
+        // A drain that has begun meanwhile sees the session from here on: it leaves with the others.
         let span = Span::current();
         span.record("stream_id", granted.stream.to_string());
         span.record("app", &granted.app);

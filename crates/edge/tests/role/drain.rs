@@ -90,6 +90,31 @@ async fn an_encoder_that_does_not_is_closed_at_a_keyframe_before_the_end() {
 }
 
 #[tokio::test]
+async fn a_publisher_that_is_decided_on_as_the_drain_begins_leaves_with_the_others() {
+    let harness = Harness::start(1).await;
+    let mut encoder = Encoder::connect(harness.address, "live", "slow-decision").await;
+    let drains = async {
+        until("the question", || !harness.control.requests().is_empty()).await;
+        drain_within(&harness, Duration::from_secs(2));
+        until("the drain", || {
+            harness.metric("headwater_edge_drain_phase") == 2
+        })
+        .await;
+    };
+    let (said, ()) = tokio::join!(encoder.said(), drains);
+    assert_eq!(said, Said::Started, "it would be back seconds later");
+    let (_, session) = harness.owner().await;
+    let sent = media(0..20, 100);
+    encoder.send_all(&sent).await;
+    let said = in_time("the close", encoder.said()).await;
+    assert!(matches!(said, Said::Rejected(_)), "{said:?}");
+    drop(encoder);
+    in_time("the edge's end", harness.edge).await.unwrap();
+    assert!(harness.registry.leases().await.unwrap().is_empty());
+    assert_same(&harness.origins[0].session(&session).frames, 0, &sent);
+}
+
+#[tokio::test]
 async fn a_publisher_without_keyframes_is_closed_at_the_end() {
     let harness = Harness::start(1).await;
     let mut encoder = Encoder::publish(harness.address, "live", "good-silent").await;

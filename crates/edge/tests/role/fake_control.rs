@@ -198,6 +198,10 @@ impl AdmissionService for FakeControl {
         };
         let (policy, name) = match stream_key.split_once('-') {
             Some(("good", name)) => (TakeoverPolicy::TakeoverIfStale, name),
+            Some(("slow", name)) => {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                (TakeoverPolicy::TakeoverIfStale, name)
+            }
             Some(("reject", name)) => (TakeoverPolicy::Reject, name),
             Some(("takeover", name)) => (TakeoverPolicy::Takeover, name),
             Some(("hang", _)) => {
