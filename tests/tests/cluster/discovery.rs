@@ -35,13 +35,19 @@ async fn an_edge_that_starts_without_redis_finds_origins_by_dns() {
     let edge = cluster.edge.process();
     edge.log_line(&["known origins", &format!("{relay:?}")], LOGGED)
         .await;
-    let witness = Witness::start(&deployment, key).await;
-
-    // Once the origin is announced, its name replaces its address. The log holds the first start, too.
+    // Once the origin has a session, its name replaces its address. The log holds the first start, too.
     let named = || edge.log().matches(r#"origins=["origin-0"]"#).count();
-    let before = named();
+    let told = || {
+        edge.log()
+            .matches("the registry tells origins again")
+            .count()
+    };
+    let before = (named(), told());
+    let witness = Witness::start(&deployment, key).await;
+    wait_until("the origin's name", LOGGED, || named() > before.0).await;
+
     cluster.redis.start_again().await;
-    wait_until("the origin's name", LOGGED, || named() > before).await;
+    wait_until("announcements", LOGGED, || told() > before.1).await;
     let next = deployment.api.create_key(APP, "next").await;
     let encoder = deployment.publish(&next).await;
     let session = wait_for("the next session", LOGGED, async || {
