@@ -66,7 +66,7 @@ async fn end<T>(mut watch: ReceiverStream<Result<T, Status>>) -> (Duration, (Cod
 async fn a_watch_ends_with_its_credential(fixture: Fixture) {
     let (control, other) = (fixture.replica().await, fixture.replica().await);
     let tokens = [(); 4].map(|()| ApiToken::generate().unwrap());
-    let expire_ms = now_ms() + 1_500;
+    let expire_ms = now_ms() + 5_000;
     for (number, token) in tokens.iter().enumerate() {
         let mut record = token_record(token, "default", &["events:read", "sessions:read"]);
         record.expire_ms = (number == 2).then_some(expire_ms);

@@ -9,10 +9,11 @@ use std::{
 };
 
 use proto::{
-    internal::v1::{DenialReason, authorize_request::Credential},
+    internal::v1::{Denial, DenialReason, authorize_request::Credential},
     v1::{TerminateSessionRequest, session_service_server::SessionService as _},
 };
 use serde_json::json;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     backend::{Asked, Backend, Reply},
@@ -269,33 +270,26 @@ async fn a_backend_that_hangs_holds_up_its_own_publishers_alone(mut fixture: Fix
         }
     });
     let hung = hung.await;
-    asks(&mut fixture, &hung, "hung", LONG_TIMEOUT);
-    asks(&mut fixture, &hung, "good", LONG_TIMEOUT);
-    let control = Arc::new(fixture.replica().await);
-    let (_, managed) = control.create("main").await;
-    let mut stuck = tokio::task::JoinSet::new();
-    let mut hang = |key: String| {
-        let control = control.clone();
-        stuck.spawn(async move { denied(control.ask_with("hung", &key, "session-1").await) });
+    asks(&mut fixture, &hung, "hung", TIMEOUT);
+    asks(&mut fixture, &hung, "good", TIMEOUT);
+    let (_, managed) = fixture.replica().await.create("main").await;
+    let (control, stuck) = {
+        let mut attempts = 0;
+        loop {
+            let control = Arc::new(fixture.replica().await);
+            let mut stuck = JoinSet::new();
+            let beside = stuck_ones_hold_up_nobody(&fixture, &control, &hung, &managed, &mut stuck);
+            if beside.await {
+                break (control, stuck);
+            }
+            // Questions ended before the others were decided: on a machine that stood still for so long, or because the
+            // others waited for them.
+            attempts += 1;
+            assert!(attempts < 5, "others wait for a backend that hangs");
+            drop(stuck);
+            until("nothing hangs", async || hung.hanging() == 0).await;
+        }
     };
-
-    // One key at its bound: another key of the same application is answered.
-    for _ in 0..4 {
-        hang("hung".to_owned());
-    }
-    hung.hangs(2).await;
-    granted(
-        &fixture,
-        control.ask_with("hung", "other", "session-1").await,
-    );
-
-    // The whole application at its bound: other applications are.
-    for number in 0..20 {
-        hang(format!("hung-{number}"));
-    }
-    hung.hangs(8).await;
-    others_are_answered(&fixture, &control, &managed).await;
-    hung.hangs(8).await;
 
     // What found no room is told to come again, at once; what hung, at its deadline.
     let denials = stuck.join_all().await;
@@ -306,10 +300,13 @@ async fn a_backend_that_hangs_holds_up_its_own_publishers_alone(mut fixture: Fix
     }
     // So many keys without an answer: it is left alone.
     assert!(control.metric("headwater_admission_webhook_breakers_open 1"));
-    let asked = hung.asked().len();
-    let denial = denied(control.ask_with("hung", "other", "session-1").await);
+    let denial = denied(control.ask_with("hung", "later", "session-1").await);
     assert_eq!(denial.reason(), DenialReason::SourceUnavailable);
-    assert_eq!(hung.asked().len(), asked, "it is not even asked");
+    let asked = hung.asked();
+    assert!(
+        asked.iter().all(|asked| key(asked) != "later"),
+        "it is not even asked"
+    );
 
     // Until it answers again.
     hangs.store(false, Ordering::SeqCst);
@@ -318,13 +315,54 @@ async fn a_backend_that_hangs_holds_up_its_own_publishers_alone(mut fixture: Fix
             control.ask_with("hung", "other", "session-1").await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(25), answered)
+    timeout(Duration::from_secs(25), answered)
         .await
         .expect("the backend is asked again");
     granted(
         &fixture,
         control.ask_with("hung", "hung", "session-1").await,
     );
+}
+
+/// Starts questions that hang, more than the application may ask at once. False where they ended before everybody else
+/// was answered.
+async fn stuck_ones_hold_up_nobody(
+    fixture: &Fixture,
+    control: &Arc<Replica>,
+    hung: &Backend,
+    managed: &str,
+    stuck: &mut JoinSet<Denial>,
+) -> bool {
+    let mut hang = |key: String| {
+        let control = control.clone();
+        stuck.spawn(async move { denied(control.ask_with("hung", &key, "session-1").await) });
+    };
+    let hangs = async |requests| {
+        let enough = timeout(TIMEOUT, hung.hangs(requests));
+        enough.await.is_ok()
+    };
+
+    // One key at its bound: another key of the same application is answered.
+    for _ in 0..4 {
+        hang("hung".to_owned());
+    }
+    if !hangs(2).await {
+        return false;
+    }
+    granted(
+        fixture,
+        control.ask_with("hung", "other", "session-1").await,
+    );
+
+    // The whole application at its bound: other applications are.
+    for number in 0..20 {
+        hang(format!("hung-{number}"));
+    }
+    if !hangs(8).await {
+        return false;
+    }
+    others_are_answered(fixture, control, managed).await;
+    hung.hanging() == 8
 }
 
 async fn a_ban_outlives_the_pepper_and_holds_whatever_stands_in_the_query(mut fixture: Fixture) {
@@ -438,6 +476,5 @@ async fn others_are_answered(fixture: &Fixture, control: &Replica, managed: &str
 }
 
 const UNAVAILABLE: &str = "Stream keys cannot be checked right now, please try again";
-const TIMEOUT: Duration = Duration::from_millis(1900);
 /// Longer than the decisions take that are counted meanwhile, and below the outbound client's own deadline.
-const LONG_TIMEOUT: Duration = Duration::from_millis(4500);
+const TIMEOUT: Duration = Duration::from_millis(4500);
