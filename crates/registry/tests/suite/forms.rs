@@ -211,6 +211,7 @@ impl Form {
         for sentinel in &self._sentinels {
             sentinel.knows("num-slaves", "1").await;
             sentinel.knows("num-other-sentinels", "2").await;
+            sentinel.outlasts_pauses().await;
         }
     }
 }
@@ -361,10 +362,20 @@ impl Sentinel {
     }
 
     async fn master(&self) -> redis::RedisResult<std::collections::BTreeMap<String, String>> {
-        let url = format!(
-            "rediss://watcher:password-of-watcher@127.0.0.1:{}",
-            self.port
-        );
+        let known = self
+            .told("watcher", &["SENTINEL", "MASTER", "main"])
+            .await?;
+        redis::from_redis_value(known).map_err(Into::into)
+    }
+
+    /// A sentinel whose machine stood still for two seconds would take no part in anything for half a minute.
+    async fn outlasts_pauses(&self) {
+        let period = ["SENTINEL", "DEBUG", "tilt-trigger", "60000"];
+        self.told("peer", &period).await.unwrap();
+    }
+
+    async fn told(&self, user: &str, command: &[&str]) -> redis::RedisResult<Value> {
+        let url = format!("rediss://{user}:password-of-{user}@127.0.0.1:{}", self.port);
         let read = |name| fs::read(self.directory.path().join(name)).unwrap();
         let certificates = redis::TlsCertificates {
             client_tls: Some(redis::ClientTlsConfig {
@@ -375,9 +386,7 @@ impl Sentinel {
         };
         let client = redis::Client::build_with_tls(url, certificates)?;
         let mut connection = client.get_multiplexed_async_connection().await?;
-        let known: Value =
-            crate::server::run(&mut connection, &["SENTINEL", "MASTER", "main"]).await?;
-        redis::from_redis_value(known).map_err(Into::into)
+        crate::server::run(&mut connection, command).await
     }
 }
 
