@@ -100,6 +100,7 @@ async fn a_publisher_that_is_decided_on_as_the_drain_begins_leaves_with_the_othe
             harness.metric("headwater_edge_drain_phase") == 2
         })
         .await;
+        harness.control.decide();
     };
     let (said, ()) = tokio::join!(encoder.said(), drains);
     assert_eq!(said, Said::Started, "it would be back seconds later");

@@ -22,7 +22,7 @@ use runtime::{
     identity::Role,
     shutdown::Shutdown,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
@@ -40,6 +40,8 @@ struct Shared {
     traceparents: Mutex<Vec<String>>,
     /// Called for each decision, before it is answered.
     before_answer: Mutex<Option<Target>>,
+    /// What a key waits for that is decided on slowly.
+    decided: Notify,
     /// Of every grant.
     terms: Mutex<(MediaLimits, u64)>,
     reports: Mutex<Vec<SessionReport>>,
@@ -61,7 +63,8 @@ fn challenge_for(user: &str) -> Response<AuthorizeResponse> {
     })
 }
 
-/// `good-NAME` may publish NAME, `reject-NAME` and `takeover-NAME` with that policy; `hang-…` is never answered.
+/// `good-NAME` may publish NAME, `reject-NAME` and `takeover-NAME` with that policy; `hang-…` is never answered, `slow-NAME`
+/// may publish NAME once [`FakeControl::decide`] is called.
 pub(crate) const DENIED: &str = "This stream key is not accepted";
 
 impl FakeControl {
@@ -76,6 +79,7 @@ impl FakeControl {
                 requests: Mutex::default(),
                 traceparents: Mutex::default(),
                 before_answer: Mutex::default(),
+                decided: Notify::new(),
                 terms: Mutex::default(),
                 reports: Mutex::default(),
                 refuse_reports: Mutex::new((0, Code::Unavailable)),
@@ -96,6 +100,11 @@ impl FakeControl {
     /// Tells the edge that watches.
     pub(crate) fn command(&self, command: EdgeCommand) {
         self.shared.commands.send_modify(|all| all.push(command));
+    }
+
+    /// Answers the question that waits for it, `slow-…`, or the next one.
+    pub(crate) fn decide(&self) {
+        self.shared.decided.notify_one();
     }
 
     pub(crate) fn revoke_stream_key(&self, stream_key_id: &str) {
@@ -199,7 +208,7 @@ impl AdmissionService for FakeControl {
         let (policy, name) = match stream_key.split_once('-') {
             Some(("good", name)) => (TakeoverPolicy::TakeoverIfStale, name),
             Some(("slow", name)) => {
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                self.shared.decided.notified().await;
                 (TakeoverPolicy::TakeoverIfStale, name)
             }
             Some(("reject", name)) => (TakeoverPolicy::Reject, name),
