@@ -48,12 +48,12 @@ const CASES: [Case; 3] = [
     Case {
         name: "silence",
         edge: [
-            (IDLE, "2s"),
+            (IDLE, "4s"),
             (PING, "1h"),
             (KEEPALIVE, "1h"),
             (USER_TIMEOUT, "1h"),
         ],
-        goal: Duration::from_secs(2),
+        goal: Duration::from_secs(4),
         reason: "idle",
     },
     Case {

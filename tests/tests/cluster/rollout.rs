@@ -29,7 +29,7 @@ async fn edges_and_origins_are_replaced_side_by_side() {
     let mut cluster = Cluster::start(Layout {
         more_edges: 1,
         edge: vec![
-            ("DRAIN_TIMEOUT", "4s".to_owned()),
+            ("DRAIN_TIMEOUT", "10s".to_owned()),
             ("EDGE__DRAIN__RECONNECT_JITTER", "1s".to_owned()),
             ("EDGE__DRAIN__CLOSE_SPREAD", "2s".to_owned()),
         ],

@@ -43,7 +43,7 @@ impl Wire {
 
 #[tokio::test]
 async fn a_half_open_publisher_is_found_within_the_idle_deadline() {
-    const IDLE: Duration = Duration::from_secs(1);
+    const IDLE: Duration = Duration::from_secs(3);
     let harness = Harness::start_with(1, |config| {
         config.rtmp.idle_deadline = IDLE;
         config.connections.ping_period = Duration::from_millis(100);

@@ -143,14 +143,14 @@ async fn nobody_more_leaves_once_a_drain_is_taken_back() {
     let mut encoder = Encoder::publish(harness.address, "live", "good-stays").await;
     encoder.send_all(&media(0..2, 100)).await;
     // It is to be closed at its next keyframe, which does not come.
-    tell(&harness, drain(Some(Duration::from_secs(2)))).await;
+    tell(&harness, drain(Some(Duration::from_secs(6)))).await;
     until("the drain", || phase(&harness) == 2).await;
-    // From a second before its end it is told to close; nothing shows that until it does.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // From a quarter before its end it is told to close; nothing shows that until it does.
+    tokio::time::sleep(Duration::from_millis(4_700)).await;
     tell(&harness, Command::Undrain).await;
     until("the edge is ready", || phase(&harness) == 0).await;
     // Through the end that was, and with keyframes.
-    for frames in media(2..80, 100).chunks(2) {
+    for frames in media(2..140, 100).chunks(2) {
         encoder.send_all(frames).await;
         // As an encoder in real time.
         tokio::time::sleep(Duration::from_millis(30)).await;

@@ -158,9 +158,10 @@ async fn without_control_nobody_publishes_and_sessions_go_on() {
 async fn an_encoder_that_leaves_while_control_decides_leaves_no_lease() {
     let harness = Harness::start(1).await;
     let mut encoder = Encoder::connect(harness.address, "live", "hang-on").await;
-    let publish = tokio::time::timeout(Duration::from_millis(200), encoder.said());
-    assert!(publish.await.is_err(), "no answer yet");
-    until("the question", || !harness.control.requests().is_empty()).await;
+    tokio::select! {
+        said = encoder.said() => panic!("no answer yet: {said:?}"),
+        () = until("the question", || !harness.control.requests().is_empty()) => {}
+    }
     drop(encoder);
     let aborted =
         "headwater_publish_attempts_total{app=\"\",outcome=\"refused\",reason=\"aborted\"}";
@@ -173,9 +174,10 @@ async fn an_encoder_that_leaves_while_the_origin_opens_leaves_no_lease() {
     let harness = Harness::start(1).await;
     harness.origins[0].set(Mode::Stall);
     let mut encoder = Encoder::connect(harness.address, "live", "good-gone").await;
-    let publish = tokio::time::timeout(Duration::from_millis(300), encoder.said());
-    assert!(publish.await.is_err(), "no answer yet");
-    assert_eq!(harness.leases().await.len(), 1, "claimed already");
+    tokio::select! {
+        said = encoder.said() => panic!("no answer yet: {said:?}"),
+        () = found("the lease", async || (harness.leases().await.len() == 1).then_some(())) => {}
+    }
     drop(encoder);
     harness.no_lease().await;
 }

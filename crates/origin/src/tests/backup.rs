@@ -216,7 +216,10 @@ async fn readers_go_on_with_the_backup_where_the_primary_starves_or_finishes() {
 
 #[tokio::test]
 async fn the_primary_returns_after_the_clear_time_and_a_flapping_one_does_not() {
-    let origin = start(quick()).await;
+    let mut config = quick();
+    // Nobody is silent for as long as that, on any machine.
+    config.backup.starve_after = Duration::from_secs(5);
+    let origin = start(config).await;
     let (primary, mut backup, mut player, mut seen) = both(&origin).await;
     drop(primary);
     until(&mut [&mut backup], seen.on_air(&mut player, "b1")).await;

@@ -145,7 +145,7 @@ async fn redis() -> (Registry, Child) {
     let server = server.stdout(Stdio::null()).kill_on_drop(true);
     let server = server.spawn().expect("redis-server");
     let mut config = RedisConfig::from_url(&format!("redis://{address}")).unwrap();
-    config.timeout = Duration::from_millis(200);
+    config.timeout = Duration::from_secs(2);
     let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
     let answers = async || registry.origins().await.is_ok();
     eventually("Redis answers", answers).await;

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use ::redis::{Client, Value, aio::MultiplexedConnection, cmd};
+use ::redis::{AsyncConnectionConfig, Client, Value, aio::MultiplexedConnection, cmd};
 use registry::{
     Claim, ClaimOutcome, LEASE_TTL, Owner, Policy, RedisConfig, RedisRegistry, Renewal,
     RenewalOutcome, SessionId,
@@ -198,8 +198,14 @@ async fn apply(registry: &Registry, write: &Write) -> Written {
 impl Redis {
     pub(super) async fn connect(url: &str) -> Self {
         let client = Client::open(url).unwrap();
-        let connection = client.get_multiplexed_async_connection().await.unwrap();
-        let config = RedisConfig::from_url(url).unwrap();
+        // Nothing here is about a Redis that is late.
+        let patient = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let connection = client.get_multiplexed_async_connection_with_config(&patient);
+        let connection = connection.await.unwrap();
+        let mut config = RedisConfig::from_url(url).unwrap();
+        config.timeout = PATIENCE;
         let registry = Registry::Redis(RedisRegistry::open(&config).unwrap());
         eventually("the registry answers", async || {
             registry.origins().await.is_ok()
