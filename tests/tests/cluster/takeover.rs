@@ -1,8 +1,8 @@
-//! Two publishers with one stream key: who gets the stream, and when it is free again.
+//! Two publishers of one stream: who gets the stream, and when it is free again.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
-use proto::v1::TakeoverPolicy;
+use proto::v1::{CreateStreamKeyRequest, PublishPolicy, TakeoverPolicy};
 use tests::{
     api::IssuedKey,
     cluster::{Cluster, Layout},
@@ -11,7 +11,7 @@ use tests::{
     ffmpeg::Pace,
     fixture, flv,
     standalone::Standalone,
-    synthetic, turn,
+    synthetic, tls, turn,
     wait::wait_for,
     witness::{Witness, publish_when_free},
 };
@@ -23,6 +23,8 @@ const STALE: Duration = Duration::from_secs(60);
 /// Longer than from one renewal of a lease to the next, and than a publisher may be silent.
 const RENEWED: Duration = Duration::from_secs(6);
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// An address of this machine that nothing else here comes from.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_settles_who_publishes() {
@@ -42,7 +44,11 @@ async fn the_policy_settles_who_publishes(deployment: &Deployment) {
     tokio::join!(
         a_second_publisher_is_refused(deployment, TakeoverPolicy::Reject),
         a_second_publisher_is_refused(deployment, TakeoverPolicy::TakeoverIfStale),
-        a_second_publisher_takes_over(deployment),
+        a_second_publisher_takes_over(deployment, TakeoverPolicy::Takeover),
+        a_second_publisher_takes_over(deployment, TakeoverPolicy::SameAddress),
+        a_publisher_from_another_address_is_refused(deployment),
+        a_higher_priority_takes_over(deployment),
+        a_priority_that_is_not_higher_is_refused(deployment),
         a_silent_publisher_is_replaced(deployment),
         a_killed_publisher_frees_its_stream(deployment),
     );
@@ -55,43 +61,97 @@ async fn a_second_publisher_is_refused(deployment: &Deployment, policy: Takeover
     // However old what the first's lease says is.
     let began = Instant::now();
     while began.elapsed() < RENEWED {
-        let mut second = deployment.encoder().await;
-        let status = second.publish(&key.app, &key.secret).await.unwrap();
-        assert_eq!(
-            status.code,
-            "NetStream.Publish.BadName",
-            "{policy:?}, after {:?}: {status:?}",
-            began.elapsed()
-        );
-        assert_eq!(status.level, "error");
-        assert!(
-            status.description.to_lowercase().contains("already"),
-            "{status:?}"
-        );
-        second.until_closed(DELIVERY).await;
+        let second = deployment.encoder().await;
+        let what = format!("{policy:?}, after {:?}", began.elapsed());
+        is_refused(second, &key, &what).await;
         sleep(TRY_AGAIN).await;
     }
     first.is_alive().await;
     first.finish().await;
 }
 
-async fn a_second_publisher_takes_over(deployment: &Deployment) {
-    let policy = TakeoverPolicy::Takeover;
-    let key = deployment
-        .api
-        .create_key_with(APP, "takeover", policy)
-        .await;
-    let subscriber = deployment.subscribe(&key);
-    let mut first = deployment.publish(&key).await;
+/// Both with one key, and from one address.
+async fn a_second_publisher_takes_over(deployment: &Deployment, policy: TakeoverPolicy) {
+    let stream = policy.as_str_name().to_lowercase();
+    let key = deployment.api.create_key_with(APP, &stream, policy).await;
+    replaces(deployment, &key, &key).await;
+}
+
+async fn a_publisher_from_another_address_is_refused(deployment: &Deployment) {
+    let policy = TakeoverPolicy::SameAddress;
+    let api = &deployment.api;
+    let key = api.create_key_with(APP, "other-address", policy).await;
+    let first = Witness::start(deployment, key.clone()).await;
+    let config = tls::trusting(&deployment.ca_file, &[]);
+    let elsewhere = tls::connect_from(ELSEWHERE.into(), deployment.rtmps, config).await;
+    let second = Encoder::new(elsewhere.unwrap());
+    is_refused(second, &key, "from another address").await;
+    first.is_alive().await;
+    first.finish().await;
+}
+
+async fn a_higher_priority_takes_over(deployment: &Deployment) {
+    let lower = key_of_priority(deployment, "higher", 9).await;
+    let higher = key_of_priority(deployment, "higher", 10).await;
+    replaces(deployment, &lower, &higher).await;
+}
+
+async fn a_priority_that_is_not_higher_is_refused(deployment: &Deployment) {
+    let key = key_of_priority(deployment, "not-higher", 10).await;
+    let first = Witness::start(deployment, key).await;
+    for priority in [10, 9] {
+        let key = key_of_priority(deployment, "not-higher", priority).await;
+        let second = deployment.encoder().await;
+        is_refused(second, &key, &format!("priority {priority}")).await;
+    }
+    first.is_alive().await;
+    first.finish().await;
+}
+
+async fn key_of_priority(deployment: &Deployment, stream: &str, priority: u32) -> IssuedKey {
+    let request = CreateStreamKeyRequest {
+        app: APP.to_owned(),
+        stream: stream.to_owned(),
+        takeover_policy: TakeoverPolicy::Priority.into(),
+        policy: Some(PublishPolicy {
+            takeover_priority: priority,
+            ..PublishPolicy::default()
+        }),
+        ..CreateStreamKeyRequest::default()
+    };
+    deployment.api.try_create_key(request).await.unwrap()
+}
+
+async fn is_refused(mut second: Encoder, key: &IssuedKey, what: &str) {
+    let status = second.publish(&key.app, &key.secret).await.unwrap();
+    assert_eq!(
+        status.code, "NetStream.Publish.BadName",
+        "{what}: {status:?}"
+    );
+    assert_eq!(status.level, "error", "{what}");
+    assert_eq!(
+        status.description, "This stream is already being published",
+        "{what}"
+    );
+    second.until_closed(DELIVERY).await;
+}
+
+/// At the first attempt: nobody waits until the first one counts as silent.
+async fn replaces(deployment: &Deployment, first_key: &IssuedKey, second_key: &IssuedKey) {
+    let subscriber = deployment.subscribe(first_key);
+    let mut first = deployment.publish(first_key).await;
     publish_gop(&mut first).await;
     subscriber.frames(25, DELIVERY).await;
 
-    let mut second = deployment.publish(&key).await;
+    let mut second = deployment.publish(second_key).await;
     publish_gop(&mut second).await;
     let status = first.final_status(DELIVERY).await.expect("a last word");
     assert_eq!(status.level, "error", "{status:?}");
-    assert_ne!(status.description, "", "the first is told why it ends");
-    second.finish(&key.secret).await.unwrap();
+    assert_eq!(
+        status.description, "Another publisher took over this stream",
+        "the first is told why it ends"
+    );
+    second.finish(&second_key.secret).await.unwrap();
 
     let received = subscriber.finish(DELIVERY).await;
     received.assert_monotonic();

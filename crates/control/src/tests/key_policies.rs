@@ -10,7 +10,7 @@ use proto::{
     },
     v1::{
         CreateStreamKeyRequest, IngestRole, ListStreamKeysRequest, MediaLimits, PublishPolicy,
-        StreamKey as StreamKeyMessage, StreamKeyState,
+        StreamKey as StreamKeyMessage, StreamKeyState, TakeoverPolicy,
         stream_key_service_server::StreamKeyService as _,
     },
 };
@@ -29,6 +29,7 @@ use crate::{
 
 on_both!(
     a_policy_decides_who_comes_in_and_how,
+    a_grant_says_what_its_key_does_to_a_live_publisher,
     a_key_is_not_good_before_its_time,
     a_key_publishes_the_slots_of_its_role,
     keys_are_listed_by_state,
@@ -167,6 +168,33 @@ async fn a_policy_decides_who_comes_in_and_how(fixture: Fixture) {
     assert_eq!(denial.reason(), DenialReason::KeyNotAccepted);
     let line = "headwater_key_checks_total{outcome=\"address_not_allowed\",source=\"database\"} 4";
     assert!(control.metric(line), "{line}");
+}
+
+async fn a_grant_says_what_its_key_does_to_a_live_publisher(fixture: Fixture) {
+    let control = fixture.replica().await;
+    for (policy, takeover_priority) in [
+        (TakeoverPolicy::Priority, 40),
+        // Whatever its own policy, those who come later may have to be above it.
+        (TakeoverPolicy::SameAddress, 7),
+    ] {
+        let request = CreateStreamKeyRequest {
+            takeover_policy: policy.into(),
+            policy: Some(PublishPolicy {
+                takeover_priority,
+                ..PublishPolicy::default()
+            }),
+            ..create_request(policy.as_str_name())
+        };
+        let secret = create(&control, request).await.unwrap().secret;
+        let Decision::SignedGrant(signed) = decide(&control, &secret, "192.0.2.1:1").await else {
+            panic!("{policy:?} is refused");
+        };
+        let grant: Grant = fixture.verifier.verify(&signed).unwrap();
+        assert_eq!(
+            (grant.takeover_policy, grant.takeover_priority),
+            (policy as u32, takeover_priority)
+        );
+    }
 }
 
 async fn a_key_is_not_good_before_its_time(fixture: Fixture) {
