@@ -113,17 +113,23 @@ impl Api {
 
     /// Gives a key other limits.
     pub async fn set_limits(&self, id: &str, limits: MediaLimits) -> Result<(), Status> {
-        let request = UpdateStreamKeyRequest {
-            stream_key: Some(StreamKey {
-                id: id.to_owned(),
-                policy: Some(PublishPolicy {
-                    limits: Some(limits),
-                    ..PublishPolicy::default()
-                }),
-                ..StreamKey::default()
+        let stream_key = StreamKey {
+            id: id.to_owned(),
+            policy: Some(PublishPolicy {
+                limits: Some(limits),
+                ..PublishPolicy::default()
             }),
+            ..StreamKey::default()
+        };
+        self.update_key(stream_key, "policy.limits").await
+    }
+
+    /// Changes what the path names.
+    pub async fn update_key(&self, stream_key: StreamKey, path: &str) -> Result<(), Status> {
+        let request = UpdateStreamKeyRequest {
+            stream_key: Some(stream_key),
             update_mask: Some(prost_types::FieldMask {
-                paths: vec!["policy.limits".to_owned()],
+                paths: vec![path.to_owned()],
             }),
             etag: String::new(),
         };

@@ -141,7 +141,7 @@ pub struct Log {
     entries: VecDeque<Entry>,
     /// Position of the first entry.
     first: u64,
-    /// What is followed began inside of a session: a decoder may not be able to start at the first entry.
+    /// The first session here began before its first entry: a decoder may not be able to start at that.
     cut: bool,
     bytes: usize,
     headers: Arc<Headers>,
@@ -224,6 +224,11 @@ impl Log {
         self.headers = Arc::default();
     }
 
+    /// The next session begins where no decoder can start.
+    pub fn begin_cut(&mut self) {
+        self.cut |= self.sessions.is_empty();
+    }
+
     /// The current session writes under a new token, if that is a higher one. Frames before `first_sequence` will not come any more.
     pub fn continue_session(&mut self, token: Token, first_sequence: u64) {
         if let Some(session) = self.sessions.back_mut() {
@@ -240,7 +245,9 @@ impl Log {
     pub fn follow_session(&mut self, id: &str, token: Token, next_sequence: u64) -> bool {
         let new = self.session().is_none_or(|(current, _, _)| current != id);
         if new {
-            self.cut |= self.sessions.is_empty() && next_sequence > 0;
+            if next_sequence > 0 {
+                self.begin_cut();
+            }
             self.begin_session(id, token, 0, next_sequence);
         } else {
             self.continue_session(token, next_sequence);

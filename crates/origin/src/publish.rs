@@ -115,8 +115,6 @@ struct Session {
     leave: watch::Receiver<Option<OriginName>>,
     switched: watch::Receiver<()>,
     assembler: Assembler,
-    /// When the grant ends the session.
-    until: Option<tokio::time::Instant>,
     progress: Progress,
     acknowledged: Progress,
     unacknowledged_bytes: usize,
@@ -150,7 +148,6 @@ impl Session {
                     switched,
                 },
             token,
-            until,
             span: _,
         } = accepted;
         let progress = publication.progress();
@@ -172,7 +169,6 @@ impl Session {
             leave,
             switched,
             assembler: Assembler::new(Parts::Omitted),
-            until,
             progress,
             acknowledged: progress,
             unacknowledged_bytes: 0,
@@ -222,8 +218,6 @@ impl Session {
     async fn take_frames(&mut self, relay: &Relay) -> Ended {
         let mut ack_tick = tokio::time::interval(relay.config.timing.ack_period);
         ack_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let far_away = tokio::time::Instant::now() + Duration::from_secs(365 * 24 * 3600);
-        let mut until = pin!(tokio::time::sleep_until(self.until.unwrap_or(far_away)));
         let mut draining = pin!(relay.shutdown.draining());
         let mut goodbye_sent = false;
         loop {
@@ -234,13 +228,6 @@ impl Session {
                         // The stream lets go of a publisher only with a reason.
                         Err(_) => fenced(self.token()),
                     });
-                }
-                () = &mut until => {
-                    return Ended::Refused(status(
-                        Code::PermissionDenied,
-                        GRANT_INVALID,
-                        "the time that the grant allowed is over",
-                    ));
                 }
                 () = &mut draining, if !goodbye_sent => {
                     goodbye_sent = true;

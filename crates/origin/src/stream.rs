@@ -147,6 +147,8 @@ pub(crate) struct Opening {
     /// Epoch 0 asks for one.
     pub(crate) token: FencingToken,
     pub(crate) first_sequence: u64,
+    /// No decoder can start at that.
+    pub(crate) gap_before: bool,
     pub(crate) timeline_offset_ms: Option<i64>,
     /// Readers had the other slot's frames at the origin before.
     pub(crate) standby: bool,

@@ -1,6 +1,10 @@
 //! What changes while the processes run: the live configuration, secrets, and the process's own end.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use data_encoding::{BASE64, HEXLOWER};
 use proto::{
@@ -10,7 +14,7 @@ use proto::{
         admission_service_client::AdmissionServiceClient,
         cluster_service_client::ClusterServiceClient,
     },
-    v1::CreateStreamKeyRequest,
+    v1::{CreateStreamKeyRequest, StreamKey},
 };
 use runtime::{
     grpc::{self, Target},
@@ -32,6 +36,8 @@ use tonic::{Code, Status};
 /// For a change to be seen: many times what it takes.
 const SEEN: Duration = Duration::from_secs(20);
 const LIVE: &str = "live.yaml";
+/// Longer than it takes to publish and to change a key.
+const EXPIRES_IN: Duration = Duration::from_secs(8);
 
 /// A cluster whose processes follow one live file.
 async fn start(live: &Mounted, path: &Path) -> Cluster {
@@ -67,6 +73,35 @@ async fn the_live_configuration_takes_effect_without_a_restart() {
     for node in cluster.nodes() {
         assert!(node.metrics().await.is_some(), "{} runs", node.name());
     }
+}
+
+/// A key's expiry is put off while its session is live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_outlives_the_expiry_that_its_key_had() {
+    let _turn = turn().await;
+    let cluster = Cluster::start(Layout::default()).await;
+    let api = &cluster.deployment.api;
+    let expires = SystemTime::now() + EXPIRES_IN;
+    let request = CreateStreamKeyRequest {
+        app: APP.to_owned(),
+        stream: "longer".to_owned(),
+        expire_time: Some(expires.into()),
+        ..CreateStreamKeyRequest::default()
+    };
+    let key = api.try_create_key(request).await.unwrap();
+    let later = StreamKey {
+        id: key.id.clone(),
+        expire_time: Some((expires + Duration::from_secs(3600)).into()),
+        ..StreamKey::default()
+    };
+    let witness = Witness::start(&cluster.deployment, key).await;
+    api.update_key(later, "expire_time").await.unwrap();
+    wait_for("the expiry that was", EXPIRES_IN * 2, async || {
+        (SystemTime::now() > expires + Duration::from_secs(1)).then_some(())
+    })
+    .await;
+    witness.is_alive().await;
+    witness.finish().await;
 }
 
 async fn try_create(api: &Api, app: &str) -> Result<IssuedKey, Status> {

@@ -24,7 +24,6 @@ use crate::{
 pub(super) struct Accepted {
     pub(super) attached: Attached,
     pub(super) token: FencingToken,
-    pub(super) until: Option<tokio::time::Instant>,
     /// For the session's log lines.
     pub(super) span: Span,
 }
@@ -104,6 +103,7 @@ impl Relay {
             broadcast_id: open.broadcast_id,
             token,
             first_sequence: open.first_sequence,
+            gap_before: open.gap_before,
             timeline_offset_ms: open.timeline_offset_ms,
             standby: open.standby,
             window: grant.reconnect_window_ms.map(millis),
@@ -118,12 +118,9 @@ impl Relay {
             trace_id = telemetry::trace_id(&span),
             "publish accepted"
         );
-        let remaining = (grant.session_until_ms > 0)
-            .then(|| Duration::from_millis(grant.session_until_ms.saturating_sub(now_ms)));
         Ok(Accepted {
             attached,
             token,
-            until: remaining.and_then(|r| tokio::time::Instant::now().checked_add(r)),
             span: session,
         })
     }
@@ -156,12 +153,12 @@ impl Relay {
         if grant.issued_ms > now_ms.saturating_add(EPOCH_AHEAD_MS_MAX) {
             return Err(refuse("the grant was issued in the future"));
         }
-        // A session that was accepted once is bound by its own end alone.
+        // A session that was accepted once is ended by its edge, which hears where its key's time has changed.
         let first_open = open.timeline_offset_ms.is_none();
         if first_open && now_ms >= grant.expires_ms {
             return Err(refuse("the grant expired"));
         }
-        if grant.session_until_ms > 0 && now_ms >= grant.session_until_ms {
+        if first_open && grant.session_until_ms > 0 && now_ms >= grant.session_until_ms {
             return Err(refuse("the time that the grant allowed is over"));
         }
         Ok((grant, (stream_id, slot)))

@@ -152,6 +152,9 @@ impl State {
             }
             return timeline_offset_ms;
         }
+        if opening.gap_before {
+            self.log.begin_cut();
+        }
         self.log.begin_session(
             &opening.session_id,
             token,

@@ -37,6 +37,7 @@ fn opening(epoch: u64) -> Opening {
         broadcast_id: "b1".to_owned(),
         token: FencingToken { epoch, attempt: 1 },
         first_sequence: 0,
+        gap_before: false,
         timeline_offset_ms: None,
         standby: false,
         window: None,

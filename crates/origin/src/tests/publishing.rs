@@ -57,19 +57,35 @@ async fn a_grant_must_be_signed_fresh_and_for_this_publish() {
     );
 }
 
+/// Its key's time may have changed since its grant was signed: the edge hears of that, and ends it.
 #[tokio::test]
-async fn a_session_ends_with_the_time_that_its_grant_allows() {
+async fn a_session_that_was_accepted_is_ended_by_its_edge() {
     let origin = start(config()).await;
+    let until_ms = now_ms() + 1500;
     let short = Grant {
-        session_until_ms: now_ms() + 1500,
+        session_until_ms: until_ms,
         ..grant("main", "s1")
     };
-    let publisher = origin
+    let mut publisher = origin
         .open(origin.open_request(&short, 1, 1))
         .await
         .unwrap();
-    let refusal = publisher.refusal().await;
+    let mut player = origin.subscribe("main", lossless).await;
+    while now_ms() <= until_ms {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let refused = origin.open(origin.open_request(&short, 2, 1)).await;
+    let refusal = refused.err().expect("a refusal");
     assert_refused(&refusal, Code::PermissionDenied, "GRANT_INVALID");
+    publisher.publish(&recording(1)).await;
+    player.header().await;
+    player.frames(12).await;
+    let mut reopened = origin.open_request(&short, 1, 2);
+    (reopened.timeline_offset_ms, reopened.first_sequence) = (Some(0), 12);
+    let mut publisher = origin.open(reopened).await.unwrap();
+    publisher.publish(&[keyframe(400)]).await;
+    publisher.close("expired").await;
+    while !matches!(player.next().await.unwrap(), subscribe_event::Event::End(_)) {}
 }
 
 #[tokio::test]
@@ -149,6 +165,25 @@ async fn a_reopened_session_continues_without_duplicates() {
     assert!(got.into_iter().eq((0..).zip(frames)));
     let text = origin.metrics.encode();
     assert!(text.contains("origin_duplicate_frames_total 13"), "{text}");
+}
+
+/// The edge holds less than a GOP of it any more, and the origin that had the rest is gone.
+#[tokio::test]
+async fn who_comes_to_a_session_that_begins_inside_of_a_gop_waits_for_a_keyframe() {
+    let origin = start(config()).await;
+    let mut open = origin.open_request(&grant("main", "s1"), 1, 2);
+    (open.timeline_offset_ms, open.first_sequence) = (Some(0), 20);
+    open.gap_before = true;
+    let mut publisher = origin.open(open).await.unwrap();
+    let frames = [inter(0), inter(40), keyframe(80), inter(120)];
+    publisher.publish(&frames[..2]).await;
+    let mut waited = origin.subscribe("main", lossless).await;
+    publisher.publish(&frames[2..]).await;
+    let mut came_later = origin.subscribe("main", lossless).await;
+    for player in [&mut waited, &mut came_later] {
+        player.header().await;
+        assert_eq!(player.sequences(2).await, [22, 23]);
+    }
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ impl World {
             broadcast_id: session.broadcast_id.clone(),
             token,
             first_sequence: open.first_sequence,
+            gap_before: false,
             timeline_offset_ms: None,
             standby: false,
             window: None,
