@@ -29,8 +29,10 @@ const RECHECK_STREAMS: usize = 256;
 /// How long an origin that leaves keeps what readers have of a stream whose publisher is about to connect again. Encoders wait
 /// two seconds before they do.
 const RETURN_ELSEWHERE: Duration = Duration::from_secs(5);
-/// How often it asks meanwhile.
+/// How often it asks meanwhile, about each of them.
 const LEAVING_CHECK_PERIOD: Duration = Duration::from_millis(50);
+/// About how many streams it asks in a second at most, where an edge is lost with all of its publishers.
+const LEAVING_CHECKS_PER_SECOND: u32 = 2000;
 /// How long one exchange with the registry may take.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -116,7 +118,9 @@ impl Ownership {
         stream.hold();
         let by = Instant::now() + RETURN_ELSEWHERE;
         while Instant::now() < by && self.check(std::slice::from_ref(stream)).await.is_ok() {
-            tokio::time::sleep(LEAVING_CHECK_PERIOD).await;
+            let held = u32::try_from(self.streams.count()).unwrap_or(u32::MAX);
+            let paced = Duration::from_secs(held.into()) / LEAVING_CHECKS_PER_SECOND;
+            tokio::time::sleep(paced.max(LEAVING_CHECK_PERIOD)).await;
         }
     }
 
