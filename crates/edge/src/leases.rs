@@ -39,7 +39,7 @@ pub(crate) fn renew_now(context: &Arc<Context>, session: &Arc<LiveSession>) -> J
     })
 }
 
-async fn renew_slice(context: &Context, slice: u8, down: &Mutex<Option<Instant>>) {
+async fn renew_slice(context: &Arc<Context>, slice: u8, down: &Mutex<Option<Instant>>) {
     let period = context.config.relay.renew_period;
     sleep(offset(period, slice)).await;
     let mut tick = interval(period);
@@ -64,7 +64,7 @@ async fn renew_slice(context: &Context, slice: u8, down: &Mutex<Option<Instant>>
 }
 
 async fn renew_chunk(
-    context: &Context,
+    context: &Arc<Context>,
     chunk: &[(Renewal, Arc<LiveSession>)],
 ) -> Result<Renewed, RegistryError> {
     let renewals: Vec<Renewal> = chunk.iter().map(|(renewal, _)| renewal.clone()).collect();
@@ -120,7 +120,7 @@ fn say(renewed: &Result<Renewed, RegistryError>, down: &Mutex<Option<Instant>>, 
     }
 }
 
-fn apply(context: &Context, session: &Arc<LiveSession>, outcome: RenewalOutcome) {
+fn apply(context: &Arc<Context>, session: &Arc<LiveSession>, outcome: RenewalOutcome) {
     let session_id = &session.session;
     match outcome {
         RenewalOutcome::Renewed => count(context, "renewed", 1),
@@ -134,12 +134,32 @@ fn apply(context: &Context, session: &Arc<LiveSession>, outcome: RenewalOutcome)
             count(context, "won_back", 1);
         }
         RenewalOutcome::Fenced { epoch } => {
-            info!(%session_id, epoch, "another publisher owns the stream");
-            count(context, "fenced", 1);
-            let (session, grace) = (session.clone(), context.config.relay.fenced_grace);
-            tokio::spawn(async move { session.fenced(grace).await });
+            let (context, session) = (context.clone(), session.clone());
+            tokio::spawn(async move { fenced(&context, &session, epoch).await });
         }
     }
+}
+
+/// Another publisher owns the stream, or this session does, with a claim that it gave up and the registry carried out later.
+async fn fenced(context: &Arc<Context>, session: &Arc<LiveSession>, epoch: u64) {
+    let session_id = &session.session;
+    if raise_to_own(context, session).await {
+        info!(%session_id, epoch, "a claim of the session's own was carried out late");
+        count(context, "won_back", 1);
+        renew_now(context, session);
+        return;
+    }
+    info!(%session_id, epoch, "another publisher owns the stream");
+    count(context, "fenced", 1);
+    session.fenced(context.config.relay.fenced_grace).await;
+}
+
+/// Where the registry has the stream for this session, with a higher epoch than it knows of: that one is its epoch.
+pub(crate) async fn raise_to_own(context: &Context, session: &LiveSession) -> bool {
+    let place = [(session.stream, session.slot)];
+    let owner = context.registry.owners(&place).await;
+    let lease = owner.ok().and_then(|mut owners| owners.pop()?.lease);
+    lease.is_some_and(|lease| lease.session == session.session && session.raise_epoch(lease.epoch))
 }
 
 fn count(context: &Context, outcome: &'static str, renewals: u64) {

@@ -264,10 +264,22 @@ impl LiveSession {
         broadcast_id: &str,
     ) {
         let mut lease = self.lease.lock();
-        lease.epoch = epoch;
+        lease.epoch = lease.epoch.max(epoch);
         lease.attempt = attempt;
         lease.origin = Some(origin.clone());
         lease.broadcast_id = broadcast_id.to_owned();
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.lease.lock().epoch
+    }
+
+    /// The session's epoch is this one from now on, where it is a higher one.
+    pub(crate) fn raise_epoch(&self, epoch: u64) -> bool {
+        let mut lease = self.lease.lock();
+        let raised = epoch > lease.epoch;
+        lease.epoch = lease.epoch.max(epoch);
+        raised
     }
 
     /// A message came that goes no further. The limit that it breaks.

@@ -350,7 +350,11 @@ impl Relay {
             let open_by = deadline.min(now + self.context.config.relay.open_timeout);
             match self.open_at(&origin, open_by).await {
                 Ok(rpc) => return Ok(Some(rpc)),
-                Err(OpenError::Fenced { .. }) => return Err(End::Fenced),
+                Err(OpenError::Fenced { .. }) => {
+                    if !leases::raise_to_own(&self.context, &self.live).await {
+                        return Err(End::Fenced);
+                    }
+                }
                 Err(error) => {
                     info!(origin = %origin.name, reason = error.reason(), error = %error, attempt = self.attempt,
                         "an origin did not take the session");
@@ -381,6 +385,8 @@ impl Relay {
     ) -> impl Future<Output = Opened> + Send + use<> {
         self.attempt += 1;
         let attempt = self.attempt;
+        // Raised where a late claim was the session's own.
+        self.terms.epoch = self.terms.epoch.max(self.live.epoch());
         let (terms, replay) = (self.terms.clone(), self.feed.hold());
         let connection = self.context.origins.connect(origin);
         let origin = origin.clone();

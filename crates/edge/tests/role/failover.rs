@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use registry::{ClaimOutcome, Policy};
 use rtmp::MediaMessage;
 
 use crate::{
     encoder::{Encoder, Said, media, send_until},
     fake_origin::{FakeOrigin, Mode, SessionLog},
-    harness::{Harness, assert_same, in_time, until},
+    harness::{Harness, assert_same, found, in_time, until},
 };
 
 /// What the second origin got begins where a decoder can, with everything that it needs.
@@ -83,6 +84,49 @@ async fn an_origin_that_says_goodbye_is_replaced() {
     let (harness, _) = survives("good-goodbye", |origin| origin.set(Mode::Goodbye)).await;
     let reopened = "headwater_relay_reopens_total{reason=\"goodbye\",outcome=\"ok\"}";
     assert_eq!(harness.metric(reopened), 1);
+}
+
+/// The registry stood still, the session began without it, and what was asked of it is carried out later.
+#[tokio::test]
+async fn a_claim_of_its_own_that_is_carried_out_late_costs_a_session_nothing() {
+    let harness = Harness::start_with(2, |config| {
+        config.relay.renew_period = Duration::from_millis(200);
+    })
+    .await;
+    let mut encoder = Encoder::publish(harness.address, "live", "good-late").await;
+    let lease = harness.lease().await;
+    let (owner, session) = harness.owner().await;
+    let mut claim = harness.claim_elsewhere("late", Policy::Reject);
+    (claim.session, claim.edge) = (lease.session, lease.edge);
+    claim.floor = lease.epoch + 1000;
+    let outcome = harness.registry.claim(&claim).await.unwrap();
+    let ClaimOutcome::Granted { epoch, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    let mut sent = Vec::new();
+    let won_back = "headwater_ownership_renewals_total{outcome=\"won_back\"}";
+    send_until(&mut encoder, &mut sent, "its renewal", || {
+        harness.metric(won_back) == 1
+    })
+    .await;
+    found("the lease", async || {
+        let lease = harness.lease().await;
+        let here = lease.origin == harness.origins[owner].name && lease.attempt == 1;
+        (lease.epoch == epoch && here).then_some(())
+    })
+    .await;
+    // The next origin asks the registry, and knows it by that epoch.
+    let other = &harness.origins[1 - owner];
+    harness.origins[owner].kill();
+    send_until(&mut encoder, &mut sent, "another origin", || {
+        !other.session(&session).frames.is_empty()
+    })
+    .await;
+    assert_eq!(other.opens().pop().unwrap().epoch, epoch);
+    encoder.finish().await;
+    until("the close", || other.session(&session).closed.is_some()).await;
+    assert_resumed(&other.session(&session), &sent);
+    harness.no_lease().await;
 }
 
 #[tokio::test]

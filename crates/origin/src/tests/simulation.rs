@@ -33,6 +33,8 @@ enum Step {
     /// A message arrives, perhaps before others.
     Deliver(u8),
     Lose(u8),
+    /// A claim is given up, and arrives all the same.
+    Delay(u8),
     Duplicate(u8),
     Renew(u8),
     Send(u8),
@@ -67,6 +69,8 @@ enum Mutant {
     KickDeletes,
     /// A renewal compares the holder and takes no notice of epochs.
     RenewalCompares,
+    /// An edge takes a claim of the session's own, carried out late, for another publisher's.
+    FencesItself,
     /// An origin takes a lower token.
     TakesLower,
 }
@@ -100,6 +104,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         24 => (0_u8..4).prop_map(Step::Deliver),
         6 => any::<u8>().prop_map(Step::Deliver),
         2 => any::<u8>().prop_map(Step::Lose),
+        2 => any::<u8>().prop_map(Step::Delay),
         2 => any::<u8>().prop_map(Step::Duplicate),
         6 => any::<u8>().prop_map(Step::Renew),
         6 => any::<u8>().prop_map(Step::Send),
@@ -208,6 +213,7 @@ fn a_product_that_is_broken_is_found() {
         ),
         (Mutant::KickDeletes, "a kicked session does not come back"),
         (Mutant::RenewalCompares, "nobody is fenced by a lower epoch"),
+        (Mutant::FencesItself, "nobody is fenced by itself"),
         (Mutant::TakesLower, "an origin takes higher tokens alone"),
     ] {
         let why = found(mutant);

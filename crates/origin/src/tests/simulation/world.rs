@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use futures_util::{FutureExt as _, StreamExt as _};
 use proto::internal::v1::{FollowRequest, follow_response};
 use registry::{
-    ClaimOutcome, FencingToken, LEASE_TTL, Owner, RENEW_PERIOD, Renewal, RenewalOutcome, Slot,
+    Claim, ClaimOutcome, FencingToken, LEASE_TTL, Owner, RENEW_PERIOD, Renewal, RenewalOutcome,
+    Slot,
 };
 use tokio::sync::oneshot;
 
@@ -114,6 +115,8 @@ type Answer<T> = Option<T>;
 
 enum Message {
     Claim(usize),
+    /// Of a session that does not wait for its answer any more.
+    LateClaim(usize, Box<Claim>),
     Claimed(usize, Answer<ClaimOutcome>),
     Renew(usize, Box<Renewal>),
     Renewed(usize, Answer<RenewalOutcome>),
@@ -170,6 +173,7 @@ impl World {
             Step::Publish(edge, with) => self.publish(pick(edge, edges), with),
             Step::Deliver(which) => self.deliver(usize::from(which)).await?,
             Step::Lose(which) => self.lose_one(usize::from(which)),
+            Step::Delay(which) => self.delay(usize::from(which)),
             Step::Duplicate(which) => self.duplicate(usize::from(which)).await?,
             Step::Renew(which) => self.renew(pick(which, sessions)),
             Step::Send(which) => self.send(pick(which, self.rpcs.len()))?,
@@ -219,6 +223,7 @@ impl World {
             Message::Fenced(rpc, _) => paused(self.rpcs[*rpc].session),
             // Sent before the pause.
             Message::Claim(_)
+            | Message::LateClaim(..)
             | Message::Renew(..)
             | Message::Release(..)
             | Message::Open(_)
@@ -233,6 +238,7 @@ impl World {
                 let outcome = self.claim(session).await?;
                 self.flying.push(Message::Claimed(session, outcome));
             }
+            Message::LateClaim(session, claim) => self.late_claim(session, claim).await,
             Message::Claimed(session, outcome) => self.claimed(session, outcome),
             Message::Renew(session, renewal) => {
                 let outcome = self.renewal(session, renewal).await?;
@@ -241,8 +247,7 @@ impl World {
             Message::Renewed(session, outcome) => {
                 self.sessions[session].renewing = false;
                 if let Some(outcome) = outcome {
-                    let next = self.sessions[session].renewed(outcome);
-                    self.act(session, next);
+                    self.renewed(session, outcome).await?;
                 }
             }
             Message::Release(session, epoch) => {
@@ -292,7 +297,17 @@ impl World {
             // An end that is not heard of is found out by keepalives.
             Message::Closed(rpc, _) => self.flying.push(Message::Closed(rpc, false)),
             Message::Fenced(rpc, _) => self.broken(rpc),
-            Message::Release(..) | Message::Told(..) => {}
+            Message::LateClaim(..) | Message::Release(..) | Message::Told(..) => {}
+        }
+    }
+
+    fn delay(&mut self, which: usize) {
+        let at = which % self.flying.len().max(1);
+        if let Some(Message::Claim(session)) = self.flying.get(at) {
+            let session = *session;
+            let claim = Box::new(self.sessions[session].claim());
+            self.flying[at] = Message::LateClaim(session, claim);
+            self.flying.push(Message::Claimed(session, None));
         }
     }
 

@@ -80,10 +80,13 @@ impl World {
         let rightful = first.next()?.id.clone();
         let unique = first.next().is_none();
         let registered = self.registries.owner().await;
-        let seen = registered.epoch <= highest.epoch
-            && registered
-                .lease
-                .is_none_or(|lease| lease.session == rightful || lease.epoch < highest.epoch);
+        let below = registered.epoch <= highest.epoch;
+        let seen = match registered.lease {
+            // What is above its epoch there is a claim that it gave up.
+            Some(lease) if lease.session == rightful => below || lease.epoch == registered.epoch,
+            Some(lease) => below && lease.epoch < highest.epoch,
+            None => below,
+        };
         let position = self.sessions.iter().position(|it| it.id == rightful);
         position.filter(|_| unique && seen)
     }

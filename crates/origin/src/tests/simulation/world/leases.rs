@@ -65,6 +65,49 @@ impl World {
         Ok(Some(outcome))
     }
 
+    pub(super) async fn late_claim(&mut self, session: usize, claim: Box<Claim>) {
+        if !self.cut_off(session) {
+            self.write(&Write::Claim(claim), None).await;
+        }
+    }
+
+    /// What an edge does about an answer.
+    pub(super) async fn renewed(
+        &mut self,
+        session: usize,
+        outcome: RenewalOutcome,
+    ) -> Result<(), Violation> {
+        let fenced = matches!(outcome, RenewalOutcome::Fenced { .. });
+        if fenced && self.mutant != Mutant::FencesItself && self.raised_to_own(session).await {
+            self.renew(session);
+            return Ok(());
+        }
+        let next = self.sessions[session].renewed(outcome);
+        if next == Next::Leave && !self.cut_off(session) {
+            let lease = self.registries.owner().await.lease;
+            let Session { id, epoch, .. } = &self.sessions[session];
+            let own = lease.filter(|lease| lease.session == *id && lease.epoch > *epoch);
+            ensure(own.is_none(), || {
+                format!("nobody is fenced by itself: {id} by {own:?}")
+            })?;
+        }
+        self.act(session, next);
+        Ok(())
+    }
+
+    /// As `edge::leases::raise_to_own`.
+    async fn raised_to_own(&mut self, session: usize) -> bool {
+        if self.cut_off(session) {
+            return false;
+        }
+        let lease = self.registries.owner().await.lease;
+        let this = &mut self.sessions[session];
+        let own = lease.filter(|lease| lease.session == this.id && lease.epoch > this.epoch);
+        let raised = own.is_some();
+        this.epoch = own.map_or(this.epoch, |lease| lease.epoch);
+        raised
+    }
+
     pub(super) fn claimed(&mut self, session: usize, outcome: Answer<ClaimOutcome>) {
         let this = &mut self.sessions[session];
         if this.state != State::Claiming {
