@@ -26,12 +26,21 @@ RECONNECT_SECONDS = 2
 AFTERMATH_SECONDS = 15
 # For a process that was asked to end.
 END_SECONDS = 30
-# Five times the goal: an encoder that is cut is back within 3 s.
-PLAYER_SILENCE_MS_MAX = 15_000
-# What no operation may do to any publisher's frames. A reader that heard a stream end too early lost what came after.
+# How long media may pause for a reader: while its publisher is not cut, and where it is and connects again. A busy machine
+# gets PATIENCE times that.
+PAUSE_GOAL_MS = 1_000
+RECONNECT_PAUSE_GOAL_MS = 3_000
+PATIENCE = 5
+PAUSE_MS_LIMIT = PATIENCE * PAUSE_GOAL_MS
+RECONNECT_PAUSE_MS_LIMIT = PATIENCE * RECONNECT_PAUSE_GOAL_MS
+# Its encoder is legacy.
+PLAYER_SILENCE_MS_MAX = RECONNECT_PAUSE_MS_LIMIT
+# What no operation may do to any publisher's frames. A reader that heard a stream end too early lost what came after. An
+# announced gap is a loss as well: no reader is so slow, and no origin is away for so long.
 NOTHING_LOST = (
-    *("frames_lost", "frames_duplicated", "frames_reordered", "frames_corrupted", "timestamp_regressions"),
-    *("token_regressions", "session_regressions", "readers_without_a_frame", "readers_given_up"),
+    *("frames_lost", "frames_skipped", "frames_duplicated", "frames_reordered", "frames_corrupted"),
+    *("timestamp_regressions", "token_regressions", "session_regressions"),
+    *("readers_without_a_frame", "readers_given_up"),
 )
 
 
@@ -213,6 +222,7 @@ class Witnesses:
         seconds = time.monotonic() - self.began
         self.children["flv"].end()
         self.camera.stop()
+        ended = time.time()
         for group in GROUPS:
             self.children[f"{group}-publish"].end()
         for group in GROUPS:
@@ -223,7 +233,7 @@ class Witnesses:
                 self.children[f"{group}-subscribe"].end()
         reports = {name: json.loads(report.read_text()) for name, report in self.reports.items()}
         flv = json.loads(self.children["flv"].output.read_text())
-        return Seen(seconds, reports, flv, self.camera.disconnects)
+        return Seen(seconds, reports, ended, flv, self.camera.disconnects)
 
     def kill(self):
         """Ends everything, and says why publishers were cut, as far as they had time to say it."""
@@ -246,10 +256,10 @@ class Witnesses:
 class Seen:
     """The figures of one scenario."""
 
-    def __init__(self, seconds, reports, flv, ffmpeg_disconnects):
+    def __init__(self, seconds, reports, ended, flv, ffmpeg_disconnects):
         self.figures = {
             "seconds": round(seconds, 1),
-            **{group: account(reports[f"{group}-publish"], reports[f"{group}-subscribe"]) for group in GROUPS},
+            **{group: account(reports[f"{group}-publish"], reports[f"{group}-subscribe"], ended) for group in GROUPS},
             "ffmpeg_disconnects": len(ffmpeg_disconnects),
             "ffmpeg_reasons": sorted(set(ffmpeg_disconnects)),
             "player_longest_silence_ms": flv["longest_silence_ms"],
@@ -268,15 +278,25 @@ class Seen:
             faults.append(f"ffmpeg was disconnected: {self.figures['ffmpeg_reasons']}")
         return faults
 
-    def disturbed(self):
+    def paused(self, group, goal, limit):
+        """For how long media paused, where it was too long."""
+        longest = self.figures[group]["pause_max_ms"]
+        return [f"{group}: media paused for {longest} ms (goal {goal} ms)"] if longest >= limit else []
+
+    def unnoticed(self):
         """Why anybody noticed, or nothing."""
-        return self.cut() + self.nonzero(GROUPS, ("frames_skipped",))
+        return self.cut() + self.paused("legacy", PAUSE_GOAL_MS, PAUSE_MS_LIMIT)
+
+    def reconnected(self):
+        """Why those who were cut were away for too long, as their readers see it, or nothing."""
+        return self.paused("legacy", RECONNECT_PAUSE_GOAL_MS, RECONNECT_PAUSE_MS_LIMIT)
 
     def lived(self):
         """Why it was not what every operation owes to everybody, or nothing."""
         # Nothing is lost, and who follows a request to connect elsewhere is never cut.
         faults = self.nonzero(GROUPS, NOTHING_LOST)
         faults += self.nonzero(("capable",), ("disconnects", "frames_lost_between_sessions"))
+        faults += self.paused("capable", PAUSE_GOAL_MS, PAUSE_MS_LIMIT)
         if self.figures["player_tags"] == 0:
             faults.append("the player got nothing")
         if self.figures["player_longest_silence_ms"] > PLAYER_SILENCE_MS_MAX:
@@ -284,9 +304,10 @@ class Seen:
         return faults
 
 
-def account(publish, subscribe):
-    """Of one group of publishers and their readers."""
+def account(publish, subscribe, ended):
+    """Of one group of publishers and their readers, until the publishers are told to end."""
     ledger = subscribe["total"]
+    paused = pauses(subscribe, ended)
     return {
         "publishers": publish["publishers"],
         "disconnects": len(publish["disconnects"]),
@@ -304,10 +325,30 @@ def account(publish, subscribe):
         "session_regressions": ledger["session_regressions"],
         "latency_p50_ms": round(ledger["latency_ms"]["p50"]),
         "latency_max_ms": round(ledger["latency_ms"]["max"]),
+        "pauses": len(paused),
+        "pause_p99_ms": percentile(paused, 99) if len(paused) > 1 else None,
+        "pause_max_ms": percentile(paused, 100),
         "reader_resumes": sum(len(stream["resumes"]) for stream in subscribe["streams"]),
         "readers_without_a_frame": sum(stream["ledger"]["received"] == 0 for stream in subscribe["streams"]),
         "readers_given_up": sum(stream["ended"] == "gave_up" for stream in subscribe["streams"]),
     }
+
+
+def pauses(subscribe, ended):
+    """Milliseconds between two frames of a stream, where they are more than 100: the longest hundred of each stream."""
+    return [
+        round(1000 * pause["seconds"])
+        for stream in subscribe["streams"]
+        for pause in stream["pauses"]
+        # The end is none.
+        if subscribe["began"] + pause["after_seconds"] - pause["seconds"] < ended
+    ]
+
+
+def percentile(values, percent):
+    """The smallest that so many of a hundred are not above; 0 of none."""
+    rank = -(-len(values) * percent // 100)
+    return sorted(values)[rank - 1] if values else 0
 
 
 def unread(publish, subscribe):

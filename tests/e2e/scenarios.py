@@ -11,6 +11,8 @@ RELEASE, INGEST = "ingest", "ingest-headwater"
 OPERATOR = "headwater-operator"
 # A rotation of the CA waits until every process trusts the next one, twice.
 ROTATION_SECONDS = 900
+# Several times as long as DNS remembers an address, or that there is none (tests/kube/cluster/coredns.yaml).
+NAME_SECONDS = 30
 # What stays after everything is uninstalled with deletionPolicy Retain, beside the CRDs: the Secrets that the operator
 # made, without which stream keys are void, the volume claim of SQLite, the operator's Lease and the pod of `helm test`.
 RETAINED = (f"Secret/{INGEST}-", f"PersistentVolumeClaim/{INGEST}-control-data")
@@ -79,8 +81,21 @@ def kill_every_origin_in_turn(run):
             return now["metadata"]["uid"] != uid and is_ready(now)
 
         run.cluster.wait(f"{pod} to be back", 120, back)
-        # The edges find the new one, and what it held comes back to it or stays where it went.
+        # While DNS tells its old address, or none, the death of the next one leaves edges and readers no origin at all.
+        run.cluster.wait(f"{pod}'s name to lead to it", NAME_SECONDS, lambda: addresses(run, pod) == {address(run, pod)})
+        # What it held comes back to it or stays where it went.
         run.live()
+
+
+def address(run, pod):
+    return run.cluster.get("pod", pod)["status"].get("podIP")
+
+
+def addresses(run, origin):
+    """What clients find when they look an origin's pod up."""
+    name = f"{origin}.{run.access.host(f'{run.ingest}-origin')}"
+    found = run.cluster.run(run.cluster.client("getent", "ahosts", name))
+    return {line.split()[0] for line in found.splitlines()}
 
 
 def is_ready(pod):
@@ -110,15 +125,17 @@ def restarts(pod):
     return sum(container["restartCount"] for container in pod["status"]["containerStatuses"])
 
 
-# What an operation may cost beyond what no operation may (`Seen.lived`).
-NOTHING, READERS, CONNECTIONS = Seen.disturbed, Seen.cut, lambda seen: []
+# What an operation may cost beyond what no operation may (`Seen.lived`). Where edges go, legacy publishers are cut, and
+# their readers wait until they are back. Nothing else may cost anything: not the death of origins, not a rotation of the
+# CA, not what `production` does. `recreate` and `uninstall` have no publishers while pods go.
+NOTHING, CONNECTIONS = Seen.unnoticed, Seen.reconnected
 # Name, what is done, and what it may cost.
 LIVE = (
     ("nothing", nothing, NOTHING),
     ("kubectl scale igc: edges 1 to 3", scale_out, NOTHING),
     ("kubectl scale igc: edges 3 to 2", scale_in, CONNECTIONS),
     ("helm upgrade --set edge.replicas=3", helm_scale, NOTHING),
-    ("kill each origin pod in turn", kill_every_origin_in_turn, READERS),
+    ("kill each origin pod in turn", kill_every_origin_in_turn, NOTHING),
     ("helm upgrade to a changed image", helm_upgrade, CONNECTIONS),
     ("kubectl drain node2", drain_node, CONNECTIONS),
     ("rotate the internal CA", rotate_ca, NOTHING),
