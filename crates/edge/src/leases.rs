@@ -78,11 +78,11 @@ async fn renew_chunk(
         count(context, "unavailable", failed);
     })?;
     let mut renewed = Renewed::All;
-    for ((_, session), outcome) in chunk.iter().zip(outcomes) {
+    for ((renewal, session), outcome) in chunk.iter().zip(outcomes) {
         if outcome == RenewalOutcome::Unavailable {
             renewed = Renewed::InPart;
         }
-        apply(context, session, outcome);
+        apply(context, session, renewal.epoch, outcome);
     }
     Ok(renewed)
 }
@@ -120,7 +120,7 @@ fn say(renewed: &Result<Renewed, RegistryError>, down: &Mutex<Option<Instant>>, 
     }
 }
 
-fn apply(context: &Arc<Context>, session: &Arc<LiveSession>, outcome: RenewalOutcome) {
+fn apply(context: &Arc<Context>, session: &Arc<LiveSession>, shown: u64, outcome: RenewalOutcome) {
     let session_id = &session.session;
     match outcome {
         RenewalOutcome::Renewed => count(context, "renewed", 1),
@@ -135,15 +135,15 @@ fn apply(context: &Arc<Context>, session: &Arc<LiveSession>, outcome: RenewalOut
         }
         RenewalOutcome::Fenced { epoch } => {
             let (context, session) = (context.clone(), session.clone());
-            tokio::spawn(async move { fenced(&context, &session, epoch).await });
+            tokio::spawn(async move { fenced(&context, &session, shown, epoch).await });
         }
     }
 }
 
 /// Another publisher owns the stream, or this session does, with a claim that it gave up and the registry carried out later.
-async fn fenced(context: &Arc<Context>, session: &Arc<LiveSession>, epoch: u64) {
+async fn fenced(context: &Arc<Context>, session: &Arc<LiveSession>, shown: u64, epoch: u64) {
     let session_id = &session.session;
-    if raise_to_own(context, session).await {
+    if raise_to_own(context, session, shown).await {
         info!(%session_id, epoch, "a claim of the session's own was carried out late");
         count(context, "won_back", 1);
         renew_now(context, session);
@@ -154,12 +154,17 @@ async fn fenced(context: &Arc<Context>, session: &Arc<LiveSession>, epoch: u64) 
     session.fenced(context.config.relay.fenced_grace).await;
 }
 
-/// Where the registry has the stream for this session, with a higher epoch than it knows of: that one is its epoch.
-pub(crate) async fn raise_to_own(context: &Context, session: &LiveSession) -> bool {
+/// Where the registry has the stream for this session, with a higher epoch than the one that was `shown` and refused: that
+/// one is its epoch.
+pub(crate) async fn raise_to_own(context: &Context, session: &LiveSession, shown: u64) -> bool {
     let place = [(session.stream, session.slot)];
     let owner = context.registry.owners(&place).await;
     let lease = owner.ok().and_then(|mut owners| owners.pop()?.lease);
-    lease.is_some_and(|lease| lease.session == session.session && session.raise_epoch(lease.epoch))
+    let own = lease.filter(|lease| lease.session == session.session && lease.epoch > shown);
+    if let Some(lease) = &own {
+        session.raise_epoch(lease.epoch);
+    }
+    own.is_some()
 }
 
 fn count(context: &Context, outcome: &'static str, renewals: u64) {

@@ -275,11 +275,9 @@ impl LiveSession {
     }
 
     /// The session's epoch is this one from now on, where it is a higher one.
-    pub(crate) fn raise_epoch(&self, epoch: u64) -> bool {
+    pub(crate) fn raise_epoch(&self, epoch: u64) {
         let mut lease = self.lease.lock();
-        let raised = epoch > lease.epoch;
         lease.epoch = lease.epoch.max(epoch);
-        raised
     }
 
     /// A message came that goes no further. The limit that it breaks.

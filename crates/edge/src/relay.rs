@@ -351,7 +351,8 @@ impl Relay {
             match self.open_at(&origin, open_by).await {
                 Ok(rpc) => return Ok(Some(rpc)),
                 Err(OpenError::Fenced { .. }) => {
-                    if !leases::raise_to_own(&self.context, &self.live).await {
+                    let shown = self.terms.epoch;
+                    if !leases::raise_to_own(&self.context, &self.live, shown).await {
                         return Err(End::Fenced);
                     }
                 }
